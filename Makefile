@@ -1,0 +1,64 @@
+# Every routine task is one command. Each target makes .venv and installs what it needs, and nothing more.
+
+PYTHON ?= python3
+VENV := .venv
+comma := ,
+BIN := $(VENV)/bin
+# cpu and cuda own the same import name, so that one environment holds one of them.
+ENGINE := $(shell [ -e /proc/driver/nvidia/version ] && echo cuda || echo cpu)
+PACKAGES := clients/python/mattebox server/mattebox_server export/mattebox_export
+CHECKED := $(PACKAGES) tests examples benchmarks
+
+DEMO := $(VENV)/installed-$(ENGINE)+export-onnx+demo
+EXPORT := $(VENV)/installed-$(ENGINE)+export
+ALL := $(VENV)/installed-$(ENGINE)+export+demo+dev
+PROTO := .venv-proto/installed
+
+.PHONY: help demo test lint format proto bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(DEMO) ## cut the subject out of real photos into demo/ [MODEL=name] [PHOTO=path]
+	@model="$$($(BIN)/python examples/choose_model.py $(MODEL))" && \
+	case "$$model" in deeplabv3_*) $(MAKE) --no-print-directory $(EXPORT) ;; esac && \
+	$(BIN)/python examples/demo.py --model "$$model" $(if $(PHOTO),--photo "$(PHOTO)")
+
+test: $(ALL) ## run all tests [ARGS="-k name"]
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(ALL) $(PROTO) ## check style, types, the contract and the generated code
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy
+	$(BIN)/pyright
+	./protos/generate.sh --check
+
+format: $(ALL) ## bring the code into shape
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+proto: $(PROTO) ## generate the Python code of the contract
+	./protos/generate.sh
+
+bench: $(DEMO) ## time a photo through the server, against the reference recipe [ARGS="--data folder"]
+	$(BIN)/python benchmarks/first_look.py $(ARGS)
+
+clean: ## remove everything that the targets made
+	rm -rf .venv .venv-proto .mypy_cache .pytest_cache .ruff_cache build dist demo
+
+# installed-a+b+c: the extras a, b and c, at the versions of constraints.txt.
+$(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing mattebox[$*]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(subst +,$(comma),$*)]"
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Mattebox needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=...") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv $(VENV)
+
+# The generated code refuses to import on anything older than these: they are the floors in pyproject.toml.
+$(PROTO): protos/requirements.txt
+	@$(PYTHON) -m venv .venv-proto
+	@.venv-proto/bin/python -m pip install --quiet --disable-pip-version-check -r protos/requirements.txt
+	@touch $@

@@ -1,0 +1,64 @@
+"""Client of the Mattebox server: a photo goes in, a composite comes out.
+
+```python
+import mattebox
+
+with mattebox.Client("127.0.0.1:50051") as client:
+    result = client.remove_background("photo.jpg", background="transparent")
+    result.save("cutout.png")
+```
+
+`AsyncClient` is the same with `async` and `await`.
+"""
+
+from mattebox.aio import AsyncClient
+from mattebox.client import Client
+from mattebox.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FieldViolation,
+    InternalError,
+    InvalidRequest,
+    MatteboxError,
+    MessageTooLarge,
+    NotImplementedByServer,
+    Overloaded,
+    ServerError,
+    Unauthenticated,
+    Unavailable,
+    UnknownModel,
+)
+from mattebox.options import Background, Matte, Output, PhotoSource, RawPhoto
+from mattebox.results import BoundingBox, Execution, Limits, Model, Models, RemovalResult, ResizePolicy, Subject, Timings
+
+__all__ = [
+    "AsyncClient",
+    "Background",
+    "BoundingBox",
+    "Cancelled",
+    "Client",
+    "DeadlineExceeded",
+    "Execution",
+    "FieldViolation",
+    "InternalError",
+    "InvalidRequest",
+    "Limits",
+    "Matte",
+    "MatteboxError",
+    "MessageTooLarge",
+    "Model",
+    "Models",
+    "NotImplementedByServer",
+    "Output",
+    "Overloaded",
+    "PhotoSource",
+    "RawPhoto",
+    "RemovalResult",
+    "ResizePolicy",
+    "ServerError",
+    "Subject",
+    "Timings",
+    "Unauthenticated",
+    "Unavailable",
+    "UnknownModel",
+]

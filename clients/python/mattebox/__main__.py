@@ -1,0 +1,18 @@
+"""Entry point of the command line; the rest of it needs the extra `cli`."""
+
+import sys
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    try:
+        from mattebox.cli import app  # noqa: PLC0415 - typer and rich may not be there
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"mattebox: the command line needs {error.name}: pip install 'mattebox[cli]'\n")
+        return 1
+    app()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

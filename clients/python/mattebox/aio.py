@@ -1,0 +1,105 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from types import TracebackType
+
+import grpc
+
+from mattebox import _core
+from mattebox.errors import Unavailable, request_id_of
+from mattebox.options import Background, Matte, MatteMethod, Output, PhotoSource, RemovalOptions, build_request
+from mattebox.results import Models, RemovalResult, parse_models, parse_result
+from mattebox.v1 import background_removal_pb2 as pb
+from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
+
+
+class AsyncClient:
+    """Calls a Mattebox server. Make it where an event loop runs; close it, or use it as an async context manager.
+
+    Args:
+        address: HOST:PORT.
+        max_message_bytes: largest request and largest answer.
+    """
+
+    def __init__(
+        self,
+        address: str = _core.DEFAULT_ADDRESS,
+        *,
+        max_message_bytes: int = _core.DEFAULT_MAX_MESSAGE_BYTES,
+    ) -> None:
+        asyncio.get_running_loop()  # a channel belongs to one loop: without one this raises, and says why
+        self._channel = grpc.aio.insecure_channel(address, _core.channel_options(max_message_bytes))
+        self._stub = pb_grpc.BackgroundRemovalServiceStub(self._channel)
+
+    async def remove_background(
+        self,
+        photo: PhotoSource,
+        *,
+        model: str = "",
+        keep: str | Iterable[str] = (),
+        matte: MatteMethod | Matte | None = None,
+        background: Background | str | os.PathLike[str] = "white",
+        output: Output | None = None,
+        timeout: float | None = _core.DEFAULT_TIMEOUT_S,
+    ) -> RemovalResult:
+        """Removes the background of one photo.
+
+        Args:
+            photo: bytes of an image file, its path, an open binary file, or a `RawPhoto`.
+            model: as `models` names it; "" for the server's default.
+            keep: label or labels of what is the subject; empty for everything but the background.
+            matte: a method, or a `Matte`; None for the server's default.
+            background: a colour name, "#rrggbb", "transparent", the path of a picture, or a `Background`.
+            output: format, size and extras; None for a PNG of the photo's size.
+            timeout: seconds until the call is given up; None waits for ever.
+
+        Raises:
+            MatteboxError: the call failed; see `mattebox.errors` for the tree.
+            OSError: photo or picture can't be read.
+            ValueError, TypeError: an option is wrong in itself.
+        """
+        options = RemovalOptions(model, keep, matte, background, output or Output())
+        request = await asyncio.to_thread(build_request, photo, options)  # it reads files
+        try:
+            call = self._stub.RemoveBackground(request, timeout=timeout)
+            response = await call
+            request_id = request_id_of(await call.initial_metadata())
+        except grpc.aio.AioRpcError as error:
+            raise _core.error_of(error) from error
+        return parse_result(response, request_id)
+
+    async def models(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> Models:
+        """The server's models and limits. Raises MatteboxError."""
+        try:
+            response = await self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise _core.error_of(error) from error
+        return parse_models(response)
+
+    async def ready(self, *, timeout: float | None = _core.READY_TIMEOUT_S) -> bool:
+        """Whether a server is there and answers requests now. Raises MatteboxError if it fails in another way."""
+        check = self._channel.unary_unary(_core.HEALTH_METHOD)
+        try:
+            answer = await check(_core.HEALTH_REQUEST, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            reason = _core.error_of(error)
+            if isinstance(reason, Unavailable):
+                return False
+            raise reason from error
+        return answer == _core.HEALTH_SERVING
+
+    async def close(self) -> None:
+        """Closes the connection; calls that run are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,165 @@
+"""What a call can raise.
+
+```
+MatteboxError
+├── InvalidRequest           an option or the photo is wrong; `violations` says which field, and why
+│   └── MessageTooLarge      the message is over the server's or the client's limit
+├── UnknownModel             the server has no model of that name
+├── Unauthenticated          missing or wrong token
+├── DeadlineExceeded         the timeout passed
+├── Cancelled                the call was cancelled
+├── Overloaded               the server is at its limit; `retry_after` says when to try again
+├── Unavailable              no server there, or it starts or drains
+├── NotImplementedByServer   the server is older than the call
+└── ServerError              anything else that the server answers
+    └── InternalError        a fault of the server; its log has it under `request_id`
+```
+
+Wrong values that need no server to tell (a file that isn't there, a colour that is none) raise the ordinary `OSError`,
+`ValueError` and `TypeError` before anything is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+_REQUEST_ID_KEY = "x-request-id"
+_DETAILS_KEY = "grpc-status-details-bin"
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True)
+class FieldViolation:
+    """One field of the request that is wrong.
+
+    Args:
+        field: its path in the request message, such as `output.quality`.
+        description: what is wrong with it.
+    """
+
+    field: str
+    description: str
+
+
+class MatteboxError(Exception):
+    """Root of all errors of a call.
+
+    Attributes:
+        code: gRPC status code by name, such as "INVALID_ARGUMENT".
+        violations: the fields that are wrong, if the server named any.
+        retry_after: how long to wait before the same call may succeed, if the server said so.
+        request_id: under which the server's log has the call, if it got there.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "UNKNOWN",
+        violations: tuple[FieldViolation, ...] = (),
+        retry_after: timedelta | None = None,
+        request_id: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.violations = violations
+        self.retry_after = retry_after
+        self.request_id = request_id
+
+
+class InvalidRequest(MatteboxError):
+    """An option or the photo is wrong."""
+
+
+class MessageTooLarge(InvalidRequest):
+    """The request or the answer is over a message limit."""
+
+
+class UnknownModel(MatteboxError):
+    """The server has no model of that name."""
+
+
+class Unauthenticated(MatteboxError):
+    """Missing or wrong token."""
+
+
+class DeadlineExceeded(MatteboxError):
+    """The timeout passed."""
+
+
+class Cancelled(MatteboxError):
+    """The call was cancelled."""
+
+
+class Overloaded(MatteboxError):
+    """The server is at its limit now."""
+
+
+class Unavailable(MatteboxError):
+    """No server there, or it starts or drains."""
+
+
+class NotImplementedByServer(MatteboxError):
+    """The server is older than the call."""
+
+
+class ServerError(MatteboxError):
+    """Anything else that the server answers."""
+
+
+class InternalError(ServerError):
+    """A fault of the server."""
+
+
+_TYPES: dict[grpc.StatusCode, type[MatteboxError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.NOT_FOUND: UnknownModel,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.UNIMPLEMENTED: NotImplementedByServer,
+    grpc.StatusCode.INTERNAL: InternalError,
+}
+
+
+def from_status(code: grpc.StatusCode, text: str, initial: Metadata, trailing: Metadata) -> MatteboxError:
+    """The error of a failed call, made of its status and the `google.rpc` details in its trailing metadata."""
+    violations: list[FieldViolation] = []
+    retry_after: timedelta | None = None
+    bad_request, retry_info = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    for detail in _details(trailing):
+        if detail.Unpack(bad_request):
+            violations += [FieldViolation(v.field, v.description) for v in bad_request.field_violations]
+        elif detail.Unpack(retry_info):
+            retry_after = retry_info.retry_delay.ToTimedelta()
+    error_type = _TYPES.get(code, ServerError)
+    # gRPC itself answers a message over the limit with the code of an overload, but without a word on when to retry.
+    if error_type is Overloaded and retry_after is None and "larger than max" in text:
+        error_type = MessageTooLarge
+    return error_type(
+        text or code.name,
+        code=code.name,
+        violations=tuple(violations),
+        retry_after=retry_after,
+        request_id=request_id_of(initial),
+    )
+
+
+def request_id_of(initial: Metadata) -> str:
+    """The id under which the server's log has a call, from the call's initial metadata."""
+    return next((value for key, value in initial if key == _REQUEST_ID_KEY and isinstance(value, str)), "")
+
+
+def _details(trailing: Metadata) -> Iterable[any_pb2.Any]:
+    for key, value in trailing:
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            yield from status_pb2.Status.FromString(value).details

@@ -1,0 +1,227 @@
+"""What comes back: frozen, plain values."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from mattebox.options import ImageFormat
+from mattebox.v1 import background_removal_pb2 as pb
+
+ResultPixelFormat = Literal["rgb", "rgba", "gray"]
+
+_FORMATS: dict[pb.ImageFormat.ValueType, ImageFormat] = {
+    pb.IMAGE_FORMAT_PNG: "png",
+    pb.IMAGE_FORMAT_JPEG: "jpeg",
+    pb.IMAGE_FORMAT_WEBP: "webp",
+    pb.IMAGE_FORMAT_RAW: "raw",
+}
+_PIXEL_FORMATS: dict[pb.PixelFormat.ValueType, ResultPixelFormat] = {
+    pb.PIXEL_FORMAT_RGB8: "rgb",
+    pb.PIXEL_FORMAT_RGBA8: "rgba",
+    pb.PIXEL_FORMAT_GRAY8: "gray",
+}
+_KINDS: dict[pb.ModelKind.ValueType, Literal["semantic", "saliency"]] = {
+    pb.MODEL_KIND_SEMANTIC: "semantic",
+    pb.MODEL_KIND_SALIENCY: "saliency",
+}
+
+
+@dataclass(frozen=True)
+class BoundingBox:
+    """Columns `x` to `x + width - 1`, rows `y` to `y + height - 1` of the output."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something that the network found. `coverage` is its share of the frame, above 0 and at most 1."""
+
+    label: str
+    class_index: int
+    coverage: float
+    box: BoundingBox
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What ran, and where. `untrained` means that the weights are random and the matte means nothing."""
+
+    model: str
+    weights_sha256: str
+    provider: str
+    precision: str
+    batch_size: int
+    untrained: bool
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Wall-clock time in the server, stage by stage; `matte` holds matte and blend."""
+
+    decode: timedelta
+    preprocess: timedelta
+    queue: timedelta
+    infer: timedelta
+    matte: timedelta
+    encode: timedelta
+    total: timedelta
+
+
+@dataclass(frozen=True)
+class RemovalResult:
+    """One composite.
+
+    Args:
+        image: the file, or bare pixels for the format "raw".
+        format: of `image`.
+        width: in pixels.
+        height: in pixels.
+        pixel_format: layout of `image` for the format "raw", else None.
+        alpha: the matte as an 8-bit grey PNG, if it was asked for.
+        subjects: what was found, largest first; empty when nothing was.
+        execution: what ran, and where.
+        timings: where the time went.
+        request_id: under which the server's log has the call.
+    """
+
+    image: bytes = field(repr=False)
+    format: ImageFormat
+    width: int
+    height: int
+    pixel_format: ResultPixelFormat | None
+    alpha: bytes | None = field(repr=False)
+    subjects: tuple[Subject, ...]
+    execution: Execution
+    timings: Timings
+    request_id: str
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes `image` to a file, as it is: the name's suffix chooses no format."""
+        Path(path).write_bytes(self.image)
+
+
+@dataclass(frozen=True)
+class ResizePolicy:
+    """How photos are brought to a model's input size.
+
+    Args:
+        policy: "short_side" keeps the aspect, "stretch" doesn't, "letterbox" keeps it and pads.
+        width: of the input, for stretch and letterbox.
+        height: of the input, for stretch and letterbox.
+        short_side: length of the short side, for short_side.
+        max_long_side: bound of the long side, for short_side.
+    """
+
+    policy: Literal["short_side", "stretch", "letterbox"]
+    width: int | None = None
+    height: int | None = None
+    short_side: int | None = None
+    max_long_side: int | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of the server. `untrained` means that its weights are random."""
+
+    name: str
+    kind: Literal["semantic", "saliency"]
+    labels: tuple[str, ...]
+    input: ResizePolicy
+    precision: str
+    provider: str
+    weights_sha256: str
+    untrained: bool
+    licence: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server accepts: bytes of a message, bytes of one image, pixels of one image."""
+
+    max_message_bytes: int
+    max_photo_bytes: int
+    max_photo_pixels: int
+
+
+@dataclass(frozen=True)
+class Models:
+    """All models of a server."""
+
+    models: tuple[Model, ...]
+    default: str
+    limits: Limits
+
+
+def parse_result(response: pb.RemoveBackgroundResponse, request_id: str) -> RemovalResult:
+    """The SDK's result of the contract's answer."""
+    execution, timings = response.execution, response.timings
+    alpha = response.alpha
+    return RemovalResult(
+        image=response.image,
+        format=_FORMATS[response.format],
+        width=response.width,
+        height=response.height,
+        pixel_format=_PIXEL_FORMATS.get(response.pixel_format),
+        alpha=alpha or None,
+        subjects=tuple(_subject(subject) for subject in response.subjects),
+        execution=Execution(
+            execution.model,
+            execution.weights_sha256,
+            execution.provider,
+            execution.precision,
+            execution.batch_size,
+            execution.untrained,
+        ),
+        timings=Timings(*(getattr(timings, stage.name).ToTimedelta() for stage in fields(Timings))),
+        request_id=request_id,
+    )
+
+
+def _subject(subject: pb.Subject) -> Subject:
+    box = subject.box
+    return Subject(
+        subject.label, subject.class_index, subject.coverage, BoundingBox(box.x, box.y, box.width, box.height)
+    )
+
+
+def parse_models(response: pb.ListModelsResponse) -> Models:
+    """The SDK's list of the contract's answer."""
+    limits = response.limits
+    return Models(
+        tuple(_model(model) for model in response.models),
+        response.default_model,
+        Limits(limits.max_message_bytes, limits.max_photo_bytes, limits.max_photo_pixels),
+    )
+
+
+def _model(model: pb.Model) -> Model:
+    return Model(
+        model.name,
+        _KINDS[model.kind],
+        tuple(model.labels),
+        _resize_policy(model.input),
+        model.precision,
+        model.provider,
+        model.weights_sha256,
+        model.untrained,
+        model.licence,
+    )
+
+
+def _resize_policy(policy: pb.InputPolicy) -> ResizePolicy:
+    match policy.WhichOneof("policy"):
+        case "short_side":
+            side = policy.short_side
+            return ResizePolicy("short_side", short_side=side.short_side_px, max_long_side=side.max_long_side_px)
+        case "letterbox":
+            return ResizePolicy("letterbox", policy.letterbox.width_px, policy.letterbox.height_px)
+        case _:
+            return ResizePolicy("stretch", policy.stretch.width_px, policy.stretch.height_px)

@@ -1,0 +1,1 @@
+"""Generated from protos/mattebox/v1; `make proto` makes it anew."""

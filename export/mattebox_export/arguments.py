@@ -1,0 +1,148 @@
+"""The command line of `mattebox-export`: its options, and what they mean together."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
+from mattebox_export.core import Activation, Triple
+from mattebox_server.spec import MAX_LABELS, Letterbox, Resize, ShortSide, Stretch
+
+CUSTOM = "custom"
+_MAX_ASPECT = 4  # short_side: a photo longer than 4:1 gets a smaller short side instead of an ever larger input
+_DEFAULT_SHORT_SIDE_PX = 450  # of the reference recipe
+_IMAGENET = "0.485,0.456,0.406", "0.229,0.224,0.225"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The command line, parsed."""
+
+    model: str
+    weights: str
+    output: Path
+    resize: Resize | None
+    labels: tuple[str, ...] | None
+    core: Path | None
+    mean: Triple
+    std: Triple
+    activation: Activation
+    name: str
+    licence: str | None
+    cache: Path
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments | None:
+    """Parses a command line; None asks for the catalogue. Exits with 2 if it is wrong, with 0 after --help."""
+    parser = _parser()
+    namespace = parser.parse_args(argv)
+    if namespace.list:
+        return None
+    if namespace.model is None:
+        parser.error("which MODEL? See --list")
+    try:
+        return _check(namespace)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mattebox-export",
+        description="Turns a segmentation network into a verified, self-describing model.onnx for mattebox-server.",
+    )
+    add = parser.add_argument
+    add("model", nargs="?", choices=[*CATALOGUE, CUSTOM], metavar="MODEL", help="a name from --list, or custom")
+    add("--list", action="store_true", help="show the networks with licence and size")
+    add("--weights", default=None, metavar="official|random|FILE", help="default: official; FILE is a torch state dict")
+    add("--precision", default="fp32", choices=["fp32"], help="numeric precision of the artifact (default: fp32)")
+    add("-o", "--output", type=Path, metavar="FILE", help="default: NAME.onnx in this folder")
+    add("--resize", metavar="POLICY", help="short_side:450, stretch:320x320 or letterbox:512x512 (width x height)")
+    add("--labels", metavar="voc|A,B,C|FILE", help="class names; one must be 'background'. custom: none = saliency")
+    add("--core", type=Path, metavar="FILE", help="custom: the network, float32 RGB (N, 3, H, W) in, logits or map out")
+    add("--mean", metavar="R,G,B", help="custom: subtracted from values in [0, 1] (default: ImageNet's)")
+    add("--std", metavar="R,G,B", help="custom: divides after that (default: ImageNet's)")
+    add("--activation", choices=get_args(Activation), help="custom saliency: what makes probabilities (default: none)")
+    add("--name", help="custom: name of the model on the server (default: the core's file name)")
+    add("--licence", help="custom, or --weights FILE: licence of the weights")
+    return parser
+
+
+def _check(namespace: argparse.Namespace) -> Arguments:
+    """Raises ValueError for options that contradict each other or don't parse."""
+    custom = namespace.model == CUSTOM
+    for option in ("core", "mean", "std", "activation", "name"):
+        if not custom and getattr(namespace, option) is not None:
+            raise ValueError(f"--{option} is for custom only")
+    if custom and namespace.core is None:
+        raise ValueError("custom needs --core FILE")
+    if namespace.weights is not None and (custom or namespace.model == "u2netp"):
+        raise ValueError(f"--weights is not for {namespace.model}, whose weights are in its ONNX file")
+    if namespace.labels is not None and namespace.model == "u2netp":
+        raise ValueError("--labels is not for u2netp, which knows no classes")
+    if namespace.activation is not None and namespace.labels is not None:
+        raise ValueError("--activation is for saliency networks, which have no --labels")
+    weights = namespace.weights or "official"
+    if namespace.licence is not None and not custom and weights in ("official", "random"):
+        raise ValueError("--licence is for custom and for --weights FILE: the catalogue knows the others")
+    name = namespace.name or (namespace.core.stem if custom else namespace.model)
+    labels = None if namespace.labels is None else parse_labels(namespace.labels)
+    if labels is not None and weights == "official" and not custom and labels != VOC_LABELS:
+        raise ValueError("the official weights know the Pascal VOC labels, no others")
+    return Arguments(
+        namespace.model,
+        weights,
+        namespace.output or Path(f"{name}.onnx"),
+        None if namespace.resize is None else parse_resize(namespace.resize),
+        labels,
+        namespace.core,
+        parse_triple(namespace.mean or _IMAGENET[0], "--mean"),
+        parse_triple(namespace.std or _IMAGENET[1], "--std"),
+        namespace.activation or "none",
+        name,
+        namespace.licence,
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mattebox",
+    )
+
+
+def parse_resize(text: str) -> Resize:
+    """Raises ValueError unless it is like short_side:450, stretch:320x320 or letterbox:512x512."""
+    policy, _, size = text.partition(":")
+    width, _, height = size.partition("x")
+    try:
+        if policy == "short_side":
+            return ShortSide(short_side_px=int(size), max_long_side_px=_MAX_ASPECT * int(size))
+        fixed = {"stretch": Stretch, "letterbox": Letterbox}[policy]
+        return fixed(width_px=int(width), height_px=int(height))
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"--resize {text}: must be like short_side:450, stretch:320x320 or letterbox:512x512") from error
+
+
+def default_short_side() -> Resize:
+    """The reference recipe's."""
+    return parse_resize(f"short_side:{_DEFAULT_SHORT_SIDE_PX}")
+
+
+def parse_labels(text: str) -> tuple[str, ...]:
+    """`voc`, names with commas, or a file with a name a line. Raises ValueError."""
+    if text == "voc":
+        return VOC_LABELS
+    names = Path(text).read_text().splitlines() if Path(text).is_file() else text.split(",")
+    labels = tuple(name.strip() for name in names if name.strip())
+    if not 2 <= len(labels) <= MAX_LABELS:
+        raise ValueError(f"--labels: {len(labels)} names, must be 2 to {MAX_LABELS} (is {text!r} a missing file?)")
+    return labels
+
+
+def parse_triple(text: str, option: str) -> Triple:
+    """Raises ValueError unless it is three numbers with commas."""
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{option} {text}: must be three numbers, R,G,B") from error
+    if option == "--std" and min(red, green, blue) <= 0:
+        raise ValueError(f"--std {text}: must be above 0")
+    return red, green, blue

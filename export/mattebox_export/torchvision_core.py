@@ -1,0 +1,191 @@
+"""torchvision's DeepLabV3 networks as ONNX cores. The only module that imports torch."""
+
+import hashlib
+import logging
+import urllib.error
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torchvision.models import segmentation
+from torchvision.models.resnet import Bottleneck
+
+from mattebox_export.catalogue import IMAGENET_MEAN, IMAGENET_STD
+from mattebox_export.core import Core, Normalisation
+from mattebox_export.errors import ExportError
+from mattebox_export.parity import synthetic_photos
+from mattebox_export.wrap import OPSET
+
+OFFICIAL, RANDOM = "official", "random"
+_RESIDUAL_GAIN = 0.2
+
+_WEIGHTS: dict[str, Any] = {
+    "deeplabv3_resnet101": segmentation.DeepLabV3_ResNet101_Weights.DEFAULT,
+    "deeplabv3_resnet50": segmentation.DeepLabV3_ResNet50_Weights.DEFAULT,
+    "deeplabv3_mobilenet_v3_large": segmentation.DeepLabV3_MobileNet_V3_Large_Weights.DEFAULT,
+}
+
+
+class LowResolution(nn.Module):
+    """The network up to its classifier: logits at the backbone's stride. The upsampling is the artifact's tail."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.backbone: nn.Module = network.backbone
+        self.classifier: nn.Module = network.classifier
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Normalised RGB (N, 3, H, W) to logits (N, C, h, w)."""
+        logits: torch.Tensor = self.classifier(self.backbone(image)["out"])
+        return logits
+
+
+def torchvision_core(name: str, weights: str, classes: int, seed: int = 0) -> Core:
+    """Builds a network with official, random or a file's weights, and exports it.
+
+    Args:
+        name: in the catalogue.
+        weights: "official", "random" or the path of a state dict, with or without the auxiliary head.
+        classes: number of classes; the official weights have 21.
+        seed: of random weights.
+
+    Raises:
+        ExportError: the weights can't be had, or are not this network's.
+    """
+    network = build_network(name, weights, classes, seed)
+    digest = state_sha256(network) if weights == RANDOM else _file_sha256(_weights_path(name, weights))
+    normalisation = Normalisation(IMAGENET_MEAN, IMAGENET_STD)
+    return Core(_to_onnx(network), normalisation, "none", _reference(network), digest)
+
+
+def build_network(name: str, weights: str, classes: int, seed: int = 0) -> nn.Module:
+    """The network in eager mode, ready to infer: `network(image)["out"]` are logits at the image's size."""
+    torch.manual_seed(seed)
+    network: nn.Module = getattr(segmentation, name)(
+        weights=None, weights_backbone=None, num_classes=classes, aux_loss=False
+    )
+    if weights == RANDOM:
+        _calibrate(network)
+    else:
+        _load(network, _official_state(name) if weights == OFFICIAL else _file_state(Path(weights)), weights)
+    return network.eval()
+
+
+def _calibrate(network: nn.Module) -> None:
+    """Gives a random network the ranges and the stability of a trained one, which precision and parity are about.
+
+    As it comes, it blows activations up by orders of magnitude and amplifies float32's rounding to 1e-3 in the logits.
+    So residual branches are damped, as after zero-init-residual training (He et al., "Bag of Tricks", 2019, section
+    3.1), and the batch norms get their statistics from synthetic photos.
+    """
+    for module in network.modules():
+        if isinstance(module, Bottleneck):
+            nn.init.constant_(module.bn3.weight, _RESIDUAL_GAIN)
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # average over all batches seen
+    photos = torch.from_numpy(synthetic_photos(2, 225, 225)).permute(0, 3, 1, 2) / 255
+    image = (photos - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    with torch.no_grad():
+        network.train()(image)
+
+
+def _official_state(name: str) -> dict[str, torch.Tensor]:
+    weights = _WEIGHTS[name]
+    try:
+        state: dict[str, torch.Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+    except (urllib.error.URLError, OSError) as error:
+        raise ExportError(
+            f"can't download the official weights: {error}\n  from  {weights.url}\n  into  {_cache_folder()}\n"
+            f"Put the file there by hand, name it with --weights FILE, or take --weights {RANDOM} to test speed."
+        ) from error
+    except RuntimeError as error:  # torch.hub's hash check
+        raise ExportError(f"the download of {weights.url} is damaged: {error}") from error
+    return state
+
+
+def _file_state(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ExportError(f"there is no weights file {path}") from error
+    except Exception as error:  # torch.load raises whatever the pickle brings up
+        raise ExportError(f"{path} is not a torch state dict: {error}") from error
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):  # as torchvision's training script saves it
+        state = state["model"]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ExportError(f"{path} is not a torch state dict")
+    return state
+
+
+def _load(network: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+    state = {key: value for key, value in state.items() if not key.startswith("aux_classifier.")}
+    own = network.state_dict()
+    missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    wrong = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in sorted(own.keys() & state.keys())
+        if own[key].shape != state[key].shape
+    ]
+    if missing or surplus or wrong:
+        raise ExportError(
+            f"{source} does not fit the network: {len(missing)} keys missing {missing[:3]}, {len(surplus)} unknown"
+            f" {surplus[:3]}, {len(wrong)} of another shape {wrong[:3]} (fewer or more classes? see --labels)"
+        )
+    network.load_state_dict(state)
+
+
+def _to_onnx(network: nn.Module) -> onnx.ModelProto:
+    # Batch 2 and odd, unequal sides: the exporter takes a 1, and sides that are equal, for constants of the network.
+    example = torch.rand(2, 3, 193, 257)
+    dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside of torch's own exporter
+        program = torch.onnx.export(
+            LowResolution(network).eval(),
+            (example,),
+            dynamo=True,
+            dynamic_shapes=(dims,),
+            input_names=["image"],
+            output_names=["logits"],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _reference(network: nn.Module) -> Any:
+    def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            logits: NDArray[np.float32] = network(torch.from_numpy(image))["out"].numpy()
+        return logits
+
+    return run
+
+
+def _weights_path(name: str, weights: str) -> Path:
+    return _cache_folder() / Path(_WEIGHTS[name].url).name if weights == OFFICIAL else Path(weights)
+
+
+def _cache_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_sha256(network: nn.Module) -> str:
+    """Digest of all numbers of a network, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()

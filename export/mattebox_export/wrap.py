@@ -1,0 +1,180 @@
+"""Puts head and tail around a core, so that photos go in as bytes and masks come out as bytes.
+
+head: uint8 NHWC BGR -> float32 -> NCHW -> RGB -> normalised
+tail: -> input's size (bilinear) -> softmax, sum of the kept classes, argmax | probability -> uint8
+
+Both are graph nodes and run where the network runs; `mattebox_server.spec` says what the artifact looks like.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from mattebox_export.core import Activation, Core, Normalisation
+from mattebox_export.errors import ExportError
+from mattebox_server.spec import METADATA_KEY, ModelSpec
+
+OPSET = 18
+_IR_VERSION = 10
+CORE_OUTPUT = "mattebox/resized"  # the core's output at the input's size: what the parity check looks at
+_TINY = 1e-6  # keeps a black photo and a flat map from dividing by zero
+
+
+@dataclass
+class _Graph:
+    """Nodes and constants in the making."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+
+    def constant(self, name: str, values: object, dtype: type[np.generic]) -> str:
+        name = f"mattebox/{name}"
+        self.constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def add(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
+        # The one place with ** : ONNX's own helper takes a node's attributes that way.
+        self.nodes.append(helper.make_node(op, inputs, [output], name=f"mattebox/{op}_{len(self.nodes)}", **attributes))
+        return output
+
+
+def wrap(core: Core, spec: ModelSpec) -> onnx.ModelProto:
+    """The artifact: head, core, tail, and the spec in the metadata.
+
+    Raises:
+        ExportError: the core's inputs or outputs are not what a core must have.
+    """
+    model = _prepare_core(core.model)
+    (core_input,), core_output = model.graph.input, model.graph.output[0]
+    batch, _, height, width = _dimensions(core_input, "input")
+    same_size = isinstance(height, int) and _dimensions(core_output, "output")[2:] == [height, width]
+    graph = _Graph()
+    _head(graph, core.normalisation, core_input.name)
+    graph.nodes.extend(model.graph.node)
+    if same_size:
+        graph.add("Identity", [core_output.name], CORE_OUTPUT)
+    else:
+        _resize_to_image(graph, core_output.name)
+    shape = [batch, height, width]
+    inputs = [helper.make_tensor_value_info("image", TensorProto.UINT8, [*shape, 3])]
+    outputs = [helper.make_tensor_value_info("foreground", TensorProto.UINT8, shape)]
+    if spec.kind == "semantic":
+        _semantic_tail(graph)
+        inputs.append(helper.make_tensor_value_info("keep", TensorProto.FLOAT, [batch, len(spec.labels)]))
+        outputs.append(helper.make_tensor_value_info("classes", TensorProto.UINT8, shape))
+    else:
+        _saliency_tail(graph, core.activation)
+    whole = helper.make_graph(
+        graph.nodes, spec.name, inputs, outputs, [*model.graph.initializer, *graph.constants], value_info=[]
+    )
+    artifact = helper.make_model(whole, opset_imports=model.opset_import, ir_version=_IR_VERSION)
+    artifact.producer_name = "mattebox-export"
+    helper.set_model_props(artifact, {METADATA_KEY: spec.to_json()})
+    onnx.checker.check_model(artifact)
+    return artifact
+
+
+def with_core_output(artifact: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that also gives the core's output at the input's size, float32 (N, C, H, W)."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(artifact)
+    copy.graph.output.append(helper.make_tensor_value_info(CORE_OUTPUT, TensorProto.FLOAT, None))
+    return copy
+
+
+def _prepare_core(model: onnx.ModelProto) -> onnx.ModelProto:
+    if len(model.functions) or any(opset.domain not in ("", "ai.onnx") for opset in model.opset_import):
+        raise ExportError("the core uses operators outside of ONNX's own set")
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        raise ExportError(f"the core must have one input, it has {[value.name for value in inputs]}")
+    prepared = onnx.ModelProto()
+    prepared.CopyFrom(model)
+    del prepared.graph.input[:]
+    prepared.graph.input.extend(inputs)
+    version = next(opset.version for opset in prepared.opset_import if opset.domain in ("", "ai.onnx"))
+    if version < OPSET:
+        try:
+            prepared = onnx.version_converter.convert_version(prepared, OPSET)
+        except Exception as error:  # the converter raises whatever its adapters raise
+            raise ExportError(f"the core's opset {version} can't be brought to {OPSET}: {error}") from error
+    return onnx.compose.add_prefix(prepared, "core/")
+
+
+def _dimensions(value: onnx.ValueInfoProto, what: str) -> list[int | str | None]:
+    tensor = value.type.tensor_type
+    dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
+    if tensor.elem_type != TensorProto.FLOAT or len(dims) != 4:
+        raise ExportError(f"the core's {what} {value.name} must be float32 with four dimensions, not {dims}")
+    return dims
+
+
+def _head(graph: _Graph, normalisation: Normalisation, output: str) -> None:
+    graph.add("Cast", ["image"], "mattebox/float", to=TensorProto.FLOAT)
+    graph.add("Transpose", ["mattebox/float"], "mattebox/nchw", perm=[0, 3, 1, 2])
+    graph.add("Gather", ["mattebox/nchw", graph.constant("bgr_to_rgb", [2, 1, 0], np.int64)], "mattebox/rgb", axis=1)
+    if normalisation.by_maximum:
+        axes = graph.constant("image_axes", [1, 2, 3], np.int64)
+        graph.add("ReduceMax", ["mattebox/rgb", axes], "mattebox/largest", keepdims=1)
+        scale = graph.add("Max", ["mattebox/largest", graph.constant("tiny", _TINY, np.float32)], "mattebox/scale")
+    else:
+        scale = graph.constant("scale", 255, np.float32)
+    graph.add("Div", ["mattebox/rgb", scale], "mattebox/unit")
+    mean = graph.constant("mean", np.reshape(normalisation.mean, (1, 3, 1, 1)), np.float32)
+    std = graph.constant("std", np.reshape(normalisation.std, (1, 3, 1, 1)), np.float32)
+    graph.add("Sub", ["mattebox/unit", mean], "mattebox/centred")
+    graph.add("Div", ["mattebox/centred", std], output)
+
+
+def _resize_to_image(graph: _Graph, core_output: str) -> None:
+    """Bilinear, pixel centres at half: torch's `interpolate(mode="bilinear", align_corners=False)`."""
+    graph.add("Shape", [core_output], "mattebox/batch_channels", start=0, end=2)
+    graph.add("Shape", ["image"], "mattebox/height_width", start=1, end=3)
+    graph.add("Concat", ["mattebox/batch_channels", "mattebox/height_width"], "mattebox/sizes", axis=0)
+    graph.add(
+        "Resize",
+        [core_output, "", "", "mattebox/sizes"],
+        CORE_OUTPUT,
+        mode="linear",
+        coordinate_transformation_mode="half_pixel",
+    )
+
+
+def _semantic_tail(graph: _Graph) -> None:
+    graph.add("ArgMax", [CORE_OUTPUT], "mattebox/argmax", axis=1, keepdims=0)
+    graph.add("Cast", ["mattebox/argmax"], "classes", to=TensorProto.UINT8)
+    graph.add("Softmax", [CORE_OUTPUT], "mattebox/softmax", axis=1)
+    axes = graph.constant("keep_axes", [2, 3], np.int64)
+    graph.add("Unsqueeze", ["keep", axes], "mattebox/keep")
+    graph.add("Mul", ["mattebox/softmax", "mattebox/keep"], "mattebox/kept")
+    class_axis = graph.constant("class_axis", [1], np.int64)
+    graph.add("ReduceSum", ["mattebox/kept", class_axis], "mattebox/probability", keepdims=0)
+    _to_bytes(graph)
+
+
+def _saliency_tail(graph: _Graph, activation: Activation) -> None:
+    value = CORE_OUTPUT
+    if activation == "sigmoid":
+        value = graph.add("Sigmoid", [value], "mattebox/sigmoid")
+    elif activation == "minmax":
+        axes = graph.constant("map_axes", [1, 2, 3], np.int64)
+        low = graph.add("ReduceMin", [value, axes], "mattebox/low", keepdims=1)
+        high = graph.add("ReduceMax", [value, axes], "mattebox/high", keepdims=1)
+        graph.add("Sub", [high, low], "mattebox/span")
+        graph.add("Max", ["mattebox/span", graph.constant("tiny_span", _TINY, np.float32)], "mattebox/safe_span")
+        graph.add("Sub", [value, low], "mattebox/shifted")
+        value = graph.add("Div", ["mattebox/shifted", "mattebox/safe_span"], "mattebox/stretched")
+    graph.add("Squeeze", [value, graph.constant("channel_axis", [1], np.int64)], "mattebox/probability")
+    _to_bytes(graph)
+
+
+def _to_bytes(graph: _Graph) -> None:
+    full = graph.constant("full", 255, np.float32)
+    zero = graph.constant("zero", 0, np.float32)
+    graph.add("Mul", ["mattebox/probability", full], "mattebox/level")
+    graph.add("Round", ["mattebox/level"], "mattebox/rounded")
+    graph.add("Clip", ["mattebox/rounded", zero, full], "mattebox/clipped")
+    graph.add("Cast", ["mattebox/clipped"], "foreground", to=TensorProto.UINT8)

@@ -1,0 +1,1 @@
+"""gRPC server that removes the background of photos."""

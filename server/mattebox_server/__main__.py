@@ -1,0 +1,28 @@
+"""Entry point of `mattebox-server`."""
+
+import os
+import sys
+
+from mattebox_server.errors import StartupError
+from mattebox_server.settings import load_settings
+
+
+def main() -> int:
+    """Runs the server; returns the exit code: 0 after a signal, 1 if it can't start, 2 for wrong settings."""
+    try:
+        settings = load_settings(sys.argv[1:])
+    except StartupError as error:
+        sys.stderr.write(f"mattebox-server: {error}\n")
+        return 2
+    # OpenCV reads these when it is loaded, so before the imports below. The first is a second line of defence against
+    # files whose header says one thing to the size check and another to the decoder; the second keeps hostile files
+    # from filling the log.
+    os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(settings.max_photo_pixels)
+    os.environ["OPENCV_LOG_LEVEL"] = "SILENT"
+    from mattebox_server.app import run  # noqa: PLC0415
+
+    return run(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Puts the parts together and runs them: start, serve, drain."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+
+import cv2
+import structlog
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
+from mattebox_server import logs
+from mattebox_server.admission import Admission
+from mattebox_server.codec import Limits
+from mattebox_server.engine import Engine
+from mattebox_server.engine.loading import load_engine
+from mattebox_server.engine.providers import Threads
+from mattebox_server.errors import MatteboxError, StartupError
+from mattebox_server.interceptors import RequestInterceptor
+from mattebox_server.pipeline import Pipeline
+from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService
+from mattebox_server.settings import Settings
+
+log = structlog.stdlib.get_logger(__name__)
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_HEALTH_NAMES = ("", SERVICE_NAME)
+
+
+def run(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code."""
+    logs.configure(settings.log_format, settings.log_level)
+    cv2.setNumThreads(1)  # photos are the unit of parallelism: one thread each, `pixel_threads` photos at once
+    try:
+        asyncio.run(_serve(settings))
+    except (StartupError, MatteboxError) as error:
+        log.error("the server can't start", reason=str(error))
+        return 1
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    service = BackgroundRemovalService(settings.max_message_bytes)
+    health_service = health.aio.HealthServicer()
+    server = _grpc_server(settings, service, health_service)
+    port = _bind(server, settings.address)
+    await _set_health(health_service, _NOT_SERVING)
+    await server.start()
+    host = settings.address.rpartition(":")[0]
+    log.info("listening", address=f"{host}:{port}", provider=settings.provider)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(server.stop, 0)
+        engine = await _load(settings, stop)
+        if engine is None:
+            return
+        stack.callback(engine.close)
+        limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels)
+        admission = Admission(settings.max_requests, settings.max_pixels)
+        pipeline = Pipeline(engine, admission, limits, settings.pixel_threads)
+        stack.callback(pipeline.close)
+        service.serve(pipeline)
+        await _set_health(health_service, _SERVING)
+        log.info("serving", address=f"{host}:{port}", models=[session.spec.name for session in engine.sessions])
+        await stop.wait()
+        log.info("draining", grace_seconds=settings.grace_seconds)
+        service.drain()
+        await health_service.enter_graceful_shutdown()
+        await server.stop(settings.grace_seconds)
+    log.info("stopped")
+
+
+async def _load(settings: Settings, stop: asyncio.Event) -> Engine | None:
+    """Loads the models, off the event loop so that health checks are answered; None if a signal came first."""
+    threads = Threads(settings.engine_threads)
+    loading = asyncio.create_task(asyncio.to_thread(load_engine, settings.model, settings.provider, threads))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if loading.done():
+        stopping.cancel()
+        return loading.result()
+    log.info("stopped while starting")
+    return None
+
+
+def _grpc_server(
+    settings: Settings, service: BackgroundRemovalService, health_service: health.aio.HealthServicer
+) -> aio.Server:
+    options = [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", -1),  # bounded by the photo's pixels
+        ("grpc.so_reuseport", 0),  # else a second server would take half of the first one's callers in silence
+    ]
+    server = aio.server(interceptors=[RequestInterceptor(SERVICE_NAME)], options=options)
+    pb_grpc.add_BackgroundRemovalServiceServicer_to_server(service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server
+
+
+def _bind(server: aio.Server, address: str) -> int:
+    add: Callable[[str], int] = server.add_insecure_port
+    try:
+        port = add(address)
+    except RuntimeError as error:
+        raise StartupError(f"can't listen on {address}: is it in use, or not an address of this machine?") from error
+    if port == 0:
+        raise StartupError(f"can't listen on {address}: is it in use, or not an address of this machine?")
+    return port
+
+
+async def _set_health(service: health.aio.HealthServicer, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    for name in _HEALTH_NAMES:
+        await service.set(name, status)

@@ -1,0 +1,88 @@
+"""What can go wrong, in the words of the domain.
+
+```
+MatteboxError
+├── InvalidRequest        the caller's mistake, with the fields that are wrong
+│   ├── BadPhoto          not an image, or a broken one
+│   └── PhotoTooLarge     over the limit of bytes or pixels
+├── UnknownModel
+├── Overloaded            at a limit now, later it may work
+├── NotServing            starting or draining
+├── DeadlineExceeded
+└── InferenceFailed       the engine failed on a valid request
+StartupError              the server can't start as asked; never reaches a caller
+```
+
+The service maps them to gRPC statuses in one place. This module imports nothing of Mattebox.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One field of a request that is wrong.
+
+    Args:
+        field: its path in the request message, such as `output.quality`.
+        description: what is wrong with it, for the caller to read.
+    """
+
+    field: str
+    description: str
+
+
+class MatteboxError(Exception):
+    """Root of all errors that a caller may see."""
+
+
+class InvalidRequest(MatteboxError):
+    """The request can't be answered as it is, now or later."""
+
+    def __init__(self, *violations: Violation) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
+
+
+class BadPhoto(InvalidRequest):
+    """An image that can't be decoded."""
+
+
+class PhotoTooLarge(InvalidRequest):
+    """An image over the limit of bytes or pixels."""
+
+
+class UnknownModel(MatteboxError):
+    """The server has no model of that name."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"unknown model {name!r}; this server has {', '.join(known)}")
+        self.name = name
+
+
+class Overloaded(MatteboxError):
+    """A limit of the server is reached; the same request may succeed after `retry_after_s` seconds."""
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class NotServing(MatteboxError):
+    """The server starts or drains; another one, or this one after `retry_after_s` seconds, may answer."""
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(MatteboxError):
+    """The caller's deadline passed before the work was done."""
+
+
+class InferenceFailed(MatteboxError):
+    """The engine failed on a valid request. The cause is for the log, not for the caller."""
+
+
+class StartupError(Exception):
+    """The server can't start as asked: the message says what is missing and how to mend it."""

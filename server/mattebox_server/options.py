@@ -1,0 +1,125 @@
+"""One request in the words of the domain: what the service hands to the pipeline.
+
+Everything here is checked already; a value out of range can't get this far.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class PixelFormat(Enum):
+    """Layout of bare pixels, 8 bits a channel; the value is the number of channels and the order."""
+
+    RGB8 = "rgb"
+    BGR8 = "bgr"
+    RGBA8 = "rgba"
+    BGRA8 = "bgra"
+    GRAY8 = "g"
+
+    @property
+    def channels(self) -> int:
+        """Bytes a pixel."""
+        return len(self.value)
+
+
+class ImageFormat(Enum):
+    """Format of the answer."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+    RAW = "raw"
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether it can hold transparency."""
+        return self is not ImageFormat.JPEG
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether `quality` means anything."""
+        return self in (ImageFormat.JPEG, ImageFormat.WEBP)
+
+
+class MatteMethod(Enum):
+    """How the matte is made."""
+
+    GAUSSIAN = "gaussian"
+    NONE = "none"
+
+
+class SizeMode(Enum):
+    """Size of the output, by name."""
+
+    ORIGINAL = "original"
+    MODEL = "model"
+
+
+@dataclass(frozen=True)
+class EncodedPhoto:
+    """A whole image file."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
+class RawPhoto:
+    """Bare pixels: rows top to bottom, no padding."""
+
+    data: bytes
+    width_px: int
+    height_px: int
+    pixel_format: PixelFormat
+
+
+@dataclass(frozen=True)
+class MatteOptions:
+    """`blur_kernel_px` is odd and for GAUSSIAN only."""
+
+    method: MatteMethod = MatteMethod.GAUSSIAN
+    blur_kernel_px: int = 7
+
+
+@dataclass(frozen=True)
+class ColorBackground:
+    """One colour, as blue, green, red in [0, 255]."""
+
+    bgr: tuple[int, int, int] = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class ImageBackground:
+    """An image file that covers the output."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
+class TransparentBackground:
+    """None at all: the output has an alpha channel."""
+
+
+Background = ColorBackground | ImageBackground | TransparentBackground
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """`size` is a named size or the longest side in pixels; `quality` in [1, 100]."""
+
+    format: ImageFormat = ImageFormat.PNG
+    quality: int = 90
+    size: SizeMode | int = SizeMode.ORIGINAL
+    include_alpha: bool = False
+    alpha_only: bool = False
+
+
+@dataclass(frozen=True)
+class RemovalRequest:
+    """One photo and what to do with it. Empty `model`: the default one. Empty `keep`: all but the background."""
+
+    photo: EncodedPhoto | RawPhoto
+    model: str = ""
+    keep: tuple[str, ...] = ()
+    matte: MatteOptions = field(default_factory=MatteOptions)
+    background: Background = field(default_factory=ColorBackground)
+    output: OutputOptions = field(default_factory=OutputOptions)

@@ -1,0 +1,69 @@
+"""A photo to the model's input size, and the way back.
+
+Only the size changes here: channel order, scaling to [0, 1] and normalisation are nodes of the graph.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mattebox_server.pixels import Pixels, resize
+from mattebox_server.spec import Letterbox, Resize, ShortSide, Stretch
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the photo lies in the model's input: columns `x_px` to `x_px + width_px`, rows alike."""
+
+    x_px: int
+    y_px: int
+    width_px: int
+    height_px: int
+
+    def crop(self, plane: Pixels) -> Pixels:
+        """The photo's part of an array uint8 (h, w, ...) at the model's size, without a copy."""
+        return plane[self.y_px : self.y_px + self.height_px, self.x_px : self.x_px + self.width_px]
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """`image` is uint8 (h, w, 3) BGR, contiguous, at the model's size."""
+
+    image: Pixels
+    geometry: Geometry
+
+
+def content_size(width_px: int, height_px: int, policy: Resize) -> tuple[int, int]:
+    """Width and height in pixels of the photo in the model's input, padding apart.
+
+    `ShortSide` floors the long side, as torchvision's `Resize` does.
+    """
+    match policy:
+        case Stretch():
+            return policy.width_px, policy.height_px
+        case Letterbox():
+            scale = min(policy.width_px / width_px, policy.height_px / height_px)
+            return max(1, round(width_px * scale)), max(1, round(height_px * scale))
+        case ShortSide():
+            return _short_side_size(width_px, height_px, policy)
+
+
+def _short_side_size(width_px: int, height_px: int, policy: ShortSide) -> tuple[int, int]:
+    short, long = sorted((width_px, height_px))
+    new_short, new_long = policy.short_side_px, policy.short_side_px * long // short
+    if new_long > policy.max_long_side_px:
+        new_short, new_long = max(1, policy.max_long_side_px * short // long), policy.max_long_side_px
+    return (new_short, new_long) if width_px <= height_px else (new_long, new_short)
+
+
+def preprocess(bgr: Pixels, policy: Resize) -> ModelInput:
+    """Brings a photo uint8 (H, W, 3) to the model's input size."""
+    width_px, height_px = content_size(bgr.shape[1], bgr.shape[0], policy)
+    content = resize(bgr, width_px, height_px)
+    if not isinstance(policy, Letterbox):
+        return ModelInput(np.ascontiguousarray(content), Geometry(0, 0, width_px, height_px))
+    x_px, y_px = (policy.width_px - width_px) // 2, (policy.height_px - height_px) // 2
+    geometry = Geometry(x_px, y_px, width_px, height_px)
+    frame = np.full((policy.height_px, policy.width_px, 3), policy.fill, np.uint8)
+    geometry.crop(frame)[:] = content
+    return ModelInput(frame, geometry)

@@ -1,0 +1,181 @@
+"""The contract's request to the domain's words. Knows protobuf, not gRPC.
+
+Every field that is wrong is found in one pass, so that a caller reads all of its mistakes at once.
+"""
+
+from mattebox.v1 import background_removal_pb2 as pb
+from mattebox_server.errors import InvalidRequest, Violation
+from mattebox_server.options import (
+    Background,
+    ColorBackground,
+    EncodedPhoto,
+    ImageBackground,
+    ImageFormat,
+    MatteMethod,
+    MatteOptions,
+    OutputOptions,
+    PixelFormat,
+    RawPhoto,
+    RemovalRequest,
+    SizeMode,
+    TransparentBackground,
+)
+
+MAX_KEEP = 256
+MAX_BLUR_KERNEL_PX = 99
+_NOT_YET = "is not implemented by this version of the server"
+
+_PIXEL_FORMATS = {
+    pb.PIXEL_FORMAT_RGB8: PixelFormat.RGB8,
+    pb.PIXEL_FORMAT_BGR8: PixelFormat.BGR8,
+    pb.PIXEL_FORMAT_RGBA8: PixelFormat.RGBA8,
+    pb.PIXEL_FORMAT_BGRA8: PixelFormat.BGRA8,
+    pb.PIXEL_FORMAT_GRAY8: PixelFormat.GRAY8,
+}
+_IMAGE_FORMATS = {
+    pb.IMAGE_FORMAT_PNG: ImageFormat.PNG,
+    pb.IMAGE_FORMAT_JPEG: ImageFormat.JPEG,
+    pb.IMAGE_FORMAT_WEBP: ImageFormat.WEBP,
+    pb.IMAGE_FORMAT_RAW: ImageFormat.RAW,
+}
+_MATTE_METHODS = {
+    pb.MATTE_METHOD_UNSPECIFIED: MatteMethod.GAUSSIAN,
+    pb.MATTE_METHOD_GAUSSIAN: MatteMethod.GAUSSIAN,
+    pb.MATTE_METHOD_NONE: MatteMethod.NONE,
+}
+_SIZE_MODES = {
+    pb.SIZE_MODE_UNSPECIFIED: SizeMode.ORIGINAL,
+    pb.SIZE_MODE_ORIGINAL: SizeMode.ORIGINAL,
+    pb.SIZE_MODE_MODEL: SizeMode.MODEL,
+}
+
+
+class _Violations:
+    """Collects what is wrong with a message."""
+
+    def __init__(self) -> None:
+        self._found: list[Violation] = []
+
+    def add(self, field: str, description: str) -> None:
+        self._found.append(Violation(field, description))
+
+    def check(self, fine: bool, field: str, description: str) -> None:
+        if not fine:
+            self.add(field, description)
+
+    def raise_if_any(self) -> None:
+        if self._found:
+            raise InvalidRequest(*self._found)
+
+
+def parse_request(message: pb.RemoveBackgroundRequest) -> RemovalRequest:
+    """Checks a request as far as its message tells.
+
+    Raises:
+        InvalidRequest: with every field that is wrong.
+    """
+    wrong = _Violations()
+    wrong.check(len(message.keep) <= MAX_KEEP, "keep", f"has {len(message.keep)} labels, the limit is {MAX_KEEP}")
+    photo = _parse_photo(message, wrong)
+    matte = _parse_matte(message.matte, wrong)
+    background = _parse_background(message.background, wrong)
+    output = _parse_output(message.output, wrong)
+    _check_contradictions(message, background, output, wrong)
+    wrong.raise_if_any()
+    return RemovalRequest(photo, message.model, tuple(message.keep), matte, background, output)
+
+
+def _parse_photo(message: pb.RemoveBackgroundRequest, wrong: _Violations) -> EncodedPhoto | RawPhoto:
+    match message.WhichOneof("photo"):
+        case "encoded":
+            return EncodedPhoto(message.encoded)  # every access copies the bytes: read them once
+        case "raw":
+            return _parse_raw(message.raw, wrong)
+        case _:
+            wrong.add("photo", "is missing")
+            return EncodedPhoto(b"")
+
+
+def _parse_raw(raw: pb.RawImage, wrong: _Violations) -> RawPhoto:
+    wrong.check(raw.width > 0, "raw.width", "must be 1 or more")
+    wrong.check(raw.height > 0, "raw.height", "must be 1 or more")
+    pixel_format = _PIXEL_FORMATS.get(raw.pixel_format)
+    if pixel_format is None:
+        wrong.add("raw.pixel_format", "is missing or unknown")
+        pixel_format = PixelFormat.BGR8
+    data = raw.data
+    expected = raw.width * raw.height * pixel_format.channels
+    what = f"has {len(data)} bytes, {raw.width}x{raw.height} {pixel_format.name} needs {expected}"
+    wrong.check(len(data) == expected, "raw.data", what)
+    return RawPhoto(data, raw.width, raw.height, pixel_format)
+
+
+def _parse_matte(matte: pb.Matte, wrong: _Violations) -> MatteOptions:
+    method = _MATTE_METHODS.get(matte.method)
+    if method is None:
+        known = matte.method in pb.MatteMethod.values()
+        wrong.add("matte.method", f"{pb.MatteMethod.Name(matte.method)} {_NOT_YET}" if known else "is unknown")
+        method = MatteMethod.GAUSSIAN
+    kernel = matte.blur_kernel_px
+    if kernel:
+        wrong.check(
+            kernel % 2 == 1 and kernel <= MAX_BLUR_KERNEL_PX,
+            "matte.blur_kernel_px",
+            f"must be odd and at most {MAX_BLUR_KERNEL_PX}, not {kernel}",
+        )
+        wrong.check(method is MatteMethod.GAUSSIAN, "matte.blur_kernel_px", "is for the method GAUSSIAN only")
+    return MatteOptions(method, kernel) if kernel else MatteOptions(method)
+
+
+def _parse_background(background: pb.Background, wrong: _Violations) -> Background:
+    match background.WhichOneof("kind"):
+        case "color":
+            color = background.color
+            channels = {"red": color.red, "green": color.green, "blue": color.blue}
+            for name, value in channels.items():
+                wrong.check(value <= 255, f"background.color.{name}", f"must be at most 255, not {value}")
+            return ColorBackground((color.blue, color.green, color.red))
+        case "image":
+            return ImageBackground(background.image)
+        case "transparent":
+            return TransparentBackground()
+        case "blur":
+            wrong.add("background.blur", _NOT_YET)
+            return ColorBackground()
+        case _:
+            return ColorBackground()
+
+
+def _parse_output(output: pb.Output, wrong: _Violations) -> OutputOptions:
+    default = OutputOptions()
+    image_format = _IMAGE_FORMATS.get(output.format, default.format)
+    wrong.check(output.format in pb.ImageFormat.values(), "output.format", "is unknown")
+    wrong.check(output.quality <= 100, "output.quality", f"must be 1 to 100, not {output.quality}")
+    wrong.check(not output.HasField("crop"), "output.crop", _NOT_YET)
+    size: SizeMode | int = default.size
+    match output.WhichOneof("size"):
+        case "size_mode":
+            size = _SIZE_MODES.get(output.size_mode, default.size)
+            wrong.check(output.size_mode in _SIZE_MODES, "output.size_mode", "is unknown")
+        case "longest_side_px":
+            size = output.longest_side_px
+            wrong.check(size > 0, "output.longest_side_px", "must be 1 or more")
+        case _:
+            pass
+    quality = output.quality or default.quality
+    return OutputOptions(image_format, quality, size, output.include_alpha, output.alpha_only)
+
+
+def _check_contradictions(
+    message: pb.RemoveBackgroundRequest, background: Background, output: OutputOptions, wrong: _Violations
+) -> None:
+    """An option that would have no effect is refused rather than ignored."""
+    name = output.format.name
+    if message.output.quality and not output.format.is_lossy:
+        wrong.add("output.quality", f"is for JPEG and WEBP only, not for {name}")
+    if isinstance(background, TransparentBackground) and not output.format.has_alpha:
+        wrong.add("output.format", f"{name} can't be transparent: choose PNG, WEBP or RAW, or a background")
+    if output.alpha_only and output.include_alpha:
+        wrong.add("output.include_alpha", "makes no sense together with alpha_only")
+    if output.alpha_only and message.background.WhichOneof("kind") is not None:
+        wrong.add("background", "makes no sense together with output.alpha_only")

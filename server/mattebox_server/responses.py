@@ -1,0 +1,107 @@
+"""The domain's answers to the contract's messages. Knows protobuf, not gRPC."""
+
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+
+from mattebox.v1 import background_removal_pb2 as pb
+from mattebox_server.engine import Engine, Session
+from mattebox_server.options import ImageFormat, OutputOptions
+from mattebox_server.pipeline import Composite
+from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch
+from mattebox_server.subjects import Subject
+
+_IMAGE_FORMATS = {
+    ImageFormat.PNG: pb.IMAGE_FORMAT_PNG,
+    ImageFormat.JPEG: pb.IMAGE_FORMAT_JPEG,
+    ImageFormat.WEBP: pb.IMAGE_FORMAT_WEBP,
+    ImageFormat.RAW: pb.IMAGE_FORMAT_RAW,
+}
+_LAYOUTS = {1: pb.PIXEL_FORMAT_GRAY8, 3: pb.PIXEL_FORMAT_RGB8, 4: pb.PIXEL_FORMAT_RGBA8}
+_MODEL_KINDS = {"semantic": pb.MODEL_KIND_SEMANTIC, "saliency": pb.MODEL_KIND_SALIENCY}
+
+
+def build_response(composite: Composite, output: OutputOptions) -> pb.RemoveBackgroundResponse:
+    """The answer to one request."""
+    finished = composite.finished
+    width, height = composite.prepared.output_size
+    raw = output.format is ImageFormat.RAW
+    return pb.RemoveBackgroundResponse(
+        image=finished.image,
+        format=_IMAGE_FORMATS[output.format],
+        width=width,
+        height=height,
+        alpha=finished.alpha or b"",
+        subjects=[_subject(subject) for subject in finished.subjects],
+        execution=_execution(composite.session, composite.found.batch_size),
+        timings=_timings(composite),
+        pixel_format=_LAYOUTS[finished.channels] if raw else pb.PIXEL_FORMAT_UNSPECIFIED,
+    )
+
+
+def _subject(subject: Subject) -> pb.Subject:
+    x, y, width, height = subject.box
+    box = pb.BoundingBox(x=x, y=y, width=width, height=height)
+    return pb.Subject(label=subject.label, class_index=subject.class_index, coverage=subject.coverage, box=box)
+
+
+def _execution(session: Session, batch_size: int) -> pb.Execution:
+    return pb.Execution(
+        model=session.spec.name,
+        weights_sha256=session.spec.weights.sha256,
+        provider=session.provider,
+        precision=session.precision,
+        batch_size=batch_size,
+        untrained=not session.spec.weights.trained,
+    )
+
+
+def _timings(composite: Composite) -> pb.Timings:
+    return pb.Timings(
+        decode=_duration(composite.prepared.decode_s),
+        preprocess=_duration(composite.prepared.preprocess_s),
+        queue=_duration(composite.found.queue_s),
+        infer=_duration(composite.found.infer_s),
+        matte=_duration(composite.finished.matte_s),
+        encode=_duration(composite.finished.encode_s),
+        total=_duration(composite.total_s),
+    )
+
+
+def build_models(engine: Engine, limits: pb.Limits) -> pb.ListModelsResponse:
+    """The answer to ListModels."""
+    sessions = engine.sessions
+    return pb.ListModelsResponse(
+        models=[_model(session) for session in sessions], default_model=sessions[0].spec.name, limits=limits
+    )
+
+
+def _model(session: Session) -> pb.Model:
+    spec = session.spec
+    return pb.Model(
+        name=spec.name,
+        kind=_MODEL_KINDS[spec.kind],
+        labels=spec.labels,
+        input=_input_policy(spec),
+        precision=session.precision,
+        provider=session.provider,
+        weights_sha256=spec.weights.sha256,
+        untrained=not spec.weights.trained,
+        licence=spec.licence,
+    )
+
+
+def _input_policy(spec: ModelSpec) -> pb.InputPolicy:
+    match spec.resize:
+        case ShortSide(short_side_px=short, max_long_side_px=long):
+            return pb.InputPolicy(short_side=pb.ShortSide(short_side_px=short, max_long_side_px=long))
+        case Stretch(width_px=width, height_px=height):
+            return pb.InputPolicy(stretch=pb.FixedSize(width_px=width, height_px=height))
+        case Letterbox(width_px=width, height_px=height):
+            return pb.InputPolicy(letterbox=pb.FixedSize(width_px=width, height_px=height))
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromTimedelta(timedelta(seconds=seconds))
+    return duration

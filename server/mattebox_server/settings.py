@@ -1,0 +1,132 @@
+"""The server's settings: flags, then environment (`MATTEBOX_*`), then a TOML file, then defaults.
+
+The only module that reads the environment. What it doesn't know is refused, wherever it stands.
+"""
+
+import argparse
+import difflib
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from mattebox_server.errors import StartupError
+
+_PREFIX = "MATTEBOX_"
+# Pillow refuses to open a header beyond this by itself, so that a higher limit could not be kept.
+_MAX_PIXELS_CEILING = 178_956_970
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Serves background removal over gRPC."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        extra="forbid",
+        frozen=True,
+        cli_prog_name="mattebox-server",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+    )
+
+    config: Path | None = Field(None, description="TOML file with any of these settings")
+    model: Annotated[list[Path], NoDecode] = Field(
+        min_length=1,
+        description="model file made by mattebox-export; repeat it (environment: separate by commas) for several,"
+        " the first is the default",
+    )
+    address: str = Field("127.0.0.1:50051", description="HOST:PORT to listen on; port 0 takes a free one")
+    provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
+        "auto", description="execution provider; auto is the first that works of cuda, openvino, cpu"
+    )
+    engine_threads: int = Field(_CORES, ge=1, le=1024, description="threads inside one run of a network")
+    pixel_threads: int = Field(_CORES, ge=1, le=1024, description="photos decoded, blended or encoded at once")
+    max_photo_bytes: int = Field(32 * _MIB, ge=1, le=1024 * _MIB, description="largest image file or raw data")
+    max_photo_pixels: int = Field(64_000_000, ge=1, le=_MAX_PIXELS_CEILING, description="largest width x height")
+    max_requests: int = Field(32, ge=1, description="requests in flight; more are refused as RESOURCE_EXHAUSTED")
+    max_pixels: int = Field(256_000_000, ge=1, description="pixels of all photos in flight; more are refused")
+    grace_seconds: float = Field(30.0, ge=0, description="how long running requests may finish after SIGTERM")
+    log_format: Literal["console", "json"] = Field("console", description="for people or for machines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least important event shown")
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Largest request message: a photo and a background picture at their limit, and the fields around them."""
+        return 2 * self.max_photo_bytes + 64 * 1024
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _split_paths(cls, value: object) -> object:
+        """Flags and environment come as one string with commas, a file as a list."""
+        return value.split(",") if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _largest_photo_fits(self) -> "Settings":
+        if self.max_pixels < self.max_photo_pixels:
+            raise ValueError("max_pixels is below max_photo_pixels: the largest photo could never be answered")
+        return self
+
+    @classmethod
+    def settings_customise_sources(  # the signature is pydantic's
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags come first, by themselves; then these."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(argv: Sequence[str]) -> Settings:
+    """Reads all sources.
+
+    Raises:
+        StartupError: a setting is unknown, missing or out of range, or the file can't be read.
+        SystemExit: an unknown flag (2) or --help (0).
+    """
+    _refuse_unknown_environment()
+    path = _config_path(argv)
+
+    class WithFile(Settings):
+        __doc__ = Settings.__doc__
+        model_config = SettingsConfigDict(toml_file=path)
+
+    try:
+        return WithFile(_cli_parse_args=list(argv))  # type: ignore[call-arg]  # pydantic-settings' own parameter
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
+        raise StartupError("wrong settings\n  " + "\n  ".join(problems)) from error
+    except tomllib.TOMLDecodeError as error:
+        raise StartupError(f"{path} is not valid TOML: {error}") from error
+
+
+def _config_path(argv: Sequence[str]) -> Path | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, default=os.environ.get(f"{_PREFIX}CONFIG"))
+    path = parser.parse_known_args(list(argv))[0].config
+    if path is not None and not Path(path).is_file():  # pydantic-settings would pass over it in silence
+        raise StartupError(f"there is no settings file {path}")
+    return None if path is None else Path(path)
+
+
+def _refuse_unknown_environment() -> None:
+    """A misspelt variable must not be passed over; pydantic-settings reads only those that it knows."""
+    known = [_PREFIX + name.upper() for name in Settings.model_fields]
+    for name in os.environ:
+        if name.upper().startswith(_PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, 1)
+            raise StartupError(f"unknown environment variable {name}" + (f"; did you mean {near[0]}?" if near else ""))

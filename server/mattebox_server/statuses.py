@@ -1,0 +1,88 @@
+"""Errors to gRPC statuses with `google.rpc` details: the one place that maps them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from mattebox_server.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotServing,
+    Overloaded,
+    UnknownModel,
+    Violation,
+)
+
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+
+# Details travel in a trailer, and trailers over 8 KiB break the call, so that texts and lists are cut:
+# 10 x (400 + a field's name) + 600 bytes stay below that, base64 included.
+_MAX_VIOLATIONS = 10
+_MAX_TEXT = 400
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a caller gets instead of an answer."""
+
+    code: grpc.StatusCode
+    text: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
+
+
+def to_refusal(error: Exception, request_id: str) -> Refusal:
+    """The status of an error.
+
+    What is no MatteboxError, or not the caller's business, becomes INTERNAL with a fixed text and the request id.
+    """
+    match error:
+        case InvalidRequest():
+            return _refusal(grpc.StatusCode.INVALID_ARGUMENT, _listed(error.violations), _bad_request(error.violations))
+        case UnknownModel(name=name):
+            info = error_details_pb2.ResourceInfo(resource_type="model", resource_name=name[:_MAX_TEXT])
+            return _refusal(grpc.StatusCode.NOT_FOUND, str(error), info)
+        case Overloaded(retry_after_s=after_s):
+            pushback = (PUSHBACK_KEY, str(round(after_s * 1000)))
+            return _refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), _retry_info(after_s), pushback)
+        case NotServing(retry_after_s=after_s):
+            return _refusal(grpc.StatusCode.UNAVAILABLE, str(error), _retry_info(after_s))
+        case DeadlineExceeded():
+            return _refusal(grpc.StatusCode.DEADLINE_EXCEEDED, str(error))
+        case _:
+            return _refusal(grpc.StatusCode.INTERNAL, f"internal error; the server's log has it under {request_id}")
+
+
+def _refusal(
+    code: grpc.StatusCode, text: str, detail: Message | None = None, *metadata: tuple[str, str | bytes]
+) -> Refusal:
+    number: int = code.value[0]
+    proto = Status(code=number, message=text[:_MAX_TEXT])
+    if detail is not None:
+        proto.details.add().Pack(detail)
+    status = rpc_status.to_status(proto)
+    return Refusal(code, proto.message, (*status.trailing_metadata, *metadata))
+
+
+def _listed(violations: Sequence[Violation]) -> str:
+    return "; ".join(f"{v.field}: {v.description}" for v in violations)
+
+
+def _bad_request(violations: Sequence[Violation]) -> error_details_pb2.BadRequest:
+    shown = [
+        error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description[:_MAX_TEXT])
+        for v in violations[:_MAX_VIOLATIONS]
+    ]
+    return error_details_pb2.BadRequest(field_violations=shown)
+
+
+def _retry_info(after_s: float) -> error_details_pb2.RetryInfo:
+    delay = Duration()
+    delay.FromTimedelta(timedelta(seconds=after_s))
+    return error_details_pb2.RetryInfo(retry_delay=delay)
