@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from mattebox_server.spec import MAX_LABELS, Letterbox, Resize, ShortSide, Stretch
+
 from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
 from mattebox_export.core import Activation, Triple
-from mattebox_server.spec import MAX_LABELS, Letterbox, Resize, ShortSide, Stretch
 
 CUSTOM = "custom"
 _MAX_ASPECT = 4  # short_side: a photo longer than 4:1 gets a smaller short side instead of an ever larger input
@@ -115,10 +116,15 @@ def parse_resize(text: str) -> Resize:
     try:
         if policy == "short_side":
             return ShortSide(short_side_px=int(size), max_long_side_px=_MAX_ASPECT * int(size))
-        fixed = {"stretch": Stretch, "letterbox": Letterbox}[policy]
-        return fixed(width_px=int(width), height_px=int(height))
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"--resize {text}: must be like short_side:450, stretch:320x320 or letterbox:512x512") from error
+        if policy == "stretch":
+            return Stretch(width_px=int(width), height_px=int(height))
+        if policy == "letterbox":
+            return Letterbox(width_px=int(width), height_px=int(height))
+        raise ValueError(policy)
+    except ValueError as error:
+        raise ValueError(
+            f"--resize {text}: must be like short_side:450, stretch:320x320 or letterbox:512x512"
+        ) from error
 
 
 def default_short_side() -> Resize:

@@ -35,7 +35,7 @@ def file_core(path: Path, normalisation: Normalisation, activation: Activation) 
     except Exception as error:  # protobuf's DecodeError, under a name that varies with its implementation
         raise ExportError(f"{path} is not an ONNX file: {error}") from error
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        model = onnx.load(path)  # brings in the weights that lie beside it
+        model = onnx.load(path)  # pyright: ignore[reportUnknownMemberType] - brings in the weights beside it
     return Core(model, normalisation, activation, _reference(model), hashlib.sha256(data).hexdigest())
 
 

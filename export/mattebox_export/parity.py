@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnxruntime as ort
+from mattebox_server.spec import BACKGROUND, ModelSpec, ShortSide
 from numpy.typing import NDArray
 
 from mattebox_export.core import Activation, Core, Normalisation
 from mattebox_export.errors import ExportError
 from mattebox_export.wrap import CORE_OUTPUT, with_core_output
-from mattebox_server.spec import BACKGROUND, ModelSpec, ShortSide
 
 MAX_CORE_DIFFERENCE = 1e-3
 MIN_CLASS_AGREEMENT = 0.999
@@ -51,7 +51,9 @@ class Parity:
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{width}x{height}" for height, width in self.sizes)
-        classes = "" if self.classes is None else f", classes agree on {self.classes:.4%} (>= {MIN_CLASS_AGREEMENT:.1%})"
+        classes = (
+            "" if self.classes is None else f", classes agree on {self.classes:.4%} (>= {MIN_CLASS_AGREEMENT:.1%})"
+        )
         return (
             f"parity at {sizes}, batch {self.batch}: core output differs by at most {self.core:.2e}"
             f" (<= {MAX_CORE_DIFFERENCE:.0e}), foreground by {self.foreground} grey levels"
@@ -91,7 +93,9 @@ def synthetic_photos(batch: int, height: int, width: int, seed: int = 0) -> NDAr
         for channel in range(3):
             waves = rng.uniform(1, 9, (6, 2))
             phases = rng.uniform(0, 2 * np.pi, 6)
-            photo[..., channel] = sum(np.sin(2 * np.pi * (a * x + b * y) + p) for (a, b), p in zip(waves, phases))
+            photo[..., channel] = sum(
+                np.sin(2 * np.pi * (a * x + b * y) + p) for (a, b), p in zip(waves, phases, strict=True)
+            )
     photos = photos / 6 * 127 + 128 + rng.normal(0, 8, photos.shape)
     return np.clip(photos, 0, 255).astype(np.uint8)
 
@@ -134,8 +138,11 @@ def _compare(
 def normalise(photos: NDArray[np.uint8], normalisation: Normalisation) -> NDArray[np.float32]:
     """Photos uint8 (N, H, W, 3) BGR to a core's input float32 (N, 3, H, W) RGB."""
     rgb = photos[..., ::-1].astype(np.float32)
-    scale = np.maximum(rgb.max(axis=(1, 2, 3), keepdims=True), 1e-6) if normalisation.by_maximum else 255
-    unit = (rgb / scale - np.float32(normalisation.mean)) / np.float32(normalisation.std)
+    scale = np.full((len(rgb), 1, 1, 1), 255, np.float32)
+    if normalisation.by_maximum:
+        scale = np.maximum(rgb.max(axis=(1, 2, 3), keepdims=True), np.float32(1e-6))
+    mean, std = np.asarray(normalisation.mean, np.float32), np.asarray(normalisation.std, np.float32)
+    unit = (rgb / scale - mean) / std
     return np.ascontiguousarray(unit.transpose(0, 3, 1, 2))
 
 
@@ -159,7 +166,7 @@ def _bilinear(old: int, new: int) -> NDArray[np.float64]:
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Over axis 1."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
 def activate(values: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
@@ -168,7 +175,7 @@ def activate(values: NDArray[np.float32], activation: Activation) -> NDArray[np.
         case "none":
             return values
         case "sigmoid":
-            return 1 / (1 + np.exp(-values))
+            return np.asarray(1 / (1 + np.exp(-values)), np.float32)
         case "minmax":
-            low, high = (f(values, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
-            return (values - low) / np.maximum(high - low, 1e-6)
+            low, high = values.min(axis=(1, 2, 3), keepdims=True), values.max(axis=(1, 2, 3), keepdims=True)
+            return np.asarray((values - low) / np.maximum(high - low, 1e-6), np.float32)

@@ -1,11 +1,14 @@
 """torchvision's DeepLabV3 networks as ONNX cores. The only module that imports torch."""
 
+# pyright: reportUnknownMemberType=false
+# torch's own annotations leave much open.
+
 import hashlib
 import logging
 import urllib.error
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 import onnx
@@ -36,8 +39,8 @@ class LowResolution(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.backbone: nn.Module = network.backbone
-        self.classifier: nn.Module = network.classifier
+        self.backbone = network.get_submodule("backbone")
+        self.classifier = network.get_submodule("classifier")
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Normalised RGB (N, 3, H, W) to logits (N, C, h, w)."""
@@ -110,16 +113,20 @@ def _official_state(name: str) -> dict[str, torch.Tensor]:
 
 def _file_state(path: Path) -> dict[str, torch.Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ExportError(f"there is no weights file {path}") from error
     except Exception as error:  # torch.load raises whatever the pickle brings up
         raise ExportError(f"{path} is not a torch state dict: {error}") from error
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):  # as torchvision's training script saves it
-        state = state["model"]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if isinstance(loaded, dict) and "model" in loaded:  # as torchvision's training script saves it
+        loaded = cast(Any, loaded["model"])
+    if not _is_state(loaded):
         raise ExportError(f"{path} is not a torch state dict")
-    return state
+    return loaded
+
+
+def _is_state(value: Any) -> TypeGuard[dict[str, torch.Tensor]]:
+    return isinstance(value, dict) and bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
 
 
 def _load(network: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
@@ -156,7 +163,8 @@ def _to_onnx(network: nn.Module) -> onnx.ModelProto:
             opset_version=OPSET,
             verbose=False,
         )
-    assert program is not None
+    if program is None:
+        raise ExportError("torch's exporter gave nothing")
     return program.model_proto
 
 

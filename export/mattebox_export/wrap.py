@@ -7,14 +7,15 @@ Both are graph nodes and run where the network runs; `mattebox_server.spec` says
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
+from mattebox_server.spec import METADATA_KEY, ModelSpec
 from onnx import TensorProto, helper, numpy_helper
 
 from mattebox_export.core import Activation, Core, Normalisation
 from mattebox_export.errors import ExportError
-from mattebox_server.spec import METADATA_KEY, ModelSpec
 
 OPSET = 18
 _IR_VERSION = 10
@@ -26,16 +27,16 @@ _TINY = 1e-6  # keeps a black photo and a flat map from dividing by zero
 class _Graph:
     """Nodes and constants in the making."""
 
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    constants: list[onnx.TensorProto] = field(default_factory=list)
+    nodes: list[onnx.NodeProto] = field(default_factory=list[onnx.NodeProto])
+    constants: list[onnx.TensorProto] = field(default_factory=list[onnx.TensorProto])
 
     def constant(self, name: str, values: object, dtype: type[np.generic]) -> str:
         name = f"mattebox/{name}"
         self.constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
 
-    def add(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
-        # The one place with ** : ONNX's own helper takes a node's attributes that way.
+    def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        # The one place with **: ONNX's own helper takes a node's attributes that way.
         self.nodes.append(helper.make_node(op, inputs, [output], name=f"mattebox/{op}_{len(self.nodes)}", **attributes))
         return output
 
@@ -72,7 +73,7 @@ def wrap(core: Core, spec: ModelSpec) -> onnx.ModelProto:
     artifact = helper.make_model(whole, opset_imports=model.opset_import, ir_version=_IR_VERSION)
     artifact.producer_name = "mattebox-export"
     helper.set_model_props(artifact, {METADATA_KEY: spec.to_json()})
-    onnx.checker.check_model(artifact)
+    onnx.checker.check_model(artifact)  # pyright: ignore[reportUnknownMemberType]
     return artifact
 
 

@@ -1,7 +1,7 @@
 """How much the server takes on at once: requests, and pixels that they hold in memory."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from mattebox_server.errors import Overloaded
@@ -18,7 +18,7 @@ class Admission:
         self._requests = self._pixels = 0
 
     @contextmanager
-    def enter(self) -> Iterator["Permit"]:
+    def enter(self) -> Generator["Permit"]:
         """Admits one request until the block ends. Raises Overloaded at the limit."""
         with self._lock:
             if self._requests >= self._max_requests:

@@ -10,8 +10,8 @@ import structlog
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
+
 from mattebox_server import logs
 from mattebox_server.admission import Admission
 from mattebox_server.codec import Limits
@@ -115,6 +115,6 @@ def _bind(server: aio.Server, address: str) -> int:
     return port
 
 
-async def _set_health(service: health.aio.HealthServicer, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+async def _set_health(service: health.aio.HealthServicer, status: int) -> None:
     for name in _HEALTH_NAMES:
         await service.set(name, status)

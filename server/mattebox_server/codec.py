@@ -21,7 +21,6 @@ from mattebox_server.pixels import Pixels, as_pixels
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 
 
-
 @dataclass(frozen=True)
 class Limits:
     """What one image may cost: bytes of its file, and width x height."""
@@ -172,4 +171,3 @@ def _to_rgb(pixels: Pixels) -> Pixels:
 
 def _too_large(field: str, what: str) -> PhotoTooLarge:
     return PhotoTooLarge(Violation(field, what))
-

@@ -25,7 +25,7 @@ log = structlog.stdlib.get_logger(__name__)
 Handler = Callable[[Any, Any], Awaitable[Any]]
 
 
-class RequestInterceptor(aio.ServerInterceptor):  # type: ignore[misc]  # grpc's stubs leave its base open
+class RequestInterceptor(aio.ServerInterceptor):
     """Wraps the unary calls of one service; health checks and reflection pass untouched."""
 
     def __init__(self, service_name: str) -> None:
@@ -33,9 +33,9 @@ class RequestInterceptor(aio.ServerInterceptor):  # type: ignore[misc]  # grpc's
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """See `grpc.aio.ServerInterceptor`."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
@@ -48,7 +48,7 @@ class RequestInterceptor(aio.ServerInterceptor):  # type: ignore[misc]  # grpc's
             return await _answer(unary, name, request, context)
 
         return grpc.unary_unary_rpc_method_handler(
-            answer,  # type: ignore[arg-type]  # the stubs know only blocking handlers
+            answer,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
@@ -69,10 +69,10 @@ async def _answer(unary: Handler, method: str, request: Any, context: aio.Servic
             if not isinstance(error, MatteboxError) or isinstance(error, InferenceFailed):
                 log.exception("request failed")
             _log_end(refusal.code.name, started_s, reason=refusal.text)
+            await context.abort(refusal.code, refusal.text, refusal.trailing_metadata)
         else:
             _log_end("OK", started_s, response_bytes=response.ByteSize())
             return response
-        await context.abort(refusal.code, refusal.text, refusal.trailing_metadata)
 
 
 def _log_end(status: str, started_s: float, **fields: object) -> None:

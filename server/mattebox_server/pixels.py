@@ -12,7 +12,8 @@ Pixels = NDArray[np.uint8]
 
 def as_pixels(array: Any) -> Pixels:
     """Tells the type checkers what OpenCV's stubs leave open; costs nothing at run time."""
-    return array
+    pixels: Pixels = array
+    return pixels
 
 
 def resize(pixels: Pixels, width_px: int, height_px: int) -> Pixels:

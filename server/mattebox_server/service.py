@@ -3,13 +3,14 @@
 from __future__ import annotations  # grpc is generic in its stubs only
 
 import time
+from typing import cast
 
 import grpc
 import structlog
 from grpc import aio
-
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
+
 from mattebox_server.errors import NotServing
 from mattebox_server.pipeline import Pipeline
 from mattebox_server.requests import parse_request
@@ -51,7 +52,7 @@ class BackgroundRemovalService(pb_grpc.BackgroundRemovalServiceServicer):
     ) -> pb.RemoveBackgroundResponse:
         """One photo in, one composite out."""
         pipeline = self._ready_pipeline()
-        remaining_s = context.time_remaining()
+        remaining_s = cast("float | None", context.time_remaining())  # None without a deadline: the stubs are wrong
         deadline_s = None if remaining_s is None else time.monotonic() + remaining_s
         removal = parse_request(request)
         composite = await pipeline.remove_background(removal, deadline_s)

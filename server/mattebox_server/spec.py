@@ -5,7 +5,7 @@ the server reads it, and no fact of the model stands anywhere else.
 
 | kind | inputs | outputs |
 |---|---|---|
-| `semantic` | `image` uint8 [N,H,W,3], `keep` float32 [N,C] (1 = subject) | `foreground` uint8 [N,H,W], `classes` uint8 [N,H,W] |
+| `semantic` | `image` uint8 [N,H,W,3], `keep` float32 [N,C], 1 = subject | `foreground`, `classes` uint8 [N,H,W] |
 | `saliency` | `image` uint8 [N,H,W,3] | `foreground` uint8 [N,H,W] |
 
 `foreground` is round(255 x probability of the subject); `classes` is the index of the likeliest class.

@@ -19,7 +19,6 @@ from mattebox_server.options import (
     RawPhoto,
     RemovalRequest,
     SizeMode,
-    TransparentBackground,
 )
 from mattebox_server.pixels import Pixels, resize
 from mattebox_server.preprocess import ModelInput, content_size, preprocess
@@ -173,11 +172,8 @@ def _compose(request: RemovalRequest, prepared: Prepared, alpha: Pixels) -> Pixe
         foreground = prepared.model_input.geometry.crop(prepared.model_input.image)
     else:
         foreground = resize(prepared.photo.bgr, *prepared.output_size)
-    match request.background:
-        case ColorBackground(bgr):
-            return blend.over_color(foreground, alpha, bgr)
-        case TransparentBackground():
-            return blend.cutout(foreground, alpha)
-        case ImageBackground():
-            assert prepared.backdrop is not None
-            return blend.over_image(foreground, alpha, prepared.backdrop)
+    if prepared.backdrop is not None:
+        return blend.over_image(foreground, alpha, prepared.backdrop)
+    if isinstance(request.background, ColorBackground):
+        return blend.over_color(foreground, alpha, request.background.bgr)
+    return blend.cutout(foreground, alpha)

@@ -7,7 +7,7 @@ from datetime import timedelta
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2
+from google.rpc.error_details_pb2 import BadRequest, ResourceInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
@@ -46,7 +46,7 @@ def to_refusal(error: Exception, request_id: str) -> Refusal:
         case InvalidRequest():
             return _refusal(grpc.StatusCode.INVALID_ARGUMENT, _listed(error.violations), _bad_request(error.violations))
         case UnknownModel(name=name):
-            info = error_details_pb2.ResourceInfo(resource_type="model", resource_name=name[:_MAX_TEXT])
+            info = ResourceInfo(resource_type="model", resource_name=name[:_MAX_TEXT])
             return _refusal(grpc.StatusCode.NOT_FOUND, str(error), info)
         case Overloaded(retry_after_s=after_s):
             pushback = (PUSHBACK_KEY, str(round(after_s * 1000)))
@@ -66,7 +66,7 @@ def _refusal(
     proto = Status(code=number, message=text[:_MAX_TEXT])
     if detail is not None:
         proto.details.add().Pack(detail)
-    status = rpc_status.to_status(proto)
+    status = rpc_status.to_status(proto)  # pyright: ignore[reportUnknownMemberType]
     return Refusal(code, proto.message, (*status.trailing_metadata, *metadata))
 
 
@@ -74,15 +74,15 @@ def _listed(violations: Sequence[Violation]) -> str:
     return "; ".join(f"{v.field}: {v.description}" for v in violations)
 
 
-def _bad_request(violations: Sequence[Violation]) -> error_details_pb2.BadRequest:
+def _bad_request(violations: Sequence[Violation]) -> BadRequest:
     shown = [
-        error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description[:_MAX_TEXT])
+        BadRequest.FieldViolation(field=v.field, description=v.description[:_MAX_TEXT])
         for v in violations[:_MAX_VIOLATIONS]
     ]
-    return error_details_pb2.BadRequest(field_violations=shown)
+    return BadRequest(field_violations=shown)
 
 
-def _retry_info(after_s: float) -> error_details_pb2.RetryInfo:
+def _retry_info(after_s: float) -> RetryInfo:
     delay = Duration()
     delay.FromTimedelta(timedelta(seconds=after_s))
-    return error_details_pb2.RetryInfo(retry_delay=delay)
+    return RetryInfo(retry_delay=delay)

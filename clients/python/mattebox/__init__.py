@@ -29,7 +29,17 @@ from mattebox.errors import (
     UnknownModel,
 )
 from mattebox.options import Background, Matte, Output, PhotoSource, RawPhoto
-from mattebox.results import BoundingBox, Execution, Limits, Model, Models, RemovalResult, ResizePolicy, Subject, Timings
+from mattebox.results import (
+    BoundingBox,
+    Execution,
+    Limits,
+    Model,
+    Models,
+    RemovalResult,
+    ResizePolicy,
+    Subject,
+    Timings,
+)
 
 __all__ = [
     "AsyncClient",

@@ -28,6 +28,7 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
 
 def error_of(error: grpc.RpcError | grpc.aio.AioRpcError) -> MatteboxError:
     """The SDK's error of gRPC's, which is the failed call itself."""
-    assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
+    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
+        raise error
     initial, trailing = error.initial_metadata() or (), error.trailing_metadata() or ()
     return from_status(error.code(), error.details() or "", initial, trailing)

@@ -82,7 +82,7 @@ class AsyncClient:
 
     async def ready(self, *, timeout: float | None = _core.READY_TIMEOUT_S) -> bool:
         """Whether a server is there and answers requests now. Raises MatteboxError if it fails in another way."""
-        check = self._channel.unary_unary(_core.HEALTH_METHOD)
+        check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_core.HEALTH_METHOD)
         try:
             answer = await check(_core.HEALTH_REQUEST, timeout=timeout)
         except grpc.aio.AioRpcError as error:

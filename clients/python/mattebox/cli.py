@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -92,7 +92,7 @@ def ping(address: Address = "127.0.0.1:50051", timeout: Timeout = 5) -> None:
 
 
 @contextmanager
-def _errors_to_exit(address: str) -> Iterator[None]:
+def _errors_to_exit(address: str) -> Generator[None]:
     """Turns what a call can raise into one readable line and exit code 1; wrong options into 2."""
     try:
         yield
@@ -142,6 +142,8 @@ def _format(word: ImageFormat | None, out: str) -> ImageFormat:
 def _size(word: str) -> Size:
     if word.isdigit():
         return int(word)
-    if word == "original" or word == "model":
-        return word
+    if word == "original":
+        return "original"
+    if word == "model":
+        return "model"
     raise ValueError(f"--size {word}: must be original, model, or a number of pixels")

@@ -78,7 +78,7 @@ class Client:
 
     def ready(self, *, timeout: float | None = _core.READY_TIMEOUT_S) -> bool:
         """Whether a server is there and answers requests now. Raises MatteboxError if it fails in another way."""
-        check = self._channel.unary_unary(_core.HEALTH_METHOD)
+        check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_core.HEALTH_METHOD)
         try:
             answer = check(_core.HEALTH_REQUEST, timeout=timeout)
         except grpc.RpcError as error:

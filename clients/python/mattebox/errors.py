@@ -27,7 +27,8 @@ from datetime import timedelta
 
 import grpc
 from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
+from google.rpc.status_pb2 import Status
 
 _REQUEST_ID_KEY = "x-request-id"
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -135,7 +136,7 @@ def from_status(code: grpc.StatusCode, text: str, initial: Metadata, trailing: M
     """The error of a failed call, made of its status and the `google.rpc` details in its trailing metadata."""
     violations: list[FieldViolation] = []
     retry_after: timedelta | None = None
-    bad_request, retry_info = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    bad_request, retry_info = BadRequest(), RetryInfo()
     for detail in _details(trailing):
         if detail.Unpack(bad_request):
             violations += [FieldViolation(v.field, v.description) for v in bad_request.field_violations]
@@ -162,4 +163,4 @@ def request_id_of(initial: Metadata) -> str:
 def _details(trailing: Metadata) -> Iterable[any_pb2.Any]:
     for key, value in trailing:
         if key == _DETAILS_KEY and isinstance(value, bytes):
-            yield from status_pb2.Status.FromString(value).details
+            yield from Status.FromString(value).details

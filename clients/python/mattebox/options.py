@@ -118,7 +118,9 @@ class Background:
         if text in COLORS:
             return cls.color(*COLORS[text])
         if not Path(text).exists() and "." not in text and os.sep not in text:
-            raise ValueError(f"background {text!r} is no colour ({', '.join(COLORS)}, #rrggbb), no file, not transparent")
+            raise ValueError(
+                f"background {text!r} is no colour ({', '.join(COLORS)}, #rrggbb), no file, not transparent"
+            )
         return cls.image(text)
 
     def to_message(self) -> pb.Background:
@@ -256,7 +258,7 @@ def read_bytes(source: bytes | bytearray | memoryview | str | os.PathLike[str] |
     if not hasattr(source, "read"):
         raise TypeError(f"expected bytes, a path or a binary file, not {type(source).__name__}")
     data = source.read()
-    if not isinstance(data, bytes):
+    if isinstance(data, str):  # pyright: ignore[reportUnnecessaryIsInstance] - not every caller has a type checker
         raise TypeError("the file is open as text; open it with mode 'rb'")
     return data
 

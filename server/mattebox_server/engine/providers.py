@@ -9,7 +9,7 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import onnxruntime as ort
 
@@ -128,7 +128,7 @@ def _register_openvino() -> None:
         raise ProviderUnavailable(f"OpenVINO's plugin doesn't load: {error}") from error
 
 
-def _openvino_cpu(devices: Sequence[Any]) -> Any:
+def _openvino_cpu(devices: Sequence[ort.OrtEpDevice]) -> ort.OrtEpDevice:
     """The plain OpenVINO CPU device; beside it stands a twin that ends in .AUTO and picks devices by itself."""
     cpu = ort.OrtHardwareDeviceType.CPU
     for device in devices:

@@ -1,9 +1,8 @@
 """One network, loaded and ready to run."""
 
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -68,7 +67,9 @@ class OnnxSession:
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
         """See `Session.run`."""
-        feeds = {_IMAGE: images} if keep is None else {_IMAGE: images, _KEEP: keep}
+        feeds: dict[str, NDArray[Any]] = {_IMAGE: images}
+        if keep is not None:
+            feeds[_KEEP] = keep
         outputs = self._session.run(None, feeds)
         return Maps(outputs[0], outputs[1] if len(outputs) > 1 else None)
 

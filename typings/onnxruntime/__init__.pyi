@@ -1,0 +1,71 @@
+"""The part of onnxruntime that Mattebox uses; onnxruntime ships no types."""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from os import PathLike
+from typing import Any
+
+from numpy.typing import NDArray
+
+__version__: str
+
+class GraphOptimizationLevel(Enum):
+    ORT_DISABLE_ALL = 0
+    ORT_ENABLE_ALL = 99
+
+class OrtHardwareDeviceType(Enum):
+    CPU = 0
+    GPU = 1
+    NPU = 2
+
+class OrtHardwareDevice:
+    type: OrtHardwareDeviceType
+    vendor: str
+
+class OrtEpDevice:
+    ep_name: str
+    device: OrtHardwareDevice
+
+class OrtEpAssignedNode:
+    name: str
+    op_type: str
+
+class OrtEpAssignedSubgraph:
+    ep_name: str
+    def get_nodes(self) -> Sequence[OrtEpAssignedNode]: ...
+
+class ModelMetadata:
+    custom_metadata_map: dict[str, str]
+
+class NodeArg:
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+class SessionOptions:
+    intra_op_num_threads: int
+    inter_op_num_threads: int
+    log_severity_level: int
+    graph_optimization_level: GraphOptimizationLevel
+    def add_session_config_entry(self, key: str, value: str) -> None: ...
+    def add_provider_for_devices(self, devices: Sequence[OrtEpDevice], options: Mapping[str, str]) -> None: ...
+
+class InferenceSession:
+    def __init__(
+        self,
+        path_or_bytes: str | bytes | PathLike[str],
+        sess_options: SessionOptions | None = None,
+        providers: Sequence[str | tuple[str, Mapping[str, str]]] | None = None,
+    ) -> None: ...
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]: ...
+    def get_inputs(self) -> list[NodeArg]: ...
+    def get_outputs(self) -> list[NodeArg]: ...
+    def get_providers(self) -> list[str]: ...
+    def get_modelmeta(self) -> ModelMetadata: ...
+    def get_provider_graph_assignment_info(self) -> Sequence[OrtEpAssignedSubgraph]: ...
+    def disable_fallback(self) -> None: ...
+
+def get_available_providers() -> list[str]: ...
+def get_ep_devices() -> Sequence[OrtEpDevice]: ...
+def register_execution_provider_library(registration_name: str, library_path: str) -> None: ...
+def preload_dlls() -> None: ...

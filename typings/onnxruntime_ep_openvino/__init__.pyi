@@ -1,0 +1,3 @@
+"""The part of OpenVINO's plugin that Mattebox uses; it ships no types."""
+
+def get_library_path() -> str: ...

@@ -1,0 +1,1 @@
+"""The part of torchvision that Mattebox uses; torchvision ships no types."""

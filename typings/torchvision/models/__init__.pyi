@@ -1,0 +1,2 @@
+from . import resnet as resnet
+from . import segmentation as segmentation
