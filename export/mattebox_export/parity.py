@@ -97,7 +97,7 @@ def synthetic_photos(batch: int, height: int, width: int, seed: int = 0) -> NDAr
                 np.sin(2 * np.pi * (a * x + b * y) + p) for (a, b), p in zip(waves, phases, strict=True)
             )
     photos = photos / 6 * 127 + 128 + rng.normal(0, 8, photos.shape)
-    return np.clip(photos, 0, 255).astype(np.uint8)
+    return np.clip(photos, 0, 240).astype(np.uint8)  # below 255: dividing by the maximum must show
 
 
 def _sizes(artifact: onnx.ModelProto, spec: ModelSpec) -> Sequence[tuple[int, int]]:

@@ -27,7 +27,7 @@ from mattebox_export.wrap import OPSET
 OFFICIAL, RANDOM = "official", "random"
 _RESIDUAL_GAIN = 0.2
 
-_WEIGHTS: dict[str, Any] = {
+WEIGHTS: dict[str, Any] = {
     "deeplabv3_resnet101": segmentation.DeepLabV3_ResNet101_Weights.DEFAULT,
     "deeplabv3_resnet50": segmentation.DeepLabV3_ResNet50_Weights.DEFAULT,
     "deeplabv3_mobilenet_v3_large": segmentation.DeepLabV3_MobileNet_V3_Large_Weights.DEFAULT,
@@ -98,7 +98,7 @@ def _calibrate(network: nn.Module) -> None:
 
 
 def _official_state(name: str) -> dict[str, torch.Tensor]:
-    weights = _WEIGHTS[name]
+    weights = WEIGHTS[name]
     try:
         state: dict[str, torch.Tensor] = weights.get_state_dict(progress=True, check_hash=True)
     except (urllib.error.URLError, OSError) as error:
@@ -126,7 +126,8 @@ def _file_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _is_state(value: Any) -> TypeGuard[dict[str, torch.Tensor]]:
-    return isinstance(value, dict) and bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
+    values = list(cast(dict[object, object], value).values()) if isinstance(value, dict) else []
+    return bool(values) and all(isinstance(item, torch.Tensor) for item in values)
 
 
 def _load(network: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
@@ -178,7 +179,7 @@ def _reference(network: nn.Module) -> Any:
 
 
 def _weights_path(name: str, weights: str) -> Path:
-    return _cache_folder() / Path(_WEIGHTS[name].url).name if weights == OFFICIAL else Path(weights)
+    return _cache_folder() / Path(WEIGHTS[name].url).name if weights == OFFICIAL else Path(weights)
 
 
 def _cache_folder() -> Path:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import warnings
 from collections.abc import Callable
 
 import cv2
@@ -28,12 +29,17 @@ log = structlog.stdlib.get_logger(__name__)
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+# gRPC counts a call as done when the last of its answer is handed to the connection, and then closes it: what the
+# caller's side has sent meanwhile turns the close into a reset, and the end of a large answer is lost (seen with
+# answers of 10 MB). So the connections stay open a little longer than the calls.
+_FLUSH_S = 0.5
 _HEALTH_NAMES = ("", SERVICE_NAME)
 
 
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     logs.configure(settings.log_format, settings.log_level)
+    warnings.filterwarnings("ignore", module="PIL")  # what it says of broken files is the caller's to hear, not the log's
     cv2.setNumThreads(1)  # photos are the unit of parallelism: one thread each, `pixel_threads` photos at once
     try:
         asyncio.run(_serve(settings))
@@ -49,7 +55,8 @@ async def _serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     service = BackgroundRemovalService(settings.max_message_bytes)
     health_service = health.aio.HealthServicer()
-    server = _grpc_server(settings, service, health_service)
+    calls = RequestInterceptor(SERVICE_NAME)
+    server = grpc_server(settings, service, health_service, calls)
     port = _bind(server, settings.address)
     await _set_health(health_service, _NOT_SERVING)
     await server.start()
@@ -69,11 +76,20 @@ async def _serve(settings: Settings) -> None:
         await _set_health(health_service, _SERVING)
         log.info("serving", address=f"{host}:{port}", models=[session.spec.name for session in engine.sessions])
         await stop.wait()
-        log.info("draining", grace_seconds=settings.grace_seconds)
+        log.info("draining", running=calls.running, grace_seconds=settings.grace_seconds)
         service.drain()
         await health_service.enter_graceful_shutdown()
-        await server.stop(settings.grace_seconds)
+        await _finish_calls(calls, settings.grace_seconds)
     log.info("stopped")
+
+
+async def _finish_calls(calls: RequestInterceptor, grace_s: float) -> None:
+    try:
+        async with asyncio.timeout(grace_s):
+            await calls.idle()
+            await asyncio.sleep(_FLUSH_S)
+    except TimeoutError:
+        log.warning("the grace period is over", running=calls.running)
 
 
 async def _load(settings: Settings, stop: asyncio.Event) -> Engine | None:
@@ -89,15 +105,19 @@ async def _load(settings: Settings, stop: asyncio.Event) -> Engine | None:
     return None
 
 
-def _grpc_server(
-    settings: Settings, service: BackgroundRemovalService, health_service: health.aio.HealthServicer
+def grpc_server(
+    settings: Settings,
+    service: BackgroundRemovalService,
+    health_service: health.aio.HealthServicer,
+    calls: RequestInterceptor,
 ) -> aio.Server:
+    """A server with everything on it, not bound and not started."""
     options = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),  # bounded by the photo's pixels
         ("grpc.so_reuseport", 0),  # else a second server would take half of the first one's callers in silence
     ]
-    server = aio.server(interceptors=[RequestInterceptor(SERVICE_NAME)], options=options)
+    server = aio.server(interceptors=[calls], options=options)
     pb_grpc.add_BackgroundRemovalServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -66,8 +66,7 @@ def probe(data: bytes, limits: Limits, field: str) -> Header:
     """
     if not data:
         raise BadPhoto(Violation(field, "is empty"))
-    if len(data) > limits.max_bytes:
-        raise _too_large(field, f"{len(data)} bytes, the limit is {limits.max_bytes}")
+    check_bytes(len(data), limits, field)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width_px, height_px = image.size
@@ -76,9 +75,15 @@ def probe(data: bytes, limits: Limits, field: str) -> Header:
     except Image.DecompressionBombError as error:
         raise _too_large(field, f"its header claims far more than {limits.max_pixels} pixels, the limit") from error
     except Exception as error:  # a hostile header can make any parser fail in any way
-        raise BadPhoto(Violation(field, f"is not an image of a known format ({', '.join(FORMATS)})")) from error
+        raise BadPhoto(Violation(field, f"is not an image, of {', '.join(FORMATS)}, with a sound header")) from error
     check_pixels(width_px, height_px, limits, field)
     return Header(kind, width_px, height_px, needs_pillow)
+
+
+def check_bytes(size: int, limits: Limits, field: str) -> None:
+    """Raises PhotoTooLarge, naming `field`, if so many bytes are over the limit."""
+    if size > limits.max_bytes:
+        raise _too_large(field, f"{size} bytes, the limit is {limits.max_bytes}")
 
 
 def check_pixels(width_px: int, height_px: int, limits: Limits, field: str) -> None:

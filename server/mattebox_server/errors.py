@@ -56,7 +56,7 @@ class UnknownModel(MatteboxError):
     """The server has no model of that name."""
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        super().__init__(f"unknown model {name!r}; this server has {', '.join(known)}")
+        super().__init__(f"unknown model {name[:64]!r}; this server has {', '.join(known)}")
         self.name = name
 
 

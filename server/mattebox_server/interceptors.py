@@ -30,6 +30,13 @@ class RequestInterceptor(aio.ServerInterceptor):
 
     def __init__(self, service_name: str) -> None:
         self._prefix = f"/{service_name}/"
+        self.running = 0
+        self._idle = asyncio.Condition()
+
+    async def idle(self) -> None:
+        """Waits until no call runs."""
+        async with self._idle:
+            await self._idle.wait_for(lambda: self.running == 0)
 
     async def intercept_service(
         self,
@@ -45,7 +52,13 @@ class RequestInterceptor(aio.ServerInterceptor):
         unary: Handler = handler.unary_unary
 
         async def answer(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-            return await _answer(unary, name, request, context)
+            self.running += 1
+            try:
+                return await _answer(unary, name, request, context)
+            finally:
+                self.running -= 1
+                async with self._idle:
+                    self._idle.notify_all()
 
         return grpc.unary_unary_rpc_method_handler(
             answer,

@@ -16,6 +16,8 @@ from mattebox_server.pipeline import Pipeline
 from mattebox_server.requests import parse_request
 from mattebox_server.responses import build_models, build_response
 
+log = structlog.stdlib.get_logger(__name__)
+
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["BackgroundRemovalService"].full_name
 
 _STARTING_RETRY_S = 2.0
@@ -52,6 +54,7 @@ class BackgroundRemovalService(pb_grpc.BackgroundRemovalServiceServicer):
     ) -> pb.RemoveBackgroundResponse:
         """One photo in, one composite out."""
         pipeline = self._ready_pipeline()
+        log.debug("request started")
         remaining_s = cast("float | None", context.time_remaining())  # None without a deadline: the stubs are wrong
         deadline_s = None if remaining_s is None else time.monotonic() + remaining_s
         removal = parse_request(request)

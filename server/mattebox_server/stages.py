@@ -94,6 +94,7 @@ def prepare(request: RemovalRequest, spec: ModelSpec, limits: Limits, permit: Pe
 def _load(photo: EncodedPhoto | RawPhoto, limits: Limits, permit: Permit) -> Photo:
     if isinstance(photo, EncodedPhoto):
         return _decode(photo.data, limits, permit, "encoded")
+    codec.check_bytes(len(photo.data), limits, "raw.data")
     codec.check_pixels(photo.width_px, photo.height_px, limits, "raw")
     permit.add_pixels(photo.width_px * photo.height_px)
     return codec.from_raw(photo)

@@ -65,7 +65,7 @@ def remove(
             ),
             timeout=timeout,
         )
-    _write(result, out, alpha)
+        _write(result, out, alpha)
 
 
 @app.command()

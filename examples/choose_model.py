@@ -1,0 +1,50 @@
+"""Chooses the model of `make demo`, before anything heavy is installed: prints its name, and on standard error why."""
+
+import os
+import sys
+import urllib.request
+from pathlib import Path
+
+from mattebox_export.catalogue import CATALOGUE
+
+FLAGSHIP, LIGHT = "deeplabv3_resnet101", "u2netp"
+TIMEOUT_S = 3.0
+
+
+def main() -> int:
+    """Prints the choice; returns 2 for a name that is not in the catalogue."""
+    if len(sys.argv) > 1:
+        if sys.argv[1] not in CATALOGUE:
+            print(f"demo: no model {sys.argv[1]}; there are {', '.join(CATALOGUE)}", file=sys.stderr)
+            return 2
+        name, reason = sys.argv[1], "you asked for it"
+    else:
+        name, reason = choose()
+    print(f"demo: using {name}, because {reason}", file=sys.stderr)
+    print(name)
+    return 0
+
+
+def choose() -> tuple[str, str]:
+    """The flagship if its trained weights can be had, else the light model; and why."""
+    url = CATALOGUE[FLAGSHIP].weights
+    file = Path(url).name
+    if (torch_cache() / file).is_file():
+        return FLAGSHIP, f"its official weights {file} are in {torch_cache()}"
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+            return FLAGSHIP, f"its official weights can be downloaded from {url}"
+    except OSError as error:
+        why = getattr(error, "reason", error)
+        return LIGHT, f"the official weights of {FLAGSHIP} are not cached and {url} does not answer ({why})"
+
+
+def torch_cache() -> Path:
+    """Where torch.hub keeps downloads, without importing torch."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch") / "hub" / "checkpoints"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Photos made on the spot, and what comes back read by a library that the server doesn't use for it."""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Bytes = NDArray[np.uint8]
+
+
+def scene(width: int = 96, height: int = 64) -> Bytes:
+    """Left third red, a green square in the middle, grey elsewhere; uint8 (height, width, 3) RGB."""
+    photo = np.full((height, width, 3), 128, np.uint8)
+    photo[:, : width // 3] = (220, 20, 20)
+    photo[height // 4 : height // 2, width // 2 : width // 2 + width // 4] = (20, 200, 20)
+    return photo
+
+
+def textured(width: int, height: int, seed: int = 0) -> Bytes:
+    """Blobs of all colours with soft borders and grain; uint8 (height, width, 3) RGB."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (max(2, height // 24), max(2, width // 24), 3), np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float64)
+    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def encode(pixels: Bytes | Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
+    """An image file, by Pillow."""
+    file = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+def decode(file: bytes) -> Bytes:
+    """Pixels of an image file as they are, by Pillow: (h, w), (h, w, 3) RGB or (h, w, 4) RGBA."""
+    return np.asarray(Image.open(io.BytesIO(file)))
+
+
+def exif_orientation(orientation: int) -> Image.Exif:
+    """EXIF that says nothing but the orientation, 1 to 8."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size and whose pixels are missing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")

@@ -1,0 +1,59 @@
+"""Networks of a few nodes, whose answers can be worked out by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+COLOUR_LABELS = ("background", "red", "green", "blue")
+# Logits of the colour network for RGB in [0, 1]: a colour wins where it exceeds the other two by more than 0.2.
+COLOUR_WEIGHTS = np.array([[0, 0, 0], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32) * 10
+COLOUR_BIAS = np.array([2.02, 0, 0, 0], np.float32)  # between two steps of 8 bits, so that no two logits tie
+
+
+def colour_network(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The colour network in numpy: RGB float32 (N, 3, h, w) in [0, 1] to logits (N, 4, h, w)."""
+    return np.einsum("nchw,kc->nkhw", image, COLOUR_WEIGHTS) + COLOUR_BIAS[:, np.newaxis, np.newaxis]
+
+
+def save_colour_core(path: Path, size: int | None = None, batch: int | str = "batch") -> Path:
+    """The colour network as ONNX: one 1x1 convolution; any size, or a fixed square."""
+    weights = COLOUR_WEIGHTS.reshape(4, 3, 1, 1)
+    return _save(path, "Conv", {"weights": weights, "bias": COLOUR_BIAS}, 4, size, batch)
+
+
+def save_brightness_core(path: Path, size: int | None = None) -> Path:
+    """A saliency network: the mean of red, green and blue."""
+    return _save(path, "Conv", {"weights": np.full((1, 3, 1, 1), 1 / 3, np.float32)}, 1, size, "batch")
+
+
+def save_half_size_core(path: Path) -> Path:
+    """The colour network at half the resolution: the artifact's tail must bring it back."""
+    weights = COLOUR_WEIGHTS.reshape(4, 3, 1, 1)
+    return _save(path, "Conv", {"weights": weights, "bias": COLOUR_BIAS}, 4, None, "batch", strides=[2, 2])
+
+
+def _save(
+    path: Path,
+    op: str,
+    constants: dict[str, NDArray[np.float32]],
+    channels: int,
+    size: int | None,
+    batch: int | str,
+    **attributes: list[int],
+) -> Path:
+    sides: list[int | str] = [size or "height", size or "width"]
+    outside: list[int | str] = sides if not attributes else ["low_height", "low_width"]
+    graph = helper.make_graph(
+        [helper.make_node(op, ["pixels", *constants], ["scores"], **attributes)],
+        "few_nodes",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [batch, 3, *sides])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, channels, *outside])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    path.write_bytes(model.SerializeToString())
+    onnx.checker.check_model(model)
+    return path

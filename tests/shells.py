@@ -1,0 +1,53 @@
+"""Both clients behind one face, so that one parametrised suite tests them alike."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeVar
+
+import mattebox
+
+T = TypeVar("T")
+
+
+class Shell(Protocol):
+    """What the sync client offers, and the asyncio client through `AsyncShell`."""
+
+    def remove_background(self, photo: mattebox.PhotoSource, **options: Any) -> mattebox.RemovalResult: ...
+
+    def models(self, *, timeout: float | None = 10) -> mattebox.Models: ...
+
+    def ready(self, *, timeout: float | None = 5) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+class AsyncShell:
+    """`AsyncClient`, one call at a time."""
+
+    def __init__(self, address: str, **options: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._client = self._run(self._open(address, options))
+
+    async def _open(self, address: str, options: dict[str, Any]) -> mattebox.AsyncClient:
+        return mattebox.AsyncClient(address, **options)
+
+    def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_until_complete(call)
+
+    def remove_background(self, photo: mattebox.PhotoSource, **options: Any) -> mattebox.RemovalResult:
+        return self._run(self._client.remove_background(photo, **options))
+
+    def models(self, *, timeout: float | None = 10) -> mattebox.Models:
+        return self._run(self._client.models(timeout=timeout))
+
+    def ready(self, *, timeout: float | None = 5) -> bool:
+        return self._run(self._client.ready(timeout=timeout))
+
+    def close(self) -> None:
+        self._run(self._client.close())
+        self._loop.close()
+
+
+def open_shell(kind: str, address: str, **options: Any) -> Shell:
+    """`kind` is "sync" or "async"."""
+    return AsyncShell(address, **options) if kind == "async" else mattebox.Client(address, **options)

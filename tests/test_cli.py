@@ -1,0 +1,95 @@
+"""The command line as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import images
+import pytest
+
+from mattebox_server.local import LocalServer
+
+PHOTO = images.encode(images.scene())
+
+
+def run(server: LocalServer | None, *argv: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    environment = dict(os.environ, COLUMNS="200", NO_COLOR="1")
+    if server is not None:
+        environment["MATTEBOX_ADDRESS"] = server.address
+    return subprocess.run(
+        [sys.executable, "-m", "mattebox", *argv], input=stdin, capture_output=True, env=environment, check=False
+    )
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> str:
+    path = tmp_path / "photo.png"
+    path.write_bytes(PHOTO)
+    return str(path)
+
+
+def test_remove(server: LocalServer, photo: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    done = run(server, "remove", photo, "-o", str(out), "--background", "#0000ff", "--keep", "green", "--matte", "none")
+    assert done.returncode == 0, done.stderr
+    composite = images.decode(out.read_bytes())
+    assert tuple(composite[40, 5]) == (0, 0, 255)
+    assert tuple(composite[20, 60]) == (20, 200, 20)
+    assert b"96x64 png, found green 6%" in done.stderr
+
+
+def test_every_option(server: LocalServer, photo: str, tmp_path: Path) -> None:
+    out, alpha = tmp_path / "out.jpeg", tmp_path / "alpha.png"
+    options = ("--quality", "70", "--size", "48", "--alpha", str(alpha), "--model", "colour", "--blur-kernel", "3")
+    done = run(server, "remove", photo, "-o", str(out), *options, "--matte", "gaussian", "--timeout", "20")
+    assert done.returncode == 0, done.stderr
+    assert images.decode(out.read_bytes()).shape == (32, 48, 3)
+    assert images.decode(alpha.read_bytes()).shape == (32, 48)
+
+
+def test_pipe(server: LocalServer) -> None:
+    done = run(server, "remove", "-", "-o", "-", "--format", "webp", "--background", "transparent", stdin=PHOTO)
+    assert done.returncode == 0, done.stderr
+    assert images.decode(done.stdout).shape == (64, 96, 4)
+
+
+def test_ping_and_models(server: LocalServer) -> None:
+    assert run(server, "ping").returncode == 0
+    done = run(server, "models")
+    assert done.returncode == 0
+    assert b"colour (default)" in done.stdout
+    assert b"brightness" in done.stdout
+    nobody = run(None, "ping", "--address", "127.0.0.1:1", "--timeout", "1")
+    assert nobody.returncode == 1
+    assert b"not serving" in nobody.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["-o", "out.gif"], 2, "what format"),
+        (["-o", "out.png", "--keep", "cat"], 2, "keep[0]"),
+        (["-o", "out.jpg", "--background", "transparent"], 2, "output.format"),
+        (["-o", "out.png", "--background", "whiite"], 2, "no colour"),
+        (["-o", "out.png", "--size", "big"], 2, "--size"),
+        (["-o", "out.png", "--model", "nope"], 1, "NOT_FOUND"),
+        (["-o", "out.png", "--address", "127.0.0.1:1"], 1, "is mattebox-server running there?"),
+        (["-o", "/nowhere/out.png"], 1, "No such file"),
+        (["-o", "out.png", "--matte", "magic"], 2, "magic"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_one_line(
+    server: LocalServer, photo: str, options: list[str], code: int, says: str
+) -> None:
+    done = run(server, "remove", photo, *options)
+    assert done.returncode == code
+    assert says in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert not Path("out.png").exists()
+
+
+def test_a_missing_photo(server: LocalServer) -> None:
+    done = run(server, "remove", "nowhere.jpg", "-o", "out.png")
+    assert done.returncode == 1
+    assert b"nowhere.jpg: No such file" in done.stderr

@@ -1,0 +1,158 @@
+"""The engine with sessions that the tests control: order, cancellation, deadlines, failures."""
+
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mattebox_server.engine import Engine, Maps
+from mattebox_server.engine.providers import ProviderName
+from mattebox_server.errors import DeadlineExceeded, InferenceFailed, UnknownModel
+from mattebox_server.pixels import Pixels
+from mattebox_server.spec import ModelSpec, Stretch, Weights
+
+
+def spec(name: str) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        kind="semantic",
+        labels=("background", "thing", "other"),
+        resize=Stretch(width_px=4, height_px=3),
+        precision="fp32",
+        weights=Weights(source="test", sha256="0" * 64, trained=True),
+        licence="none",
+        tools={},
+    )
+
+
+class FakeSession:
+    """Answers with the photo's own first channel as foreground, once `gate` is open."""
+
+    provider: ProviderName = "cpu"
+    precision = "fp32"
+
+    def __init__(self, name: str = "fake") -> None:
+        self.spec = spec(name)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.ran: list[int] = []
+        self.kept: list[list[float]] = []
+
+    def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
+        assert self.gate.wait(10)
+        assert keep is not None
+        self.ran.append(int(images[0, 0, 0, 0]))
+        self.kept.append(keep[0].tolist())
+        if images[0, 0, 0, 1] == 66:
+            raise RuntimeError("the device is on fire")
+        if images[0, 0, 0, 1] == 67:
+            return Maps(images[:, :1, :1, 0], None)
+        return Maps(images[..., 0], images[..., 2])
+
+
+def photo(number: int, order: int = 0) -> Pixels:
+    image = np.zeros((3, 4, 3), np.uint8)
+    image[..., 0], image[..., 1] = number, order
+    return image
+
+
+def test_everyone_gets_their_own_answer() -> None:
+    engine = Engine([FakeSession()])
+
+    async def ask() -> list[int]:
+        calls = [engine.infer("", photo(number), frozenset({1}), None) for number in range(50)]
+        return [int(answer.foreground[0, 0]) for answer in await asyncio.gather(*calls)]
+
+    assert asyncio.run(ask()) == list(range(50))
+    engine.close()
+
+
+def test_keep_becomes_a_row_of_zeros_and_ones() -> None:
+    session = FakeSession()
+    engine = Engine([session])
+    asyncio.run(engine.infer("fake", photo(1), frozenset({0, 2}), None))
+    assert session.kept == [[1, 0, 1]]
+    engine.close()
+
+
+def test_queue_and_run_are_timed_apart() -> None:
+    session = FakeSession()
+    session.gate.clear()
+    engine = Engine([session])
+
+    async def ask() -> tuple[float, float]:
+        first = asyncio.create_task(engine.infer("", photo(1), frozenset(), None))
+        second = asyncio.create_task(engine.infer("", photo(2), frozenset(), None))
+        await asyncio.sleep(0.1)
+        session.gate.set()
+        await first
+        answer = await second
+        return answer.queue_s, answer.infer_s
+
+    queue_s, infer_s = asyncio.run(ask())
+    assert queue_s > infer_s
+    engine.close()
+
+
+def test_cancelled_and_expired_requests_are_never_run() -> None:
+    session = FakeSession()
+    session.gate.clear()
+    engine = Engine([session])
+
+    async def ask() -> None:
+        running = asyncio.create_task(engine.infer("", photo(1), frozenset(), None))
+        await asyncio.sleep(0.05)
+        cancelled = asyncio.create_task(engine.infer("", photo(2), frozenset(), None))
+        expired = asyncio.create_task(engine.infer("", photo(3), frozenset(), time.monotonic() + 0.01))
+        patient = asyncio.create_task(engine.infer("", photo(4), frozenset(), time.monotonic() + 60))
+        await asyncio.sleep(0.05)
+        cancelled.cancel()
+        await asyncio.sleep(0)
+        session.gate.set()
+        await running
+        await patient
+        with pytest.raises(DeadlineExceeded):
+            await expired
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+
+    asyncio.run(ask())
+    assert session.ran == [1, 4]
+    engine.close()
+
+
+@pytest.mark.parametrize("order", [66, 67])
+def test_a_failure_is_its_own(order: int) -> None:
+    engine = Engine([FakeSession()])
+
+    async def ask() -> list[object]:
+        orders = [0, order, 0]
+        calls = [engine.infer("", photo(number, o), frozenset(), None) for number, o in enumerate(orders)]
+        return list(await asyncio.gather(*calls, return_exceptions=True))
+
+    good, bad, other = asyncio.run(ask())
+    assert isinstance(bad, InferenceFailed)
+    assert not isinstance(good, Exception)
+    assert not isinstance(other, Exception)
+    engine.close()
+
+
+def test_models_by_name() -> None:
+    engine = Engine([FakeSession("a"), FakeSession("b")])
+    assert engine.session("").spec.name == "a"
+    assert engine.session("b").spec.name == "b"
+    with pytest.raises(UnknownModel, match="this server has a, b"):
+        engine.session("c")
+    with pytest.raises(ValueError, match="same name"):
+        Engine([FakeSession("a"), FakeSession("a")])
+    with pytest.raises(ValueError, match="needs a session"):
+        Engine([])
+
+
+def test_warm_up_runs_the_models_own_size() -> None:
+    session = FakeSession()
+    Engine([session]).warm_up()
+    assert session.ran == [0]

@@ -1,0 +1,176 @@
+"""Exports of torchvision's networks. They need torch; everything else must run without it."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import images
+import numpy as np
+import onnxruntime as ort
+import pytest
+from conftest import run_export
+from numpy.typing import NDArray
+
+from mattebox_export.artifact import export as export_artifact
+from mattebox_export.arguments import parse_arguments
+from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
+from mattebox_export.errors import ExportError
+from mattebox_export.wrap import CORE_OUTPUT, with_core_output
+from mattebox_server.spec import ModelSpec, ShortSide
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+
+from torchvision.models import segmentation  # noqa: E402
+
+from mattebox_export import torchvision_core  # noqa: E402
+
+SMALL = "deeplabv3_mobilenet_v3_large"
+MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+
+
+def eager(network: Any, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """torchvision's own logits of RGB photos (N, H, W, 3)."""
+    tensor = torch.from_numpy(((photos / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32))
+    with torch.no_grad():
+        logits: NDArray[np.float32] = network(tensor)["out"].numpy()
+    return logits
+
+
+def test_flagship_against_torchvision_in_eager_mode(flagship: Path) -> None:
+    """Classes agree on 99.9 % and logits within 1e-3, at two sizes and batch 2; the foreground within a level."""
+    import onnx
+
+    session = ort.InferenceSession(
+        with_core_output(onnx.load(flagship)).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    network = torchvision_core.build_network("deeplabv3_resnet101", "random", 21)
+    for width, height in ((301, 225), (193, 257)):
+        photos = np.stack([images.textured(width, height, seed) for seed in (1, 2)])
+        expected = eager(network, photos)
+        keep = np.tile(np.array([0.0] + [1.0] * 20, np.float32), (2, 1))
+        names = ["foreground", "classes", CORE_OUTPUT]
+        foreground, classes, logits = session.run(names, {"image": photos[..., ::-1], "keep": keep})
+        assert np.abs(logits - expected).max() <= 1e-3
+        assert (classes == expected.argmax(1)).mean() >= 0.999
+        powers = np.exp(expected.astype(float) - expected.max(1, keepdims=True))
+        probability = powers[:, 1:].sum(1) / powers.sum(1)
+        assert np.abs(foreground - 255 * probability).max() <= 1
+        assert len(np.unique(classes)) > 3  # else agreement would say nothing
+
+
+def test_flagship_describes_itself(flagship: Path) -> None:
+    metadata = ort.InferenceSession(flagship, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
+    spec = ModelSpec.from_metadata(metadata)
+    assert (spec.name, spec.kind, spec.labels, spec.precision) == ("deeplabv3_resnet101", "semantic", VOC_LABELS, "fp32")
+    assert spec.resize == ShortSide(short_side_px=225, max_long_side_px=900)
+    assert not spec.weights.trained
+    assert spec.tools["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_random_weights_are_the_same_every_time() -> None:
+    first, second, other = (torchvision_core.build_network(SMALL, "random", 21, seed) for seed in (0, 0, 1))
+    digest = torchvision_core.state_sha256
+    assert digest(first) == digest(second) != digest(other)
+
+
+def state(aux: bool, classes: int = 21) -> dict[str, Any]:
+    """A checkpoint with torchvision's keys and values that are not the seeded ones."""
+    torch.manual_seed(7)
+    network = getattr(segmentation, SMALL)(weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux)
+    for value in network.state_dict().values():
+        if value.is_floating_point():
+            value.add_(0.01)
+    state_dict: dict[str, Any] = network.state_dict()
+    return state_dict
+
+
+@pytest.mark.parametrize("aux", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+def test_weights_from_a_file(tmp_path: Path, aux: bool, nested: bool) -> None:
+    saved = state(aux)
+    torch.save({"model": saved, "epoch": 3} if nested else saved, tmp_path / "mine.pth")
+    network = torchvision_core.build_network(SMALL, str(tmp_path / "mine.pth"), 21)
+    loaded = network.state_dict()
+    assert loaded.keys() == {key for key in saved if not key.startswith("aux_classifier.")}
+    assert all(torch.equal(loaded[key], saved[key]) for key in loaded)
+
+
+def test_a_fine_tuned_network_with_its_own_labels(tmp_path: Path) -> None:
+    torch.save(state(aux=True, classes=3), tmp_path / "mine.pth")
+    out = tmp_path / "out.onnx"
+    options = ("--labels", "background,cup,hand", "--resize", "short_side:64", "--licence", "MIT")
+    run_export(SMALL, "--weights", tmp_path / "mine.pth", "-o", out, *options)
+    metadata = ort.InferenceSession(out, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
+    spec = ModelSpec.from_metadata(metadata)
+    assert (spec.labels, spec.licence) == (("background", "cup", "hand"), "MIT")
+    assert (spec.weights.source, spec.weights.trained) == ("mine.pth", True)
+
+
+def test_files_that_do_not_fit(tmp_path: Path) -> None:
+    def refused(says: str, name: str = "x.pth") -> None:
+        with pytest.raises(ExportError, match=says):
+            torchvision_core.build_network(SMALL, str(tmp_path / name), 21)
+
+    refused("no weights file", "nowhere.pth")
+    (tmp_path / "x.pth").write_text("hello")
+    refused("not a torch state dict")
+    torch.save([1, 2], tmp_path / "x.pth")
+    refused("not a torch state dict")
+    torch.save({"model": {"a": 1}}, tmp_path / "x.pth")
+    refused("not a torch state dict")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "x.pth")
+    refused("keys missing")
+    torch.save(state(aux=False, classes=5), tmp_path / "x.pth")
+    refused("fewer or more classes")
+
+
+@pytest.mark.parametrize("name", [name for name, entry in CATALOGUE.items() if entry.source == "torchvision"])
+def test_the_catalogue_says_what_torchvision_says(name: str) -> None:
+    enum = torchvision_core.WEIGHTS[name]
+    assert CATALOGUE[name].weights == enum.url
+    assert CATALOGUE[name].megabytes == pytest.approx(enum.meta["_file_size"], abs=0.1)
+    assert [label.strip("_") for label in enum.meta["categories"]] == list(VOC_LABELS)
+
+
+def test_official_weights_come_from_torchs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    saved = state(aux=True)
+    torch.save(saved, folder / Path(CATALOGUE[SMALL].weights).name)
+    network = torchvision_core.build_network(SMALL, "official", 21)
+    assert torch.equal(network.state_dict()["classifier.4.bias"], saved["classifier.4.bias"])
+
+
+def test_official_weights_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", unreachable)
+    arguments = parse_arguments([SMALL, "-o", str(tmp_path / "out.onnx")])
+    assert arguments is not None
+    with pytest.raises(ExportError) as caught:
+        list(export_artifact(arguments))
+    for part in (CATALOGUE[SMALL].weights, str(tmp_path / "hub" / "checkpoints"), "--weights FILE"):
+        assert part in str(caught.value)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_damaged_download_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's own hash check, on bytes that are not the checkpoint."""
+    (tmp_path / "bytes").write_bytes(b"not the weights")
+    fake = (tmp_path / "bytes").as_uri()
+
+    def elsewhere(*_: object, **__: object) -> object:
+        return urllib.request.urlopen(fake)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", elsewhere)
+    with pytest.raises(ExportError, match="damaged"):
+        torchvision_core.build_network(SMALL, "official", 21)
+    assert not list((tmp_path / "hub" / "checkpoints").iterdir())

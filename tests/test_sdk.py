@@ -1,0 +1,176 @@
+"""The client without a server: sources of photos, options and what is wrong with them, messages."""
+
+import asyncio
+import inspect
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import images
+import pytest
+from shells import Shell
+
+import mattebox
+from mattebox.options import RemovalOptions, build_request
+from mattebox.v1 import background_removal_pb2 as pb
+
+PHOTO = images.encode(images.scene())
+
+
+def build(photo: mattebox.PhotoSource = b"x", **options: object) -> pb.RemoveBackgroundRequest:
+    fields: dict[str, object] = {
+        "model": "",
+        "keep": (),
+        "matte": None,
+        "background": "white",
+        "output": mattebox.Output(),
+    }
+    return build_request(photo, RemovalOptions(**(fields | options)))  # type: ignore[arg-type]  # pyright: ignore
+
+
+def test_sources_of_photos(client: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(PHOTO)
+    expected = client.remove_background(PHOTO).image
+    for source in (bytearray(PHOTO), memoryview(PHOTO), path, str(path), io.BytesIO(PHOTO)):
+        assert client.remove_background(source).image == expected
+    with path.open("rb") as file:
+        assert client.remove_background(file).image == expected
+
+
+def test_wrong_sources(client: Shell, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        client.remove_background(tmp_path / "nowhere.png")
+    with pytest.raises(TypeError, match="'rb'"):
+        client.remove_background(io.StringIO("text"))  # type: ignore[arg-type]  # pyright: ignore
+    with pytest.raises(TypeError, match="not int"):
+        client.remove_background(5)  # type: ignore[arg-type]  # pyright: ignore
+
+
+def test_save(client: Shell, tmp_path: Path) -> None:
+    result = client.remove_background(PHOTO)
+    result.save(tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes() == result.image
+    assert "image=" not in repr(result)
+    with pytest.raises(AttributeError):
+        result.width = 3  # type: ignore[misc]  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("white", (255, 255, 255)),
+        ("black", (0, 0, 0)),
+        ("#ff8800", (255, 136, 0)),
+        ("#f80", (255, 136, 0)),
+        ("#FF8800", (255, 136, 0)),
+    ],
+)
+def test_colours(text: str, expected: tuple[int, int, int]) -> None:
+    color = build(background=text).background.color
+    assert (color.red, color.green, color.blue) == expected
+
+
+@pytest.mark.parametrize("text", ["#ff88", "#gggggg", "#", "whiite", "#ff880011"])
+def test_wrong_colours(text: str) -> None:
+    with pytest.raises(ValueError, match="background"):
+        build(background=text)
+
+
+def test_backgrounds(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(PHOTO)
+    assert build(background="transparent").background.WhichOneof("kind") == "transparent"
+    for picture in (path, str(path), mattebox.Background.image(PHOTO), mattebox.Background.image(io.BytesIO(PHOTO))):
+        assert build(background=picture).background.image == PHOTO
+    assert build(background=mattebox.Background.blur(3)).background.blur.sigma_px == 3
+    with pytest.raises(FileNotFoundError):
+        build(background="nowhere.jpg")
+    with pytest.raises(ValueError, match="negative"):
+        mattebox.Background.color(-1, 0, 0)
+
+
+def test_output() -> None:
+    message = build(output=mattebox.Output("webp", 80, 640, 12, include_alpha=True)).output
+    assert (message.format, message.quality, message.longest_side_px) == (pb.IMAGE_FORMAT_WEBP, 80, 640)
+    assert message.HasField("crop")
+    assert message.crop.margin_px == 12
+    assert message.include_alpha
+    plain = build().output
+    assert not plain.HasField("crop")
+    assert plain.size_mode == pb.SIZE_MODE_ORIGINAL
+    assert not build(output=mattebox.Output(alpha_only=True)).HasField("background")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output": mattebox.Output(format="gif")},  # type: ignore[arg-type]  # pyright: ignore
+        {"output": mattebox.Output(quality=0)},
+        {"output": mattebox.Output(quality=101)},
+        {"output": mattebox.Output(size=0)},
+        {"output": mattebox.Output(size="huge")},  # type: ignore[arg-type]  # pyright: ignore
+        {"output": mattebox.Output(crop=-1)},
+        {"matte": "magic"},
+        {"matte": mattebox.Matte("gaussian", blur_kernel=0)},
+        {"photo": mattebox.RawPhoto(b"", 0, 1)},
+        {"photo": mattebox.RawPhoto(b"", 1, 1, "cmyk")},  # type: ignore[arg-type]  # pyright: ignore
+    ],
+    ids=str,
+)
+def test_wrong_options_are_refused_before_anything_is_sent(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        build(**options)  # type: ignore[arg-type]  # pyright: ignore
+
+
+def test_a_label_is_not_its_letters() -> None:
+    assert list(build(keep="cat").keep) == ["cat"]
+    assert list(build(keep=["cat", "dog"]).keep) == ["cat", "dog"]
+
+
+def test_matte() -> None:
+    assert build().matte.method == pb.MATTE_METHOD_UNSPECIFIED
+    assert build(matte="grabcut").matte.method == pb.MATTE_METHOD_GRABCUT
+    matte = build(matte=mattebox.Matte("gaussian", 9, keep_edge_colors=True)).matte
+    assert (matte.method, matte.blur_kernel_px, matte.keep_edge_colors) == (pb.MATTE_METHOD_GAUSSIAN, 9, True)
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def face(kind: type) -> dict[str, inspect.Signature]:
+        return {
+            name: inspect.signature(method)
+            for name, method in inspect.getmembers(kind, inspect.isfunction)
+            if not name.startswith("_")
+        }
+
+    assert face(mattebox.Client) == face(mattebox.AsyncClient)
+    wanted = inspect.signature(mattebox.Client.__init__).parameters
+    assert wanted == inspect.signature(mattebox.AsyncClient.__init__).parameters
+
+
+def test_context_managers_close(server: object) -> None:
+    address = server.address  # type: ignore[attr-defined]  # pyright: ignore
+
+    async def scenario() -> None:
+        async with mattebox.AsyncClient(address) as client:
+            assert await client.ready()
+        with pytest.raises(Exception, match=r"(?i)closed"):
+            await client.ready()
+
+    asyncio.run(scenario())
+    with mattebox.Client(address) as client:
+        assert client.ready()
+    with pytest.raises(ValueError, match="closed"):
+        client.ready()
+
+
+def test_an_async_client_needs_a_running_loop() -> None:
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        mattebox.AsyncClient()
+
+
+def test_the_client_imports_nothing_heavy() -> None:
+    code = "import sys, mattebox; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"numpy", "cv2", "PIL", "mattebox_server", "onnxruntime", "typer", "rich", "pydantic"} & set(loaded)

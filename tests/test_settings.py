@@ -1,0 +1,64 @@
+"""Flags, environment, file, defaults; and everything unknown refused."""
+
+from pathlib import Path
+
+import pytest
+
+from mattebox_server.errors import StartupError
+from mattebox_server.settings import load_settings
+
+MODEL = ["--model", "a.onnx"]
+
+
+def test_flags_beat_environment_beats_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mattebox.toml"
+    file.write_text('model = ["f.onnx", "g.onnx"]\naddress = "f:1"\nmax_requests = 3\ngrace_seconds = 1.5\n')
+    monkeypatch.setenv("MATTEBOX_CONFIG", str(file))
+    monkeypatch.setenv("MATTEBOX_ADDRESS", "e:1")
+    monkeypatch.setenv("MATTEBOX_MAX_REQUESTS", "4")
+    settings = load_settings(["--max-requests", "5"])
+    assert settings.model == [Path("f.onnx"), Path("g.onnx")]
+    assert (settings.address, settings.max_requests, settings.grace_seconds) == ("e:1", 5, 1.5)
+    assert load_settings(["--config", str(file), "--address", "c:1"]).address == "c:1"
+
+
+def test_models_by_flag_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings([*MODEL, "--model", "b.onnx"]).model == [Path("a.onnx"), Path("b.onnx")]
+    monkeypatch.setenv("MATTEBOX_MODEL", "c.onnx,d.onnx")
+    assert load_settings([]).model == [Path("c.onnx"), Path("d.onnx")]
+    assert load_settings(MODEL).model == [Path("a.onnx")]
+
+
+def test_unknown_settings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mattebox.toml"
+    file.write_text("max_request = 3\n")
+    with pytest.raises(StartupError, match="max_request: Extra inputs"):
+        load_settings([*MODEL, "--config", str(file)])
+    with pytest.raises(SystemExit):
+        load_settings([*MODEL, "--max-request", "3"])
+    monkeypatch.setenv("MATTEBOX_ADRESS", "x")
+    with pytest.raises(StartupError, match="did you mean MATTEBOX_ADDRESS"):
+        load_settings(MODEL)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "model: Field required"),
+        ([*MODEL, "--engine-threads", "0"], "engine_threads"),
+        ([*MODEL, "--max-photo-pixels", "200000000"], "max_photo_pixels"),
+        ([*MODEL, "--max-pixels", "5"], "max_pixels is below max_photo_pixels"),
+        ([*MODEL, "--config", "nowhere.toml"], "no settings file nowhere.toml"),
+        ([*MODEL, "--grace-seconds", "soon"], "grace_seconds"),
+    ],
+)
+def test_wrong_values_name_the_setting(argv: list[str], says: str) -> None:
+    with pytest.raises(StartupError, match=says):
+        load_settings(argv)
+
+
+def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
+    file = tmp_path / "broken.toml"
+    file.write_text("model = [")
+    with pytest.raises(StartupError, match="not valid TOML"):
+        load_settings(["--config", str(file)])
