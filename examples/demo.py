@@ -7,15 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import cv2
+import mattebox
 import numpy as np
 import skimage.data
+from mattebox_server.local import LocalServer
 from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-
-import mattebox
-from mattebox_server.local import LocalServer
 
 FOLDER = Path("demo")
 CELL = 320  # side of a contact sheet's cell, in pixels
@@ -120,7 +119,8 @@ def sunset(width: int, height: int) -> Image:
     sun = np.exp(-((x - width * 0.75) ** 2 + (y - height * 0.6) ** 2) / (0.02 * width * height))[..., np.newaxis]
     sea = (y > height * 0.8)[..., np.newaxis]
     scene = np.clip(sky + sun * np.array([120, 110, 60]), 0, 255)
-    return np.where(sea, scene * [0.4, 0.45, 0.6], scene).astype(np.uint8)
+    dusk = scene * np.array([0.4, 0.45, 0.6])
+    return np.asarray(np.where(sea, dusk, scene), np.uint8)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import networks
 import pytest
-from shells import Shell, open_shell
-
 from mattebox_export.arguments import parse_arguments
 from mattebox_export.artifact import export
 from mattebox_server.local import LocalServer
+from shells import Shell, open_shell
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -48,7 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def colour_model(folder: Path) -> Path:
     """Semantic, dynamic size, input of 64 px on the short side."""
     core = networks.save_colour_core(folder / "colour-core.onnx")
-    return _wrap(core, folder / "colour.onnx", "--labels", ",".join(networks.COLOUR_LABELS), "--resize", "short_side:64")
+    return _wrap(
+        core, folder / "colour.onnx", "--labels", ",".join(networks.COLOUR_LABELS), "--resize", "short_side:64"
+    )
 
 
 @pytest.fixture(scope="session")

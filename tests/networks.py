@@ -1,6 +1,7 @@
 """Networks of a few nodes, whose answers can be worked out by hand."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,8 @@ COLOUR_BIAS = np.array([2.02, 0, 0, 0], np.float32)  # between two steps of 8 bi
 
 def colour_network(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """The colour network in numpy: RGB float32 (N, 3, h, w) in [0, 1] to logits (N, 4, h, w)."""
-    return np.einsum("nchw,kc->nkhw", image, COLOUR_WEIGHTS) + COLOUR_BIAS[:, np.newaxis, np.newaxis]
+    logits = np.einsum("nchw,kc->nkhw", image, COLOUR_WEIGHTS) + COLOUR_BIAS[:, np.newaxis, np.newaxis]
+    return np.asarray(logits, np.float32)
 
 
 def save_colour_core(path: Path, size: int | None = None, batch: int | str = "batch") -> Path:
@@ -42,7 +44,7 @@ def _save(
     channels: int,
     size: int | None,
     batch: int | str,
-    **attributes: list[int],
+    **attributes: Any,
 ) -> Path:
     sides: list[int | str] = [size or "height", size or "width"]
     outside: list[int | str] = sides if not attributes else ["low_height", "low_width"]
@@ -55,5 +57,5 @@ def _save(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     path.write_bytes(model.SerializeToString())
-    onnx.checker.check_model(model)
+    onnx.checker.check_model(model)  # pyright: ignore[reportUnknownMemberType]
     return path

@@ -30,7 +30,7 @@ def recipe(photo: Bytes, size: tuple[int, int], mean: Any, std: Any, network: Ne
     grey = cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)
     mask = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY)[1]
     alpha = (cv2.GaussianBlur(mask, (7, 7), 0) / 255.0)[..., np.newaxis]
-    return small * alpha + 255.0 * (1.0 - alpha), logits
+    return np.asarray(small * alpha + 255.0 * (1.0 - alpha), np.float64), logits
 
 
 def short_side(photo: Bytes, side: int) -> tuple[int, int]:

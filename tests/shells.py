@@ -2,23 +2,11 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import mattebox
 
 T = TypeVar("T")
-
-
-class Shell(Protocol):
-    """What the sync client offers, and the asyncio client through `AsyncShell`."""
-
-    def remove_background(self, photo: mattebox.PhotoSource, **options: Any) -> mattebox.RemovalResult: ...
-
-    def models(self, *, timeout: float | None = 10) -> mattebox.Models: ...
-
-    def ready(self, *, timeout: float | None = 5) -> bool: ...
-
-    def close(self) -> None: ...
 
 
 class AsyncShell:
@@ -46,6 +34,9 @@ class AsyncShell:
     def close(self) -> None:
         self._run(self._client.close())
         self._loop.close()
+
+
+Shell: TypeAlias = mattebox.Client | AsyncShell
 
 
 def open_shell(kind: str, address: str, **options: Any) -> Shell:

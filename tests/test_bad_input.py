@@ -3,15 +3,15 @@
 import io
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import images
+import mattebox
 import numpy as np
 import pytest
+from mattebox_server.local import LocalServer
 from PIL import Image
 from shells import Shell
-
-import mattebox
-from mattebox_server.local import LocalServer
 
 ALPHA = mattebox.Output(format="raw", alpha_only=True)
 RAW = mattebox.Output(format="raw")
@@ -25,7 +25,7 @@ def _still_answers(client: Shell) -> Generator[None]:
     assert [subject.label for subject in result.subjects] == ["red", "green"]
 
 
-def refused(client: Shell, photo: mattebox.PhotoSource, *fields: str, **options: object) -> mattebox.InvalidRequest:
+def refused(client: Shell, photo: mattebox.PhotoSource, *fields: str, **options: Any) -> mattebox.InvalidRequest:
     """The call is INVALID_ARGUMENT and names exactly these fields."""
     with pytest.raises(mattebox.InvalidRequest) as caught:
         client.remove_background(photo, **options)
@@ -196,11 +196,12 @@ def test_every_mistake_at_once(client: Shell) -> None:
 
 
 def test_not_implemented_yet(client: Shell) -> None:
-    for field, options in {
+    cases: dict[str, dict[str, Any]] = {
         "matte.method": {"matte": "guided"},
         "background.blur": {"background": mattebox.Background.blur(4)},
         "output.crop": {"output": mattebox.Output(crop=10)},
-    }.items():
+    }
+    for field, options in cases.items():
         assert "not implemented" in str(refused(client, PHOTO, field, **options))
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import images
 import pytest
-
 from mattebox_server.local import LocalServer
 
 PHOTO = images.encode(images.scene())

@@ -9,24 +9,23 @@ from typing import Any
 
 import images
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from conftest import run_export
-from numpy.typing import NDArray
-
-from mattebox_export.artifact import export as export_artifact
 from mattebox_export.arguments import parse_arguments
+from mattebox_export.artifact import export as export_artifact
 from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
 from mattebox_export.errors import ExportError
 from mattebox_export.wrap import CORE_OUTPUT, with_core_output
 from mattebox_server.spec import ModelSpec, ShortSide
+from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
-from torchvision.models import segmentation  # noqa: E402
-
 from mattebox_export import torchvision_core  # noqa: E402
+from torchvision.models import segmentation  # noqa: E402
 
 SMALL = "deeplabv3_mobilenet_v3_large"
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
@@ -42,10 +41,9 @@ def eager(network: Any, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def test_flagship_against_torchvision_in_eager_mode(flagship: Path) -> None:
     """Classes agree on 99.9 % and logits within 1e-3, at two sizes and batch 2; the foreground within a level."""
-    import onnx
-
     session = ort.InferenceSession(
-        with_core_output(onnx.load(flagship)).SerializeToString(), providers=["CPUExecutionProvider"]
+        with_core_output(onnx.load_model_from_string(flagship.read_bytes())).SerializeToString(),
+        providers=["CPUExecutionProvider"],
     )
     network = torchvision_core.build_network("deeplabv3_resnet101", "random", 21)
     for width, height in ((301, 225), (193, 257)):
@@ -65,7 +63,12 @@ def test_flagship_against_torchvision_in_eager_mode(flagship: Path) -> None:
 def test_flagship_describes_itself(flagship: Path) -> None:
     metadata = ort.InferenceSession(flagship, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
     spec = ModelSpec.from_metadata(metadata)
-    assert (spec.name, spec.kind, spec.labels, spec.precision) == ("deeplabv3_resnet101", "semantic", VOC_LABELS, "fp32")
+    assert (spec.name, spec.kind, spec.labels, spec.precision) == (
+        "deeplabv3_resnet101",
+        "semantic",
+        VOC_LABELS,
+        "fp32",
+    )
     assert spec.resize == ShortSide(short_side_px=225, max_long_side_px=900)
     assert not spec.weights.trained
     assert spec.tools["torch"] == torch.__version__.partition("+")[0]

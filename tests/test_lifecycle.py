@@ -4,10 +4,9 @@ import asyncio
 from pathlib import Path
 
 import images
+import mattebox
 import pytest
 from grpc_health.v1 import health
-
-import mattebox
 from mattebox_server.app import grpc_server
 from mattebox_server.interceptors import RequestInterceptor
 from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService
@@ -22,7 +21,9 @@ def test_not_serving_is_unavailable_with_a_time_to_come_back(state: str) -> None
         service = BackgroundRemovalService(max_message_bytes=1000)
         if state == "shutting down":
             service.drain()
-        server = grpc_server(Settings(model=[Path("any.onnx")]), service, health.aio.HealthServicer(), RequestInterceptor(SERVICE_NAME))
+        server = grpc_server(
+            Settings(model=[Path("any.onnx")]), service, health.aio.HealthServicer(), RequestInterceptor(SERVICE_NAME)
+        )
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with mattebox.AsyncClient(f"127.0.0.1:{port}") as client:
@@ -42,7 +43,12 @@ def test_a_fault_of_the_server_tells_nothing_of_itself() -> None:
             raise RuntimeError("/secret/path: token 1234")
 
     async def scenario() -> None:
-        server = grpc_server(Settings(model=[Path("any.onnx")]), Broken(1000), health.aio.HealthServicer(), RequestInterceptor(SERVICE_NAME))
+        server = grpc_server(
+            Settings(model=[Path("any.onnx")]),
+            Broken(1000),
+            health.aio.HealthServicer(),
+            RequestInterceptor(SERVICE_NAME),
+        )
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with mattebox.AsyncClient(f"127.0.0.1:{port}") as client:

@@ -5,17 +5,16 @@ from pathlib import Path
 
 import cv2
 import images
+import mattebox
 import networks
 import numpy as np
 import onnxruntime as ort
 import pytest
 import reference
 from conftest import run_export
+from mattebox_server.local import LocalServer
 from numpy.typing import NDArray
 from shells import Shell, open_shell
-
-import mattebox
-from mattebox_server.local import LocalServer
 
 REFERENCE_LIKE = mattebox.Output(size="model")
 
@@ -24,7 +23,7 @@ def composite(client: Shell, file: bytes, model: str) -> NDArray[np.int64]:
     """BGR (h, w, 3)."""
     result = client.remove_background(file, model=model, matte="gaussian", output=REFERENCE_LIKE)
     assert result.execution.model == model
-    return images.decode(result.image)[..., ::-1].astype(int)
+    return images.decode(result.image)[..., ::-1].astype(np.int64)
 
 
 def bgr(file: bytes) -> NDArray[np.uint8]:

@@ -66,9 +66,20 @@ def test_the_client_needs_only_the_base_install(wheel: Path, tmp_path: Path) -> 
 )
 def test_the_generated_code_runs_on_the_oldest_and_the_newest(wheel: Path, tmp_path: Path, pins: list[str]) -> None:
     target = tmp_path / "site"
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(target)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--target",
+        str(target),
+    ]
     subprocess.run([*command, str(wheel), *pins], check=True, capture_output=True)
     code = f"import sys; sys.path.insert(0, {str(target)!r}); import mattebox, google.protobuf as p; print(p.__file__)"
-    done = subprocess.run([sys.executable, "-S", "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-S", "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert str(target) in done.stdout

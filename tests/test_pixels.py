@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from mattebox_server import blend
 from mattebox_server.matte import hard_mask, make_matte
 from mattebox_server.options import MatteMethod, MatteOptions
@@ -44,9 +43,9 @@ def test_model_input(width: int, height: int, policy: Resize) -> None:
         case Letterbox():
             assert made.image.shape == (31, 40, 3)
             assert content.shape[1] == 40 or content.shape[0] == 31
-            padding = np.ones((31, 40), bool)
-            made.geometry.crop(padding)[:] = False  # type: ignore[arg-type]  # pyright: ignore
-            assert (made.image[padding] == 7).all()
+            padding = np.ones((31, 40), np.uint8)
+            made.geometry.crop(padding)[:] = 0
+            assert (made.image[padding == 1] == 7).all()
 
 
 @pytest.mark.parametrize(

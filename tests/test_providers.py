@@ -5,7 +5,6 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 from conftest import run_export
-
 from mattebox_server.engine import providers
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.providers import ProviderUnavailable, Threads, check_placement, create_session
@@ -19,7 +18,6 @@ THREADS = Threads(1)
 def openvino_here() -> bool:
     """OpenVINO's plugin serves Intel CPUs only."""
     try:
-        providers._openvino_session  # noqa: B018  # pyright: ignore[reportPrivateUsage]
         providers._register_openvino()  # pyright: ignore[reportPrivateUsage]
         providers._openvino_cpu(ort.get_ep_devices())  # pyright: ignore[reportPrivateUsage]
     except ProviderUnavailable:
@@ -27,7 +25,7 @@ def openvino_here() -> bool:
     return True
 
 
-def test_the_threads_do_not_spin(colour_model: Path) -> None:
+def test_the_threads_do_not_spin() -> None:
     options = providers.session_options(Threads(3))
     assert options.intra_op_num_threads == 3
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

@@ -6,27 +6,28 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import images
-import pytest
-from shells import Shell
-
 import mattebox
+import pytest
 from mattebox.options import RemovalOptions, build_request
 from mattebox.v1 import background_removal_pb2 as pb
+from mattebox_server.local import LocalServer
+from shells import Shell
 
 PHOTO = images.encode(images.scene())
 
 
-def build(photo: mattebox.PhotoSource = b"x", **options: object) -> pb.RemoveBackgroundRequest:
-    fields: dict[str, object] = {
+def build(photo: mattebox.PhotoSource = b"x", **options: Any) -> pb.RemoveBackgroundRequest:
+    fields: dict[str, Any] = {
         "model": "",
         "keep": (),
         "matte": None,
         "background": "white",
         "output": mattebox.Output(),
     }
-    return build_request(photo, RemovalOptions(**(fields | options)))  # type: ignore[arg-type]  # pyright: ignore
+    return build_request(photo, RemovalOptions(**(fields | options)))
 
 
 def test_sources_of_photos(client: Shell, tmp_path: Path) -> None:
@@ -43,9 +44,9 @@ def test_wrong_sources(client: Shell, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         client.remove_background(tmp_path / "nowhere.png")
     with pytest.raises(TypeError, match="'rb'"):
-        client.remove_background(io.StringIO("text"))  # type: ignore[arg-type]  # pyright: ignore
+        client.remove_background(cast(Any, io.StringIO("text")))
     with pytest.raises(TypeError, match="not int"):
-        client.remove_background(5)  # type: ignore[arg-type]  # pyright: ignore
+        client.remove_background(cast(Any, 5))
 
 
 def test_save(client: Shell, tmp_path: Path) -> None:
@@ -119,9 +120,9 @@ def test_output() -> None:
     ],
     ids=str,
 )
-def test_wrong_options_are_refused_before_anything_is_sent(options: dict[str, object]) -> None:
+def test_wrong_options_are_refused_before_anything_is_sent(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
-        build(**options)  # type: ignore[arg-type]  # pyright: ignore
+        build(**options)
 
 
 def test_a_label_is_not_its_letters() -> None:
@@ -149,8 +150,8 @@ def test_both_clients_have_the_same_methods() -> None:
     assert wanted == inspect.signature(mattebox.AsyncClient.__init__).parameters
 
 
-def test_context_managers_close(server: object) -> None:
-    address = server.address  # type: ignore[attr-defined]  # pyright: ignore
+def test_context_managers_close(server: LocalServer) -> None:
+    address = server.address
 
     async def scenario() -> None:
         async with mattebox.AsyncClient(address) as client:

@@ -8,21 +8,21 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import images
+import mattebox
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from shells import Shell, open_shell
-from test_bad_input import pixels, refused
-
-import mattebox
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
+from shells import Shell, open_shell
+from test_bad_input import pixels, refused
 
 SCENE = images.scene()
 PHOTO = images.encode(SCENE)
@@ -30,7 +30,7 @@ SERVICE = "mattebox.v1.BackgroundRemovalService"
 Output = mattebox.Output
 
 
-def raw(client: Shell, photo: mattebox.PhotoSource = PHOTO, **options: object) -> images.Bytes:
+def raw(client: Shell, photo: mattebox.PhotoSource = PHOTO, **options: Any) -> images.Bytes:
     """RAW pixels of a call with the hard mask, so that values are exact."""
     output = options.pop("output", Output(format="raw"))
     return pixels(client.remove_background(photo, matte="none", output=output, **options))
@@ -78,8 +78,8 @@ def test_nothing_found_is_an_answer(client: Shell) -> None:
 def test_sizes(client: Shell) -> None:
     photo = images.encode(images.textured(300, 200))
 
-    def size(wanted: object) -> tuple[int, int]:
-        result = client.remove_background(photo, output=Output(size=wanted))  # type: ignore[arg-type]  # pyright: ignore
+    def size(wanted: Any) -> tuple[int, int]:
+        result = client.remove_background(photo, output=Output(size=wanted))
         assert images.decode(result.image).shape == (result.height, result.width, 3)
         return result.width, result.height
 
@@ -95,8 +95,9 @@ def test_sizes(client: Shell) -> None:
 def test_formats(client: Shell) -> None:
     photo = images.encode(images.textured(120, 90))
     exact = images.decode(client.remove_background(photo).image)
-    for image_format, magic, error in (("jpeg", b"\xff\xd8\xff", 40), ("webp", b"RIFF", 60), ("png", b"\x89PNG", 0)):
-        result = client.remove_background(photo, output=Output(format=image_format))  # type: ignore[arg-type]  # pyright: ignore
+    cases: list[tuple[Any, bytes, int]] = [("jpeg", b"\xff\xd8\xff", 40), ("webp", b"RIFF", 60), ("png", b"\x89PNG", 0)]
+    for image_format, magic, error in cases:
+        result = client.remove_background(photo, output=Output(format=image_format))
         assert result.format == image_format
         assert result.pixel_format is None
         assert result.image.startswith(magic)
@@ -108,17 +109,18 @@ def test_formats(client: Shell) -> None:
 
 def test_quality(client: Shell) -> None:
     photo = images.encode(images.textured(400, 300))
-    for image_format in ("jpeg", "webp"):
+    formats: list[Any] = ["jpeg", "webp"]
+    for image_format in formats:
         low, default, high = (
-            len(client.remove_background(photo, output=Output(format=image_format, quality=quality)).image)  # type: ignore[arg-type]  # pyright: ignore
+            len(client.remove_background(photo, output=Output(format=image_format, quality=quality)).image)
             for quality in (20, None, 98)
         )
         assert low < default < high
 
 
 @pytest.mark.parametrize("image_format", ["png", "webp", "raw"])
-def test_transparent_hides_nothing(client: Shell, image_format: str) -> None:
-    output = Output(format=image_format)  # type: ignore[arg-type]  # pyright: ignore
+def test_transparent_hides_nothing(client: Shell, image_format: Any) -> None:
+    output = Output(format=image_format)
     result = client.remove_background(PHOTO, background="transparent", matte="none", output=output)
     cutout = pixels(result) if image_format == "raw" else images.decode(result.image)
     assert cutout.shape == (64, 96, 4)
@@ -156,7 +158,7 @@ def test_include_alpha_and_alpha_only(client: Shell) -> None:
 
 
 def test_blur_kernel(client: Shell) -> None:
-    def soft(matte: mattebox.Matte | str | None) -> int:
+    def soft(matte: Any) -> int:
         result = client.remove_background(PHOTO, matte=matte, output=Output(format="raw", alpha_only=True))
         alpha = pixels(result)
         return int(((alpha > 0) & (alpha < 255)).sum())
@@ -178,7 +180,7 @@ def test_exif_orientation_is_applied(client: Shell, image_format: str, orientati
         "transpose": SCENE.transpose(1, 0, 2),
         "transverse": np.rot90(SCENE.transpose(1, 0, 2), 2),
     }.get(str(undo), np.rot90(SCENE, undo if isinstance(undo, int) else 0))
-    lossless = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}, "AVIF": {"quality": 95}}.get(image_format, {})
+    lossless: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}, "AVIF": {"quality": 95}}.get(image_format, {})
     file = images.encode(
         np.ascontiguousarray(stored), image_format, exif=images.exif_orientation(orientation), **lossless
     )
@@ -193,12 +195,12 @@ def test_exif_orientation_is_applied(client: Shell, image_format: str, orientati
 
 
 @pytest.mark.parametrize("pixel_format", ["rgb", "bgr", "rgba", "bgra", "gray"])
-def test_raw_photos(client: Shell, pixel_format: str) -> None:
+def test_raw_photos(client: Shell, pixel_format: Any) -> None:
     order = {"rgb": [0, 1, 2], "bgr": [2, 1, 0], "rgba": [0, 1, 2, 3], "bgra": [2, 1, 0, 3], "gray": [0]}[pixel_format]
     alpha = np.full((64, 96, 1), 255, np.uint8)
     alpha[:, :8] = 100
     data = np.concatenate([SCENE, alpha], 2)[..., order].tobytes()
-    photo = mattebox.RawPhoto(data, 96, 64, pixel_format)  # type: ignore[arg-type]  # pyright: ignore
+    photo = mattebox.RawPhoto(data, 96, 64, pixel_format)
     labels = [subject.label for subject in client.remove_background(photo).subjects]
     assert labels == ([] if pixel_format == "gray" else ["red", "green"])
     matte = raw(client, photo, output=Output(format="raw", alpha_only=True))
@@ -249,12 +251,13 @@ def test_limits(strict_server: LocalServer, kind: str) -> None:
 
 def test_health_and_reflection(server: LocalServer) -> None:
     with grpc.insecure_channel(server.address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         for name in ("", SERVICE):
             status = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=5).status
             assert status == health_pb2.HealthCheckResponse.SERVING
         request = reflection_pb2.ServerReflectionRequest(list_services="")
-        answer = next(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request])))
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        answer = next(reflection.ServerReflectionInfo(iter([request])))
     listed = {service.name for service in answer.list_services_response.service}
     assert {SERVICE, "grpc.health.v1.Health"} <= listed
 
@@ -267,15 +270,9 @@ def test_request_id_and_log_line(server: LocalServer) -> None:
             _, call = stub.RemoveBackground.with_call(request, metadata=(("x-request-id", sent),), timeout=10)
             returned = dict(call.initial_metadata() or ())["x-request-id"]
             assert (returned == sent) is kept
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        lines = [event for event in list(server.events) if event.get("request_id") == "order-66"]
-        if lines:
-            break
-        time.sleep(0.01)
-    assert lines[0]["status"] == "OK"
-    assert lines[0]["method"] == "RemoveBackground"
-    assert lines[0]["model"] == "colour"
+    wait_for(server, request_id="order-66", event="request")
+    line = next(event for event in server.events if event.get("request_id") == "order-66")
+    assert (line["status"], line["method"], line["model"]) == ("OK", "RemoveBackground", "colour")
 
 
 def test_stream_is_announced_but_not_there_yet(server: LocalServer) -> None:
@@ -319,10 +316,10 @@ def test_overload_is_refused_with_a_time_to_come_back(colour_model: Path) -> Non
         assert client.remove_background(photo).width == 3000
 
 
-def wait_for(server: LocalServer, event: str) -> None:
-    """Until the server's log has the event."""
+def wait_for(server: LocalServer, **fields: str) -> None:
+    """Until the server's log has an event with these fields."""
     deadline = time.monotonic() + 30
-    while not any(line.get("event") == event for line in list(server.events)):
+    while not any(fields.items() <= line.items() for line in list(server.events)):
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -335,7 +332,7 @@ def test_sigterm_lets_running_requests_finish(colour_model: Path) -> None:
         ThreadPoolExecutor(2) as pool,
     ):
         answer = pool.submit(client.remove_background, photo)
-        wait_for(server, "request started")
+        wait_for(server, event="request started")
         stopping = pool.submit(server.stop)
         assert answer.result(timeout=60).width == 3000
         assert stopping.result(timeout=60) == 0

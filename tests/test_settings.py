@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from mattebox_server.errors import StartupError
 from mattebox_server.settings import load_settings
 

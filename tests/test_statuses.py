@@ -1,9 +1,8 @@
 """Every error of the server has a status, and every status an error of the client."""
 
 import grpc
-import pytest
-
 import mattebox
+import pytest
 from mattebox.errors import from_status
 from mattebox_server import errors
 from mattebox_server.errors import Violation

@@ -39,7 +39,9 @@ _HEALTH_NAMES = ("", SERVICE_NAME)
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     logs.configure(settings.log_format, settings.log_level)
-    warnings.filterwarnings("ignore", module="PIL")  # what it says of broken files is the caller's to hear, not the log's
+    warnings.filterwarnings(
+        "ignore", module="PIL"
+    )  # what it says of broken files is the caller's to hear, not the log's
     cv2.setNumThreads(1)  # photos are the unit of parallelism: one thread each, `pixel_threads` photos at once
     try:
         asyncio.run(_serve(settings))

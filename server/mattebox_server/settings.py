@@ -41,25 +41,25 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
     )
 
-    config: Path | None = Field(None, description="TOML file with any of these settings")
+    config: Path | None = Field(default=None, description="TOML file with any of these settings")
     model: Annotated[list[Path], NoDecode] = Field(
         min_length=1,
         description="model file made by mattebox-export; repeat it (environment: separate by commas) for several,"
         " the first is the default",
     )
-    address: str = Field("127.0.0.1:50051", description="HOST:PORT to listen on; port 0 takes a free one")
+    address: str = Field(default="127.0.0.1:50051", description="HOST:PORT to listen on; port 0 takes a free one")
     provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
-        "auto", description="execution provider; auto is the first that works of cuda, openvino, cpu"
+        default="auto", description="execution provider; auto is the first that works of cuda, openvino, cpu"
     )
-    engine_threads: int = Field(_CORES, ge=1, le=1024, description="threads inside one run of a network")
-    pixel_threads: int = Field(_CORES, ge=1, le=1024, description="photos decoded, blended or encoded at once")
-    max_photo_bytes: int = Field(32 * _MIB, ge=1, le=1024 * _MIB, description="largest image file or raw data")
-    max_photo_pixels: int = Field(64_000_000, ge=1, le=_MAX_PIXELS_CEILING, description="largest width x height")
-    max_requests: int = Field(32, ge=1, description="requests in flight; more are refused as RESOURCE_EXHAUSTED")
-    max_pixels: int = Field(256_000_000, ge=1, description="pixels of all photos in flight; more are refused")
-    grace_seconds: float = Field(30.0, ge=0, description="how long running requests may finish after SIGTERM")
-    log_format: Literal["console", "json"] = Field("console", description="for people or for machines")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least important event shown")
+    engine_threads: int = Field(default=_CORES, ge=1, le=1024, description="threads inside one run of a network")
+    pixel_threads: int = Field(default=_CORES, ge=1, le=1024, description="photos decoded, blended or encoded at once")
+    max_photo_bytes: int = Field(default=32 * _MIB, ge=1, le=1024 * _MIB, description="largest image file or raw data")
+    max_photo_pixels: int = Field(default=64_000_000, ge=1, le=_MAX_PIXELS_CEILING, description="largest width x height")
+    max_requests: int = Field(default=32, ge=1, description="requests in flight; more are refused as RESOURCE_EXHAUSTED")
+    max_pixels: int = Field(default=256_000_000, ge=1, description="pixels of all photos in flight; more are refused")
+    grace_seconds: float = Field(default=30.0, ge=0, description="how long running requests may finish after SIGTERM")
+    log_format: Literal["console", "json"] = Field(default="console", description="for people or for machines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least important event shown")
 
     @property
     def max_message_bytes(self) -> int:
