@@ -180,9 +180,10 @@ def test_exif_orientation_is_applied(client: Shell, image_format: str, orientati
         "transpose": SCENE.transpose(1, 0, 2),
         "transverse": np.rot90(SCENE.transpose(1, 0, 2), 2),
     }.get(str(undo), np.rot90(SCENE, undo if isinstance(undo, int) else 0))
-    lossless: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}, "AVIF": {"quality": 95}}.get(image_format, {})
+    lossless: dict[str, Any] = {"lossless": True} if image_format == "WEBP" else {"quality": 95}
+    options = lossless if image_format in ("WEBP", "JPEG", "AVIF") else {}
     file = images.encode(
-        np.ascontiguousarray(stored), image_format, exif=images.exif_orientation(orientation), **lossless
+        np.ascontiguousarray(stored), image_format, exif=images.exif_orientation(orientation), **options
     )
     result = client.remove_background(file)
     assert (result.width, result.height) == (96, 64)

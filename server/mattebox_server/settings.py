@@ -54,12 +54,18 @@ class Settings(BaseSettings):
     engine_threads: int = Field(default=_CORES, ge=1, le=1024, description="threads inside one run of a network")
     pixel_threads: int = Field(default=_CORES, ge=1, le=1024, description="photos decoded, blended or encoded at once")
     max_photo_bytes: int = Field(default=32 * _MIB, ge=1, le=1024 * _MIB, description="largest image file or raw data")
-    max_photo_pixels: int = Field(default=64_000_000, ge=1, le=_MAX_PIXELS_CEILING, description="largest width x height")
-    max_requests: int = Field(default=32, ge=1, description="requests in flight; more are refused as RESOURCE_EXHAUSTED")
+    max_photo_pixels: int = Field(
+        default=64_000_000, ge=1, le=_MAX_PIXELS_CEILING, description="largest width x height"
+    )
+    max_requests: int = Field(
+        default=32, ge=1, description="requests in flight; more are refused as RESOURCE_EXHAUSTED"
+    )
     max_pixels: int = Field(default=256_000_000, ge=1, description="pixels of all photos in flight; more are refused")
     grace_seconds: float = Field(default=30.0, ge=0, description="how long running requests may finish after SIGTERM")
     log_format: Literal["console", "json"] = Field(default="console", description="for people or for machines")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least important event shown")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least important event shown"
+    )
 
     @property
     def max_message_bytes(self) -> int:
