@@ -17,10 +17,15 @@ from pathlib import Path
 from statistics import median
 
 import cv2
-import mattebox
 import numpy as np
 import onnxruntime as ort
 import skimage.data
+from numpy.typing import NDArray
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+import mattebox
 from mattebox_server.admission import Admission
 from mattebox_server.codec import Limits
 from mattebox_server.engine import Engine
@@ -29,10 +34,6 @@ from mattebox_server.engine.providers import Threads
 from mattebox_server.local import LocalServer
 from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 from mattebox_server.pipeline import Pipeline
-from numpy.typing import NDArray
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
 Bytes = NDArray[np.uint8]
 Call = Callable[[bytes], object]

@@ -7,14 +7,15 @@ from dataclasses import fields
 from pathlib import Path
 
 import cv2
-import mattebox
 import numpy as np
 import skimage.data
-from mattebox_server.local import LocalServer
 from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+
+import mattebox
+from mattebox_server.local import LocalServer
 
 FOLDER = Path("demo")
 CELL = 320  # side of a contact sheet's cell, in pixels

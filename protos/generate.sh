@@ -1,6 +1,7 @@
 #!/bin/sh
-# Generates the Python code of the contract. With --check, changes nothing, lints the contract, compares it with the
-# last released one (protos/released.binpb) and fails unless the committed code is what would be generated.
+# Generates the Python code of the contract. --check changes nothing, lints the contract, compares it with the last
+# released one (protos/released.binpb) and fails unless the committed code is what would be generated. --release makes
+# the contract as it stands the released one.
 set -eu
 cd "$(dirname "$0")/.."
 bin="$PWD/.venv-proto/bin"
@@ -14,6 +15,10 @@ protoc() {
     "$bin/python" -m grpc_tools.protoc -I protos -I "$google" "$@" "$file"
 }
 
+if [ "${1:-}" = --release ]; then
+    protoc --include_imports -o protos/released.binpb
+    exit
+fi
 if [ "${1:-}" != --check ]; then
     protoc --python_out=clients/python --grpc_python_out=clients/python \
         --mypy_out=quiet:clients/python --mypy_grpc_out=quiet:clients/python

@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-import networks
 import pytest
+
+import networks
 from mattebox_export.arguments import parse_arguments
 from mattebox_export.artifact import export
 from mattebox_server.local import LocalServer

@@ -5,12 +5,13 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-import images
-import mattebox
 import numpy as np
 import pytest
-from mattebox_server.local import LocalServer
 from PIL import Image
+
+import images
+import mattebox
+from mattebox_server.local import LocalServer
 from shells import Shell
 
 ALPHA = mattebox.Output(format="raw", alpha_only=True)

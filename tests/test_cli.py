@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import images
 import pytest
+
+import images
 from mattebox_server.local import LocalServer
 
 PHOTO = images.encode(images.scene())

@@ -2,15 +2,16 @@
 
 import io
 
-import images
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+
+import images
 from mattebox_server.codec import Limits, Photo, decode, encode, from_raw, probe
 from mattebox_server.errors import InvalidRequest
 from mattebox_server.options import ImageFormat, PixelFormat, RawPhoto
-from PIL import Image
 
 LIMITS = Limits(max_bytes=10_000_000, max_pixels=1_000_000)
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))

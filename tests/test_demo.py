@@ -4,9 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import images
 import numpy as np
 import pytest
+
+import images
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,12 +6,13 @@ import time
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from mattebox_server.engine import Engine, Maps
 from mattebox_server.engine.providers import ProviderName
 from mattebox_server.errors import DeadlineExceeded, InferenceFailed, UnknownModel
 from mattebox_server.pixels import Pixels
 from mattebox_server.spec import ModelSpec, Stretch, Weights
-from numpy.typing import NDArray
 
 
 def spec(name: str) -> ModelSpec:

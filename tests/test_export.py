@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import images
-import networks
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
+
+import images
+import networks
 from conftest import run_export
 from mattebox_export import parity as parity_module
 from mattebox_export.arguments import parse_arguments, parse_labels, parse_resize
@@ -20,7 +22,6 @@ from mattebox_export.core import Normalisation
 from mattebox_export.errors import ExportError
 from mattebox_export.onnx_core import u2netp_core
 from mattebox_server.spec import METADATA_KEY, Letterbox, ModelSpec, ShortSide, SpecError, Stretch
-from numpy.typing import NDArray
 
 UNNORMALISED = ("--mean", "0,0,0", "--std", "1,1,1")
 LABELS = ",".join(networks.COLOUR_LABELS)

@@ -7,11 +7,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import images
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
+
+import images
 from conftest import run_export
 from mattebox_export.arguments import parse_arguments
 from mattebox_export.artifact import export as export_artifact
@@ -19,13 +21,13 @@ from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
 from mattebox_export.errors import ExportError
 from mattebox_export.wrap import CORE_OUTPUT, with_core_output
 from mattebox_server.spec import ModelSpec, ShortSide
-from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
-from mattebox_export import torchvision_core  # noqa: E402
 from torchvision.models import segmentation  # noqa: E402
+
+from mattebox_export import torchvision_core  # noqa: E402
 
 SMALL = "deeplabv3_mobilenet_v3_large"
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))

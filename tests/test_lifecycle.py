@@ -3,10 +3,11 @@
 import asyncio
 from pathlib import Path
 
-import images
-import mattebox
 import pytest
 from grpc_health.v1 import health
+
+import images
+import mattebox
 from mattebox_server.app import grpc_server
 from mattebox_server.interceptors import RequestInterceptor
 from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService

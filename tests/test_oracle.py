@@ -4,16 +4,17 @@ from collections.abc import Generator
 from pathlib import Path
 
 import cv2
-import images
-import mattebox
-import networks
 import numpy as np
 import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
+
+import images
+import mattebox
+import networks
 import reference
 from conftest import run_export
 from mattebox_server.local import LocalServer
-from numpy.typing import NDArray
 from shells import Shell, open_shell
 
 REFERENCE_LIKE = mattebox.Output(size="model")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 import pytest
+
 from conftest import run_export
 from mattebox_server.engine import providers
 from mattebox_server.engine.loading import load_engine

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 import images
 import mattebox
-import pytest
 from mattebox.options import RemovalOptions, build_request
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.local import LocalServer

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from mattebox_server.errors import StartupError
 from mattebox_server.settings import load_settings
 

@@ -1,8 +1,9 @@
 """Every error of the server has a status, and every status an error of the client."""
 
 import grpc
-import mattebox
 import pytest
+
+import mattebox
 from mattebox.errors import from_status
 from mattebox_server import errors
 from mattebox_server.errors import Violation

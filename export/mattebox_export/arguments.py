@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from mattebox_server.spec import MAX_LABELS, Letterbox, Resize, ShortSide, Stretch
-
 from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
 from mattebox_export.core import Activation, Triple
+from mattebox_server.spec import MAX_LABELS, Letterbox, Resize, ShortSide, Stretch
 
 CUSTOM = "custom"
 _MAX_ASPECT = 4  # short_side: a photo longer than 4:1 gets a smaller short side instead of an ever larger input

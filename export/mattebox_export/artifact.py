@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from mattebox_server.spec import Kind, ModelSpec, Resize, Stretch, Weights
 from pydantic import ValidationError
 
 from mattebox_export.arguments import Arguments, default_short_side
@@ -17,6 +16,7 @@ from mattebox_export.errors import ExportError
 from mattebox_export.onnx_core import file_core, u2netp_core
 from mattebox_export.parity import check_parity
 from mattebox_export.wrap import wrap
+from mattebox_server.spec import Kind, ModelSpec, Resize, Stretch, Weights
 
 _SUBJECT = ("subject",)
 _TOOLS = ("mattebox", "onnx", "torch", "torchvision", "onnxruntime")

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnxruntime as ort
-from mattebox_server.spec import BACKGROUND, ModelSpec, ShortSide
 from numpy.typing import NDArray
 
 from mattebox_export.core import Activation, Core, Normalisation
 from mattebox_export.errors import ExportError
 from mattebox_export.wrap import CORE_OUTPUT, with_core_output
+from mattebox_server.spec import BACKGROUND, ModelSpec, ShortSide
 
 MAX_CORE_DIFFERENCE = 1e-3
 MIN_CLASS_AGREEMENT = 0.999

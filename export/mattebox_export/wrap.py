@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from mattebox_server.spec import METADATA_KEY, ModelSpec
 from onnx import TensorProto, helper, numpy_helper
 
 from mattebox_export.core import Activation, Core, Normalisation
 from mattebox_export.errors import ExportError
+from mattebox_server.spec import METADATA_KEY, ModelSpec
 
 OPSET = 18
 _IR_VERSION = 10

@@ -11,8 +11,8 @@ import structlog
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 
+from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server import logs
 from mattebox_server.admission import Admission
 from mattebox_server.codec import Limits
@@ -39,9 +39,7 @@ _HEALTH_NAMES = ("", SERVICE_NAME)
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     logs.configure(settings.log_format, settings.log_level)
-    warnings.filterwarnings(
-        "ignore", module="PIL"
-    )  # what it says of broken files is the caller's to hear, not the log's
+    warnings.filterwarnings("ignore", module="PIL")  # hostile files must not fill the log
     cv2.setNumThreads(1)  # photos are the unit of parallelism: one thread each, `pixel_threads` photos at once
     try:
         asyncio.run(_serve(settings))
@@ -62,8 +60,8 @@ async def _serve(settings: Settings) -> None:
     port = _bind(server, settings.address)
     await _set_health(health_service, _NOT_SERVING)
     await server.start()
-    host = settings.address.rpartition(":")[0]
-    log.info("listening", address=f"{host}:{port}", provider=settings.provider)
+    address = settings.address.removesuffix(":0") + f":{port}" if settings.address.endswith(":0") else settings.address
+    log.info("listening", address=address, provider=settings.provider)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(server.stop, 0)
         engine = await _load(settings, stop)
@@ -76,7 +74,7 @@ async def _serve(settings: Settings) -> None:
         stack.callback(pipeline.close)
         service.serve(pipeline)
         await _set_health(health_service, _SERVING)
-        log.info("serving", address=f"{host}:{port}", models=[session.spec.name for session in engine.sessions])
+        log.info("serving", address=address, models=[session.spec.name for session in engine.sessions])
         await stop.wait()
         log.info("draining", running=calls.running, grace_seconds=settings.grace_seconds)
         service.drain()

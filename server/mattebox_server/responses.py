@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
-from mattebox.v1 import background_removal_pb2 as pb
 
+from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.engine import Engine, Session
 from mattebox_server.options import ImageFormat, OutputOptions
 from mattebox_server.pipeline import Composite

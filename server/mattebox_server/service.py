@@ -8,9 +8,9 @@ from typing import cast
 import grpc
 import structlog
 from grpc import aio
+
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
-
 from mattebox_server.errors import NotServing
 from mattebox_server.pipeline import Pipeline
 from mattebox_server.requests import parse_request
