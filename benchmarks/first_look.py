@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mattebox
+from mattebox_server import logs
 from mattebox_server.admission import Admission
 from mattebox_server.codec import Limits
 from mattebox_server.engine import Engine
@@ -53,6 +54,7 @@ def main() -> int:
     arguments = parser.parse_args()
     photos = photos_of(arguments.data)
     model = arguments.model or light_model()
+    logs.configure("console", "warning")
     engine = load_engine([model], "cpu", Threads(arguments.threads))
     cv2.setNumThreads(1)
     flags = ["--provider", "cpu", "--engine-threads", str(arguments.threads), "--pixel-threads", str(arguments.threads)]

@@ -33,6 +33,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 # caller's side has sent meanwhile turns the close into a reset, and the end of a large answer is lost (seen with
 # answers of 10 MB). So the connections stay open a little longer than the calls.
 _FLUSH_S = 0.5
+_CUT_OFF_S = 1.0
 _HEALTH_NAMES = ("", SERVICE_NAME)
 
 
@@ -79,17 +80,23 @@ async def _serve(settings: Settings) -> None:
         log.info("draining", running=calls.running, grace_seconds=settings.grace_seconds)
         service.drain()
         await health_service.enter_graceful_shutdown()
-        await _finish_calls(calls, settings.grace_seconds)
+        if not await _finish_calls(calls, settings.grace_seconds):
+            log.warning("the grace period is over", running=calls.running)
+        await server.stop(0)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(calls.idle(), _CUT_OFF_S)  # those that are cut off end before what they use does
     log.info("stopped")
 
 
-async def _finish_calls(calls: RequestInterceptor, grace_s: float) -> None:
+async def _finish_calls(calls: RequestInterceptor, within_s: float) -> bool:
+    """Waits until no call runs and the last answers are out; False if that takes too long."""
     try:
-        async with asyncio.timeout(grace_s):
+        async with asyncio.timeout(within_s):
             await calls.idle()
             await asyncio.sleep(_FLUSH_S)
     except TimeoutError:
-        log.warning("the grace period is over", running=calls.running)
+        return False
+    return True
 
 
 async def _load(settings: Settings, stop: asyncio.Event) -> Engine | None:

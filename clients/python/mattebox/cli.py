@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -73,13 +74,15 @@ def models(address: Address = "127.0.0.1:50051", timeout: Timeout = 10) -> None:
     """Lists the server's models."""
     with _errors_to_exit(address), Client(address) as client:
         found = client.models(timeout=timeout)
-    table = Table("model", "kind", "provider", "precision", "trained", "licence", "labels")
+    table = Table("model", "kind", "provider", "precision", "trained", "licence", box=SIMPLE)
     for model in found.models:
         name = f"{model.name} (default)" if model.name == found.default else model.name
         trained = "no" if model.untrained else "yes"
-        row = (model.kind, model.provider, model.precision, trained, model.licence, ", ".join(model.labels))
-        table.add_row(name, *row)
-    Console().print(table)
+        table.add_row(name, model.kind, model.provider, model.precision, trained, model.licence)
+    console = Console()
+    console.print(table)
+    for model in found.models:
+        console.print(f"{model.name} finds: {', '.join(model.labels)}", highlight=False)
 
 
 @app.command()

@@ -1,0 +1,101 @@
+"""The pipeline without a server: deadlines, cancellation, admission, and that every permit comes back."""
+
+import asyncio
+import time
+from collections.abc import Generator
+
+import images
+import pytest
+from test_engine import FakeSession
+
+from mattebox_server.admission import Admission
+from mattebox_server.codec import Limits
+from mattebox_server.engine import Engine
+from mattebox_server.errors import BadPhoto, DeadlineExceeded, InvalidRequest, Overloaded
+from mattebox_server.options import EncodedPhoto, RemovalRequest
+from mattebox_server.pipeline import Pipeline
+
+PHOTO = EncodedPhoto(images.encode(images.scene()))
+PIXELS = 96 * 64
+
+
+@pytest.fixture
+def session() -> FakeSession:
+    return FakeSession()
+
+
+@pytest.fixture
+def pipeline(session: FakeSession) -> Generator[Pipeline]:
+    engine = Engine([session])
+    pipeline = Pipeline(engine, Admission(2, 2 * PIXELS), Limits(10**6, 10**6), 1)
+    yield pipeline
+    session.gate.set()
+    pipeline.close()
+    engine.close()
+
+
+def test_an_answer_holds_everything(pipeline: Pipeline) -> None:
+    answer = asyncio.run(pipeline.remove_background(RemovalRequest(PHOTO)))
+    assert answer.prepared.output_size == (96, 64)
+    assert answer.found.batch_size == 1
+    assert images.decode(answer.finished.image).shape == (64, 96, 3)
+    assert answer.total_s > 0
+
+
+def test_an_expired_request_costs_no_pixel(pipeline: Pipeline, session: FakeSession) -> None:
+    broken = RemovalRequest(EncodedPhoto(b"never looked at"))
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(pipeline.remove_background(broken, time.monotonic() - 1))
+    assert session.ran == []
+
+
+def test_a_deadline_between_the_network_and_the_matte(pipeline: Pipeline, session: FakeSession) -> None:
+    session.gate.clear()
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().call_later(0.3, session.gate.set)
+        with pytest.raises(DeadlineExceeded, match="between two stages"):
+            await pipeline.remove_background(RemovalRequest(PHOTO), time.monotonic() + 0.2)
+
+    asyncio.run(scenario())
+    assert len(session.ran) == 1
+
+
+def test_limits_of_requests_and_pixels(pipeline: Pipeline, session: FakeSession) -> None:
+    session.gate.clear()
+    large = EncodedPhoto(images.encode(images.scene(97, 64)))
+
+    async def scenario() -> None:
+        one = asyncio.create_task(pipeline.remove_background(RemovalRequest(PHOTO)))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Overloaded, match="pixels"):
+            await pipeline.remove_background(RemovalRequest(large))
+        two = asyncio.create_task(pipeline.remove_background(RemovalRequest(PHOTO)))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Overloaded, match="requests"):
+            await pipeline.remove_background(RemovalRequest(PHOTO))
+        session.gate.set()
+        await asyncio.gather(one, two)
+
+    asyncio.run(scenario())
+
+
+def test_every_permit_comes_back(pipeline: Pipeline, session: FakeSession) -> None:
+    """After failures, cancellations and refusals there is room for exactly as much as before."""
+
+    async def scenario() -> None:
+        for _ in range(5):
+            with pytest.raises(BadPhoto):
+                await pipeline.remove_background(RemovalRequest(EncodedPhoto(b"x")))
+            with pytest.raises(InvalidRequest):
+                await pipeline.remove_background(RemovalRequest(PHOTO, keep=("nothing",)))
+            session.gate.clear()
+            calls = [asyncio.create_task(pipeline.remove_background(RemovalRequest(PHOTO))) for _ in range(2)]
+            await asyncio.sleep(0.05)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            session.gate.set()
+        await asyncio.gather(*(pipeline.remove_background(RemovalRequest(PHOTO)) for _ in range(2)))
+
+    asyncio.run(scenario())
