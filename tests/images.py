@@ -48,13 +48,14 @@ def exif_orientation(orientation: int) -> Image.Exif:
     return exif
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size and whose pixels are missing."""
+def png_chunk(kind: bytes, data: bytes, length: int | None = None) -> bytes:
+    """One chunk, which may lie about its length."""
+    size = len(data) if length is None else length
+    return struct.pack(">I", size) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
-    )
+def png_header(width: int, height: int, idat_length: int | None = None) -> bytes:
+    """A PNG whose header claims a size, and whose pixels are missing; their chunk may lie about its length."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(b"\0" * 64), idat_length)
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + png_chunk(b"IEND", b"")

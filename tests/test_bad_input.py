@@ -68,15 +68,22 @@ def test_undecodable(client: Shell, photo: bytes, says: str) -> None:
 
 @pytest.mark.parametrize("size", [(60000, 60000), (9000, 9000), (2**31 - 1, 2**31 - 1), (64_000_001, 1)])
 def test_size_is_refused_from_the_header(client: Shell, server: LocalServer, size: tuple[int, int]) -> None:
-    client.remove_background(PHOTO)
-    before = resident_bytes(server.pid)
+    before = peak_bytes(server.pid)
     assert "limit" in str(refused(client, images.png_header(*size), "encoded"))
-    assert resident_bytes(server.pid) - before < 20_000_000
+    assert peak_bytes(server.pid) - before < 20_000_000
 
 
-def resident_bytes(pid: int) -> int:
+@pytest.mark.parametrize("length", [2**32 - 1, 2**31 - 1, 2**28])
+def test_a_chunk_that_lies_about_its_length_takes_no_memory(client: Shell, server: LocalServer, length: int) -> None:
+    before = peak_bytes(server.pid)
+    assert "broken" in str(refused(client, images.png_header(300, 200, length), "encoded"))
+    assert peak_bytes(server.pid) - before < 20_000_000
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that the process has ever held."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * int(status.partition("VmRSS:")[2].split()[0])
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 @pytest.mark.parametrize(
