@@ -4,6 +4,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
+import pytest
+
+import images
 import mattebox
 
 T = TypeVar("T")
@@ -42,3 +46,20 @@ Shell: TypeAlias = mattebox.Client | AsyncShell
 def open_shell(kind: str, address: str, **options: Any) -> Shell:
     """`kind` is "sync" or "async"."""
     return AsyncShell(address, **options) if kind == "async" else mattebox.Client(address, **options)
+
+
+def refused(client: Shell, photo: mattebox.PhotoSource, *fields: str, **options: Any) -> mattebox.InvalidRequest:
+    """The call is INVALID_ARGUMENT and names exactly these fields."""
+    with pytest.raises(mattebox.InvalidRequest) as caught:
+        client.remove_background(photo, **options)
+    assert caught.value.code == "INVALID_ARGUMENT"
+    assert [violation.field for violation in caught.value.violations] == list(fields)
+    assert len(caught.value.request_id) == 32
+    return caught.value
+
+
+def pixels(result: mattebox.RemovalResult) -> images.Bytes:
+    """Of a RAW result: (h, w) or (h, w, channels)."""
+    channels = {"rgb": 3, "rgba": 4, "gray": 1}[result.pixel_format or ""]
+    array = np.frombuffer(result.image, np.uint8).reshape(result.height, result.width, channels)
+    return array[..., 0] if channels == 1 else array

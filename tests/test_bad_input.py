@@ -12,7 +12,7 @@ from PIL import Image
 import images
 import mattebox
 from mattebox_server.local import LocalServer
-from shells import Shell
+from shells import Shell, pixels, refused
 
 ALPHA = mattebox.Output(format="raw", alpha_only=True)
 RAW = mattebox.Output(format="raw")
@@ -24,23 +24,6 @@ def _still_answers(client: Shell) -> Generator[None]:
     yield
     result = client.remove_background(images.encode(images.scene()), output=RAW)
     assert [subject.label for subject in result.subjects] == ["red", "green"]
-
-
-def refused(client: Shell, photo: mattebox.PhotoSource, *fields: str, **options: Any) -> mattebox.InvalidRequest:
-    """The call is INVALID_ARGUMENT and names exactly these fields."""
-    with pytest.raises(mattebox.InvalidRequest) as caught:
-        client.remove_background(photo, **options)
-    assert caught.value.code == "INVALID_ARGUMENT"
-    assert [violation.field for violation in caught.value.violations] == list(fields)
-    assert len(caught.value.request_id) == 32
-    return caught.value
-
-
-def pixels(result: mattebox.RemovalResult) -> images.Bytes:
-    """Of a RAW result: (h, w) or (h, w, channels)."""
-    channels = {"rgb": 3, "rgba": 4, "gray": 1}[result.pixel_format or ""]
-    array = np.frombuffer(result.image, np.uint8).reshape(result.height, result.width, channels)
-    return array[..., 0] if channels == 1 else array
 
 
 PHOTO = images.encode(images.scene())

@@ -1,56 +1,15 @@
 """The engine with sessions that the tests control: order, cancellation, deadlines, failures."""
 
 import asyncio
-import threading
 import time
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from mattebox_server.engine import Engine, Maps
-from mattebox_server.engine.providers import ProviderName
+from fakes import FakeSession
+from mattebox_server.engine import Engine
 from mattebox_server.errors import DeadlineExceeded, InferenceFailed, UnknownModel
 from mattebox_server.pixels import Pixels
-from mattebox_server.spec import ModelSpec, Stretch, Weights
-
-
-def spec(name: str) -> ModelSpec:
-    return ModelSpec(
-        name=name,
-        kind="semantic",
-        labels=("background", "thing", "other"),
-        resize=Stretch(width_px=4, height_px=3),
-        precision="fp32",
-        weights=Weights(source="test", sha256="0" * 64, trained=True),
-        licence="none",
-        tools={},
-    )
-
-
-class FakeSession:
-    """Answers with the photo's own first channel as foreground, once `gate` is open."""
-
-    provider: ProviderName = "cpu"
-    precision = "fp32"
-
-    def __init__(self, name: str = "fake") -> None:
-        self.spec = spec(name)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.ran: list[int] = []
-        self.kept: list[list[float]] = []
-
-    def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
-        assert self.gate.wait(10)
-        assert keep is not None
-        self.ran.append(int(images[0, 0, 0, 0]))
-        self.kept.append(keep[0].tolist())
-        if images[0, 0, 0, 1] == 66:
-            raise RuntimeError("the device is on fire")
-        if images[0, 0, 0, 1] == 67:
-            return Maps(images[:, :1, :1, 0], None)
-        return Maps(images[..., 0], images[..., 2])
 
 
 def photo(number: int, order: int = 0) -> Pixels:

@@ -4,10 +4,10 @@ import asyncio
 import time
 from collections.abc import Generator
 
-import images
 import pytest
-from test_engine import FakeSession
 
+import images
+from fakes import FakeSession
 from mattebox_server.admission import Admission
 from mattebox_server.codec import Limits
 from mattebox_server.engine import Engine

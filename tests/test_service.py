@@ -22,8 +22,7 @@ from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
-from shells import Shell, open_shell
-from test_bad_input import pixels, refused
+from shells import Shell, open_shell, pixels, refused
 
 SCENE = images.scene()
 PHOTO = images.encode(SCENE)

@@ -99,11 +99,11 @@ def _parse_photo(message: pb.RemoveBackgroundRequest, wrong: _Violations) -> Enc
 def _parse_raw(raw: pb.RawImage, wrong: _Violations) -> RawPhoto:
     wrong.check(raw.width > 0, "raw.width", "must be 1 or more")
     wrong.check(raw.height > 0, "raw.height", "must be 1 or more")
+    data = raw.data
     pixel_format = _PIXEL_FORMATS.get(raw.pixel_format)
     if pixel_format is None:
         wrong.add("raw.pixel_format", "is missing or unknown")
-        pixel_format = PixelFormat.BGR8
-    data = raw.data
+        return RawPhoto(data, raw.width, raw.height, PixelFormat.BGR8)
     expected = raw.width * raw.height * pixel_format.channels
     what = f"has {len(data)} bytes, {raw.width}x{raw.height} {pixel_format.name} needs {expected}"
     wrong.check(len(data) == expected, "raw.data", what)

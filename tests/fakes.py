@@ -1,0 +1,49 @@
+"""A session that the tests control, in place of onnxruntime's."""
+
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mattebox_server.engine import Maps
+from mattebox_server.engine.providers import ProviderName
+from mattebox_server.pixels import Pixels
+from mattebox_server.spec import ModelSpec, Stretch, Weights
+
+
+def spec(name: str) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        kind="semantic",
+        labels=("background", "thing", "other"),
+        resize=Stretch(width_px=4, height_px=3),
+        precision="fp32",
+        weights=Weights(source="test", sha256="0" * 64, trained=True),
+        licence="none",
+        tools={},
+    )
+
+
+class FakeSession:
+    """Answers with the photo's own first channel as foreground, once `gate` is open."""
+
+    provider: ProviderName = "cpu"
+    precision = "fp32"
+
+    def __init__(self, name: str = "fake") -> None:
+        self.spec = spec(name)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.ran: list[int] = []
+        self.kept: list[list[float]] = []
+
+    def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
+        assert self.gate.wait(10)
+        assert keep is not None
+        self.ran.append(int(images[0, 0, 0, 0]))
+        self.kept.append(keep[0].tolist())
+        if images[0, 0, 0, 1] == 66:
+            raise RuntimeError("the device is on fire")
+        if images[0, 0, 0, 1] == 67:
+            return Maps(images[:, :1, :1, 0], None)
+        return Maps(images[..., 0], images[..., 2])
