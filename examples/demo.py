@@ -42,7 +42,7 @@ def main() -> int:
     rows: list[list[Image]] = []
     with LocalServer([artifact]) as server, mattebox.Client(server.address) as client:
         for name, photo in photos.items():
-            row = [decode(photo)]
+            row = [decode(photo, cv2.IMREAD_COLOR)]
             for title, background in backgrounds(picture).items():
                 result = client.remove_background(photo, background=background)
                 result.save(FOLDER / f"{name}-{title}.png")
@@ -89,9 +89,9 @@ def to_png(rgb: Image) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
-def decode(file: bytes) -> Image:
+def decode(file: bytes, mode: int = cv2.IMREAD_UNCHANGED) -> Image:
     """An image file to uint8 (H, W, 3) BGR; transparency becomes a chequerboard."""
-    image = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
+    image = cv2.imdecode(np.frombuffer(file, np.uint8), mode)
     if image is None:
         raise SystemExit("demo: the photo can't be decoded")
     pixels = np.asarray(image, np.uint8)

@@ -35,13 +35,13 @@ PHOTO = images.encode(images.scene())
         (b"", "is empty"),
         (b"Dear server, here is my photo.\n" * 20, "is not an image"),
         (b"\xff\xd8\xff\xe0", "is not an image"),
-        (images.encode(images.textured(200, 150), "JPEG")[:-900], "broken or truncated JPEG"),
-        (images.encode(images.textured(200, 150), "PNG")[:-900], "broken or truncated PNG"),
+        (images.encode(images.textured(200, 150), "JPEG")[:-900], "broken, truncated or unsupported JPEG"),
+        (images.encode(images.textured(200, 150), "PNG")[:-900], "broken, truncated or unsupported PNG"),
         (images.encode(images.textured(200, 150), "WEBP")[:-900], "sound header"),
         (images.encode(images.textured(200, 150), "TIFF")[:9000], "TIFF"),
-        (images.encode(images.textured(200, 150), "GIF")[:900], "broken or truncated GIF"),
+        (images.encode(images.textured(200, 150), "GIF")[:900], "broken, truncated or unsupported GIF"),
         (images.encode(images.textured(200, 150), "AVIF")[:900], "sound header"),
-        (images.png_header(300, 200), "broken or truncated PNG"),
+        (images.png_header(300, 200), "broken, truncated or unsupported PNG"),
     ],
     ids=["empty", "text", "stub", "jpeg", "png", "webp", "tiff", "gif", "avif", "no-pixels"],
 )
@@ -206,6 +206,10 @@ def test_format_that_can_not_hold_the_size(client: Shell) -> None:
     wide = images.encode(np.full((4, 17000, 3), 90, np.uint8))
     refused(client, wide, "output.format", output=mattebox.Output(format="webp"))
     assert client.remove_background(wide, output=mattebox.Output(format="jpeg")).width == 17000
+    line = mattebox.RawPhoto(bytes(1_500_000), 1_500_000, 1, "gray")
+    refused(client, line, "output.format")
+    refused(client, line, "output.include_alpha", output=mattebox.Output(format="raw", include_alpha=True))
+    assert client.remove_background(line, output=RAW).width == 1_500_000
 
 
 def test_deadlines(client: Shell) -> None:

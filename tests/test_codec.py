@@ -1,6 +1,8 @@
 """Codecs: both decoders against each other, headers against limits, round trips, hostile bytes."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -104,6 +106,25 @@ def test_damaged_files_are_refused_or_decoded_never_worse(file: bytes, data: st.
 def test_noise_is_refused(noise: bytes) -> None:
     with pytest.raises(InvalidRequest):
         read(noise)
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_sixteen_bits_with_a_transparent_colour(colours: int, orientation: int) -> None:
+    """Pillow loses it; the file is put together by hand, because Pillow can't write it either."""
+    deep = np.full((4, 6, colours), 45000, ">u2")
+    deep[:, :2] = 1000
+    key = struct.pack(">H", 1000) * colours
+    kind = {1: 0, 3: 2}[colours]
+    header = struct.pack(">IIBBBBB", 6, 4, 16, kind, 0, 0, 0)
+    exif = images.exif_orientation(orientation).tobytes().removeprefix(b"Exif\0\0")
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)
+    chunks = ((b"IHDR", header), (b"tRNS", key), (b"eXIf", exif), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    photo = read(b"\x89PNG\r\n\x1a\n" + b"".join(images.png_chunk(*chunk) for chunk in chunks))
+    upright = np.rot90(deep[..., 0], -1) if orientation == 6 else deep[..., 0]
+    assert photo.alpha is not None
+    assert (photo.alpha == np.where(upright == 1000, 0, 255)).all()
+    assert (photo.bgr == (upright >> 8)[..., np.newaxis]).all()
 
 
 def test_a_hidden_colour_of_a_transparent_photo_stays_apart() -> None:

@@ -177,9 +177,70 @@ def test_a_fixed_core_takes_its_own_size_only(folder: Path) -> None:
 
 def test_files_that_are_no_cores(folder: Path) -> None:
     (folder / "text.onnx").write_text("hello")
-    for name, says in (("text.onnx", "not an ONNX file"), ("nowhere.onnx", "No such file")):
+    for name, says in (("text.onnx", "not a whole ONNX file"), ("nowhere.onnx", "No such file")):
         with pytest.raises(ExportError, match=says):
             run_export("custom", "--core", folder / name, "--labels", LABELS, "-o", folder / "j.onnx")
+
+
+def test_cores_of_another_rank(folder: Path) -> None:
+    shape = ["batch", 3]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "flat",
+        [value("x", onnx.TensorProto.FLOAT, shape)],
+        [value("y", onnx.TensorProto.FLOAT, shape)],
+    )
+    (folder / "flat.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(ExportError, match="2 dimensions"):
+        run_export("custom", "--core", folder / "flat.onnx", "-o", folder / "k.onnx")
+
+
+def test_weights_beside_the_core_count_in_its_digest(folder: Path) -> None:
+    digests: set[str] = set()
+    for factor in (1, 2):
+        model = onnx.load_model_from_string(networks.save_colour_core(folder / "core.onnx").read_bytes())
+        model.graph.initializer[0].raw_data = (factor * networks.COLOUR_WEIGHTS).tobytes()
+        beside = folder / f"beside{factor}"
+        beside.mkdir()
+        onnx.external_data_helper.convert_model_to_external_data(model, location="core.data", size_threshold=0)
+        onnx.save(model, beside / "core.onnx")  # pyright: ignore[reportUnknownMemberType]
+        run_export("custom", "--core", beside / "core.onnx", "--labels", LABELS, "-o", beside / "out.onnx")
+        digests.add(spec_of(beside / "out.onnx").weights.sha256)
+        (beside / "core.data").unlink()
+        with pytest.raises(ExportError, match="not a whole ONNX file"):
+            run_export("custom", "--core", beside / "core.onnx", "--labels", LABELS, "-o", beside / "none.onnx")
+    assert len(digests) == 2
+
+
+def test_an_export_never_overwrites_its_core(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    networks.save_colour_core(folder / "mine.onnx")
+    run_export("custom", "--core", "mine.onnx", "--labels", LABELS)
+    assert spec_of(folder / "mine.mattebox.onnx").name == "mine"
+    with pytest.raises(SystemExit):
+        parse_arguments(["custom", "--core", "mine.onnx", "-o", str(folder / "mine.onnx")])
+
+
+def test_a_letterbox_would_count_for_a_network_that_divides_by_the_maximum(folder: Path) -> None:
+    with pytest.raises(ExportError, match="letterbox"):
+        run_export("u2netp", "--resize", "letterbox:320x320", "-o", folder / "l.onnx")
+
+
+def test_an_unwritable_place(folder: Path) -> None:
+    core = networks.save_colour_core(folder / "core.onnx")
+    with pytest.raises(ExportError, match="can't write"):
+        run_export("custom", "--core", core, "--labels", LABELS, "-o", core / "below" / "a-file.onnx")
+
+
+def test_the_catalogue_needs_no_onnx() -> None:
+    code = (
+        "import sys; sys.modules.update(onnx=None, numpy=None, onnxruntime=None); sys.argv[1:] = ['--list']\n"
+        "from mattebox_export.cli import main; sys.exit(main())"
+    )
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert listed.returncode == 0, listed.stderr
+    assert "u2netp" in listed.stdout
 
 
 def command(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -209,7 +270,9 @@ def test_list_shows_licence_and_size() -> None:
         (["u2netp", "--resize", "wide"], "--resize wide"),
         (["custom", "--core", "c", "--mean", "1,2"], "three numbers"),
         (["custom", "--core", "c", "--std", "1,0,1"], "above 0"),
-        (["custom", "--core", "c", "--labels", "one"], "2 to 256"),
+        (["custom", "--core", "c", "--labels", "one"], "no such file"),
+        (["custom", "--core", "c", "--labels", "x" * 300], "no such list"),
+        (["custom", "--core", "c", "--labels", ",".join(f"l{n}" for n in range(257))], "2 to 256"),
         (["custom", "--core", "c", "--labels", "a,b", "--activation", "sigmoid"], "saliency"),
         (["u2netp", "--precision", "fp16"], "--precision"),
         (["u2netp", "--licence", "MIT"], "--licence"),

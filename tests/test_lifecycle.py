@@ -1,14 +1,23 @@
 """What callers see of a server that starts or drains. Made of the real parts, held in the state under test."""
 
 import asyncio
+import os
+import signal
+import threading
 from pathlib import Path
+from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
-from grpc_health.v1 import health
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import images
 import mattebox
+from fakes import FakeSession
+from mattebox_server import app
 from mattebox_server.app import grpc_server
+from mattebox_server.engine import Engine
 from mattebox_server.interceptors import RequestInterceptor
 from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService
 from mattebox_server.settings import Settings
@@ -58,5 +67,54 @@ def test_a_fault_of_the_server_tells_nothing_of_itself() -> None:
         assert "secret" not in repr(caught.value.__cause__)
         assert caught.value.request_id in str(caught.value)
         await server.stop(0)
+
+    asyncio.run(scenario())
+
+
+def test_health_says_when_the_server_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NOT_SERVING while the models load, SERVING then, NOT_SERVING from SIGTERM on; for both names."""
+    session, loaded, ports = FakeSession(), threading.Event(), list[int]()
+    bind = app._bind  # pyright: ignore[reportPrivateUsage]
+
+    def load(*_: object) -> Engine:
+        assert loaded.wait(10)
+        return Engine([session])
+
+    def note_port(server: grpc.aio.Server, address: str) -> int:
+        ports.append(bind(server, address))
+        return ports[0]
+
+    monkeypatch.setattr(app, "load_engine", load)
+    monkeypatch.setattr(app, "_bind", note_port)
+
+    async def states(channel: grpc.aio.Channel) -> set[int]:
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[arg-type]
+        return {(await stub.Check(health_pb2.HealthCheckRequest(service=name))).status for name in ("", SERVICE_NAME)}
+
+    async def scenario() -> None:
+        settings = Settings(model=[Path("any.onnx")], address="127.0.0.1:0")
+        serving = asyncio.create_task(app._serve(settings))  # pyright: ignore[reportPrivateUsage]
+        while not ports:
+            await asyncio.sleep(0.01)
+        address = f"127.0.0.1:{ports[0]}"
+        async with grpc.aio.insecure_channel(address) as channel, mattebox.AsyncClient(address) as client:
+            await asyncio.sleep(0.1)
+            assert await states(channel) == {health_pb2.HealthCheckResponse.NOT_SERVING}
+            assert not await client.ready()
+            loaded.set()
+            while await states(channel) != {health_pb2.HealthCheckResponse.SERVING}:
+                await asyncio.sleep(0.01)
+            assert await client.ready()
+            session.gate.clear()
+            call = asyncio.create_task(client.remove_background(PHOTO))
+            await asyncio.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.2)
+            assert await states(channel) == {health_pb2.HealthCheckResponse.NOT_SERVING}
+            with pytest.raises(mattebox.Unavailable, match="shutting down"):
+                await client.remove_background(PHOTO)
+            session.gate.set()
+            assert (await call).width == 96
+        await serving
 
     asyncio.run(scenario())

@@ -8,11 +8,12 @@ import pytest
 
 import images
 from fakes import FakeSession
+from mattebox_server import codec
 from mattebox_server.admission import Admission
 from mattebox_server.codec import Limits
 from mattebox_server.engine import Engine
 from mattebox_server.errors import BadPhoto, DeadlineExceeded, InvalidRequest, Overloaded
-from mattebox_server.options import EncodedPhoto, RemovalRequest
+from mattebox_server.options import EncodedPhoto, ImageBackground, RemovalRequest
 from mattebox_server.pipeline import Pipeline
 
 PHOTO = EncodedPhoto(images.encode(images.scene()))
@@ -78,6 +79,32 @@ def test_limits_of_requests_and_pixels(pipeline: Pipeline, session: FakeSession)
         await asyncio.gather(one, two)
 
     asyncio.run(scenario())
+
+
+def test_a_caller_that_leaves_during_the_decode_leaves_no_pixels_behind(pipeline: Pipeline) -> None:
+    """The thread at work asks for the picture's pixels when the request has ended: it gets none."""
+    picture = images.encode(images.scene())
+    probe = codec.probe
+
+    def slow_probe(data: bytes, limits: Limits, field: str) -> codec.Header:
+        header = probe(data, limits, field)
+        if field == "background.image":
+            time.sleep(0.1)
+        return header
+
+    async def scenario() -> None:
+        request = RemovalRequest(PHOTO, background=ImageBackground(picture))
+        for _ in range(3):
+            call = asyncio.create_task(pipeline.remove_background(request))
+            await asyncio.sleep(0.05)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            await asyncio.sleep(0.1)
+        await pipeline.remove_background(request)  # takes all the pixels that there are
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "probe", slow_probe)
+        asyncio.run(scenario())
 
 
 def test_every_permit_comes_back(pipeline: Pipeline, session: FakeSession) -> None:

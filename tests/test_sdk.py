@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import io
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,23 @@ def test_context_managers_close(server: LocalServer) -> None:
         assert client.ready()
     with pytest.raises(ValueError, match="closed"):
         client.ready()
+
+
+def test_closing_a_client_cancels_its_calls_not_its_callers() -> None:
+    async def scenario() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
+            client = mattebox.AsyncClient(f"127.0.0.1:{silent.getsockname()[1]}")
+            closed = asyncio.create_task(client.models())
+            cancelled = asyncio.create_task(client.models())
+            await asyncio.sleep(0.1)
+            cancelled.cancel()
+            await asyncio.wait({cancelled})
+            assert cancelled.cancelled()
+            await client.close()
+            with pytest.raises(mattebox.Cancelled):
+                await closed
+
+    asyncio.run(scenario())
 
 
 def test_an_async_client_needs_a_running_loop() -> None:

@@ -50,6 +50,7 @@ def test_unknown_settings_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         ([*MODEL, "--max-pixels", "5"], "max_pixels is below max_photo_pixels"),
         ([*MODEL, "--config", "nowhere.toml"], "no settings file nowhere.toml"),
         ([*MODEL, "--grace-seconds", "soon"], "grace_seconds"),
+        ([*MODEL, "--max-photo-bytes", "1073741824"], "max_photo_bytes"),
     ],
 )
 def test_wrong_values_name_the_setting(argv: list[str], says: str) -> None:
@@ -62,3 +63,10 @@ def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
     file.write_text("model = [")
     with pytest.raises(StartupError, match="not valid TOML"):
         load_settings(["--config", str(file)])
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(StartupError, match="not valid TOML"):
+        load_settings(["--config", str(file)])
+
+
+def test_the_largest_message_is_one_that_grpc_can_count() -> None:
+    assert load_settings([*MODEL, "--max-photo-bytes", str(1023 * 2**20)]).max_message_bytes < 2**31

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
-from mattebox_export.core import Activation, Triple
+from mattebox_export.options import Activation, Triple
 from mattebox_server.spec import MAX_LABELS, Letterbox, Resize, ShortSide, Stretch
 
 CUSTOM = "custom"
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--list", action="store_true", help="show the networks with licence and size")
     add("--weights", default=None, metavar="official|random|FILE", help="default: official; FILE is a torch state dict")
     add("--precision", default="fp32", choices=["fp32"], help="numeric precision of the artifact (default: fp32)")
-    add("-o", "--output", type=Path, metavar="FILE", help="default: NAME.onnx in this folder")
+    add("-o", "--output", type=Path, metavar="FILE", help="default: NAME.onnx here; custom: NAME.mattebox.onnx")
     add("--resize", metavar="POLICY", help="short_side:450, stretch:320x320 or letterbox:512x512 (width x height)")
     add("--labels", metavar="voc|A,B,C|FILE", help="class names; one must be 'background'. custom: none = saliency")
     add("--core", type=Path, metavar="FILE", help="custom: the network, float32 RGB (N, 3, H, W) in, logits or map out")
@@ -95,7 +95,7 @@ def _check(namespace: argparse.Namespace) -> Arguments:
     return Arguments(
         namespace.model,
         weights,
-        namespace.output or Path(f"{name}.onnx"),
+        _output(namespace, name),
         None if namespace.resize is None else parse_resize(namespace.resize),
         labels,
         namespace.core,
@@ -106,6 +106,16 @@ def _check(namespace: argparse.Namespace) -> Arguments:
         namespace.licence,
         Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mattebox",
     )
+
+
+def _output(namespace: argparse.Namespace, name: str) -> Path:
+    """Where the artifact goes: never over the core that it is made of. Raises ValueError."""
+    if namespace.core is None:
+        return namespace.output or Path(f"{name}.onnx")
+    output: Path = namespace.output or Path(f"{name}.mattebox.onnx")
+    if output.resolve() == namespace.core.resolve():
+        raise ValueError(f"-o {output} would overwrite the core")
+    return output
 
 
 def parse_resize(text: str) -> Resize:
@@ -135,10 +145,13 @@ def parse_labels(text: str) -> tuple[str, ...]:
     """`voc`, names with commas, or a file with a name a line. Raises ValueError."""
     if text == "voc":
         return VOC_LABELS
-    names = Path(text).read_text().splitlines() if Path(text).is_file() else text.split(",")
+    try:
+        names = text.split(",") if "," in text else Path(text).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--labels {text}: no such list, and no such file: {error}") from error
     labels = tuple(name.strip() for name in names if name.strip())
     if not 2 <= len(labels) <= MAX_LABELS:
-        raise ValueError(f"--labels: {len(labels)} names, must be 2 to {MAX_LABELS} (is {text!r} a missing file?)")
+        raise ValueError(f"--labels: {len(labels)} names, must be 2 to {MAX_LABELS}")
     return labels
 
 

@@ -1,5 +1,6 @@
 """From a command line to a file: build the core, wrap it, check it, and only then write it."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -58,7 +59,7 @@ def _spec(arguments: Arguments, core: Core) -> ModelSpec:
             name=arguments.name,
             kind=kind,
             labels=labels,
-            resize=_resize(arguments, core.model),
+            resize=_resize(arguments, core),
             precision="fp32",
             weights=Weights(
                 source=_source(arguments), sha256=core.weights_sha256, trained=arguments.weights != "random"
@@ -96,15 +97,23 @@ def _licence(arguments: Arguments) -> str:
     return "unknown" if own else CATALOGUE[arguments.model].licence
 
 
-def _resize(arguments: Arguments, model: onnx.ModelProto) -> Resize:
+def _resize(arguments: Arguments, core: Core) -> Resize:
     """What was asked for, as far as the core takes it; else what the core's input says; else the reference recipe's."""
-    height, width = model.graph.input[0].type.tensor_type.shape.dim[2:4]
+    model = core.model
+    dims = list(model.graph.input[0].type.tensor_type.shape.dim) if len(model.graph.input) else []
+    if len(dims) != 4:
+        raise ExportError(f"the core's input must be float32 (N, 3, H, W), it has {len(dims)} dimensions")
+    height, width = dims[2:4]
     if not (height.HasField("dim_value") and width.HasField("dim_value")):
         return arguments.resize or default_short_side()
     fixed = Stretch(width_px=width.dim_value, height_px=height.dim_value)
     asked = arguments.resize or fixed
     if asked.policy == "short_side" or (asked.width_px, asked.height_px) != (fixed.width_px, fixed.height_px):
         raise ExportError(f"--resize: the core takes {fixed.width_px}x{fixed.height_px} only, by stretch or letterbox")
+    if core.normalisation.by_maximum and asked.policy == "letterbox":
+        raise ExportError(
+            "--resize: the network divides by the photo's maximum, to which a letterbox's fill would count"
+        )
     return asked
 
 
@@ -127,7 +136,8 @@ def _write(artifact: onnx.ModelProto, path: Path) -> None:
         unfinished.write_bytes(artifact.SerializeToString())
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         raise ExportError(f"can't write {path}: {error.strerror}") from error
 
 

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-Activation = Literal["none", "sigmoid", "minmax"]
-Triple = tuple[float, float, float]
+from mattebox_export.options import Activation, Triple
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from mattebox_export.catalogue import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD
-from mattebox_export.core import Activation, Core, Normalisation
+from mattebox_export.core import Core, Normalisation
 from mattebox_export.errors import ExportError
+from mattebox_export.options import Activation
 
 _U2NETP_MEMBER = "rembg/u2netp.onnx"
 _U2NETP_MD5 = "8e83ca70e441ab06c318d82300c84806"  # U2-Net's own file
@@ -30,12 +31,13 @@ def file_core(path: Path, normalisation: Normalisation, activation: Activation) 
     try:
         data = path.read_bytes()
         model = onnx.load_model_from_string(data)
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+            model = onnx.load(path)  # pyright: ignore[reportUnknownMemberType] - brings in the weights beside it
+            data = model.SerializeToString()
     except OSError as error:
         raise ExportError(f"can't read the core {path}: {error.strerror}") from error
-    except Exception as error:  # protobuf's DecodeError, under a name that varies with its implementation
-        raise ExportError(f"{path} is not an ONNX file: {error}") from error
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        model = onnx.load(path)  # pyright: ignore[reportUnknownMemberType] - brings in the weights beside it
+    except Exception as error:  # protobuf's and onnx's own types
+        raise ExportError(f"{path} is not a whole ONNX file: {error}") from error
     return Core(model, normalisation, activation, _reference(model), hashlib.sha256(data).hexdigest())
 
 

@@ -12,8 +12,9 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from mattebox_export.core import Activation, Core, Normalisation
+from mattebox_export.core import Core, Normalisation
 from mattebox_export.errors import ExportError
+from mattebox_export.options import Activation
 from mattebox_export.wrap import CORE_OUTPUT, with_core_output
 from mattebox_server.spec import BACKGROUND, ModelSpec, ShortSide
 

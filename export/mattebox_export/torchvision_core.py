@@ -101,13 +101,14 @@ def _official_state(name: str) -> dict[str, torch.Tensor]:
     weights = WEIGHTS[name]
     try:
         state: dict[str, torch.Tensor] = weights.get_state_dict(progress=True, check_hash=True)
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, OSError) as error:  # no network
         raise ExportError(
             f"can't download the official weights: {error}\n  from  {weights.url}\n  into  {_cache_folder()}\n"
             f"Put the file there by hand, name it with --weights FILE, or take --weights {RANDOM} to test speed."
         ) from error
-    except RuntimeError as error:  # torch.hub's hash check
-        raise ExportError(f"the download of {weights.url} is damaged: {error}") from error
+    except Exception as error:  # torch.hub's hash check, or what a damaged file in the cache brings up
+        file = _weights_path(name, OFFICIAL)
+        raise ExportError(f"the download of {weights.url} is damaged, delete {file} if it is there: {error}") from error
     return state
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mattebox_export.core import Activation, Core, Normalisation
+from mattebox_export.core import Core, Normalisation
 from mattebox_export.errors import ExportError
+from mattebox_export.options import Activation
 from mattebox_server.spec import METADATA_KEY, ModelSpec
 
 OPSET = 18

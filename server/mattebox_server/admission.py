@@ -4,7 +4,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from mattebox_server.errors import Overloaded
+from mattebox_server.errors import DeadlineExceeded, Overloaded
 
 _RETRY_AFTER_S = 0.5
 
@@ -29,12 +29,15 @@ class Admission:
             yield permit
         finally:
             with self._lock:
+                permit.ended = True
                 self._requests -= 1
                 self._pixels -= permit.pixels
 
     def take_pixels(self, permit: "Permit", pixels: int) -> None:
         """See `Permit.add_pixels`."""
         with self._lock:
+            if permit.ended:  # the caller went away while a thread was at work for it: nobody would give these back
+                raise DeadlineExceeded("the caller is gone")
             if self._pixels + pixels > self._max_pixels:
                 raise Overloaded(f"{self._pixels} pixels in flight, {pixels} more are over the limit", _RETRY_AFTER_S)
             self._pixels += pixels
@@ -47,7 +50,13 @@ class Permit:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self.pixels = 0
+        self.ended = False
 
     def add_pixels(self, pixels: int) -> None:
-        """Accounts for an image that is about to be decoded. Raises Overloaded at the limit."""
+        """Accounts for an image that is about to be decoded.
+
+        Raises:
+            Overloaded: at the limit.
+            DeadlineExceeded: the request has ended meanwhile.
+        """
         self._admission.take_pixels(self, pixels)

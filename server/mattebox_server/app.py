@@ -93,9 +93,9 @@ async def _finish_calls(calls: RequestInterceptor, within_s: float) -> bool:
     try:
         async with asyncio.timeout(within_s):
             await calls.idle()
-            await asyncio.sleep(_FLUSH_S)
     except TimeoutError:
         return False
+    await asyncio.sleep(_FLUSH_S)
     return True
 
 
@@ -108,7 +108,7 @@ async def _load(settings: Settings, stop: asyncio.Event) -> Engine | None:
     if loading.done():
         stopping.cancel()
         return loading.result()
-    log.info("stopped while starting")
+    log.info("stopping as soon as the models are loaded")
     return None
 
 

@@ -8,6 +8,7 @@ call for, and decodes the two cases that OpenCV gets wrong: transparency (lost, 
 
 import io
 from dataclasses import dataclass
+from typing import cast
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from mattebox_server.pixels import Pixels, as_pixels
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_DEPTH_AT = 24  # the byte of the header that says how many bits a channel has
 _MAX_PNG_CHUNKS = 100_000  # 32 MiB in the usual 8 KiB pieces are 4096
 
 
@@ -53,6 +55,7 @@ class Header:
     width_px: int
     height_px: int
     needs_pillow: bool
+    deep_key: tuple[int, ...] | None = None
 
     @property
     def pixels(self) -> int:
@@ -75,12 +78,13 @@ def probe(data: bytes, limits: Limits, field: str) -> Header:
             width_px, height_px = image.size
             kind = image.format or ""
             needs_pillow = image.has_transparency_data or kind == "AVIF"
+            deep_key = _deep_key(image, data)
     except Image.DecompressionBombError as error:
         raise _too_large(field, f"its header claims far more than {limits.max_pixels} pixels, the limit") from error
     except Exception as error:  # a hostile header can make any parser fail in any way
         raise BadPhoto(Violation(field, f"is not an image, of {', '.join(FORMATS)}, with a sound header")) from error
     check_pixels(width_px, height_px, limits, field)
-    return Header(kind, width_px, height_px, needs_pillow)
+    return Header(kind, width_px, height_px, needs_pillow, deep_key)
 
 
 def check_bytes(size: int, limits: Limits, field: str) -> None:
@@ -102,9 +106,12 @@ def decode(data: bytes, header: Header, field: str) -> Photo:
         BadPhoto: the file is broken or truncated; names `field`.
     """
     try:
-        photo = _decode_with_pillow(data) if header.needs_pillow else _decode_with_opencv(data)
+        if header.deep_key is not None:
+            photo = _decode_deep_png(data, header.deep_key)
+        else:
+            photo = _decode_with_pillow(data) if header.needs_pillow else _decode_with_opencv(data)
     except Exception as error:  # the decoders see hostile bytes: whatever they raise is the file's fault
-        raise BadPhoto(Violation(field, f"is a broken or truncated {header.format} file")) from error
+        raise BadPhoto(Violation(field, f"is a broken, truncated or unsupported {header.format} file")) from error
     if photo.bgr.shape[0] * photo.bgr.shape[1] != header.pixels:
         raise BadPhoto(Violation(field, "has another size than its header says"))
     return photo
@@ -117,6 +124,24 @@ def _decode_with_opencv(data: bytes) -> Photo:
     if bgr is None:
         raise ValueError("OpenCV can't decode it")
     return Photo(as_pixels(bgr))
+
+
+def _deep_key(image: Image.Image, data: bytes) -> tuple[int, ...] | None:
+    """The transparent colour, grey or RGB, of a PNG with 16 bits a channel; Pillow loses it on the way to 8 bits."""
+    key: object = image.info.get("transparency")
+    if image.format != "PNG" or data[_PNG_DEPTH_AT] != 16 or key is None:
+        return None
+    return (key,) * 3 if isinstance(key, int) else cast("tuple[int, ...]", key)
+
+
+def _decode_deep_png(data: bytes, key: tuple[int, ...]) -> Photo:
+    _check_png_chunks(data)
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if decoded is None:
+        raise ValueError("OpenCV can't decode it")
+    deep = np.asarray(decoded, np.uint16)
+    alpha = np.where((deep == key[::-1]).all(axis=2), 0, 255).astype(np.uint8)
+    return Photo(as_pixels((deep >> 8).astype(np.uint8)), alpha)
 
 
 def _check_png_chunks(data: bytes) -> None:

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     )
     engine_threads: int = Field(default=_CORES, ge=1, le=1024, description="threads inside one run of a network")
     pixel_threads: int = Field(default=_CORES, ge=1, le=1024, description="photos decoded, blended or encoded at once")
-    max_photo_bytes: int = Field(default=32 * _MIB, ge=1, le=1024 * _MIB, description="largest image file or raw data")
+    max_photo_bytes: int = Field(default=32 * _MIB, ge=1, le=1023 * _MIB, description="largest image file or raw data")
     max_photo_pixels: int = Field(
         default=64_000_000, ge=1, le=_MAX_PIXELS_CEILING, description="largest width x height"
     )
@@ -116,7 +116,7 @@ def load_settings(argv: Sequence[str]) -> Settings:
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
         raise StartupError("wrong settings\n  " + "\n  ".join(problems)) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StartupError(f"{path} is not valid TOML: {error}") from error
 
 

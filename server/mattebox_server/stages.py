@@ -25,7 +25,8 @@ from mattebox_server.preprocess import ModelInput, content_size, preprocess
 from mattebox_server.spec import BACKGROUND, ModelSpec
 from mattebox_server.subjects import Subject, find_subjects
 
-_MAX_SIDE_PX = {ImageFormat.WEBP: 16383, ImageFormat.JPEG: 65500}  # of the formats themselves (libwebp, libjpeg)
+# Of the formats' own libraries: libpng, libjpeg, libwebp.
+_MAX_SIDE_PX = {ImageFormat.PNG: 1_000_000, ImageFormat.JPEG: 65_500, ImageFormat.WEBP: 16_383}
 _WHITE = (255, 255, 255)
 
 
@@ -82,7 +83,9 @@ def prepare(request: RemovalRequest, spec: ModelSpec, limits: Limits, permit: Pe
     started_s = time.monotonic()
     photo = _load(request.photo, limits, permit)
     size = output_size(photo, request.output.size, spec)
-    _check_format_holds(request.output.format, size)
+    _check_format_holds(request.output.format, size, "output.format")
+    if request.output.include_alpha:
+        _check_format_holds(ImageFormat.PNG, size, "output.include_alpha")
     backdrop = None
     if isinstance(request.background, ImageBackground):
         backdrop = blend.cover(_load_picture(request.background.data, limits, permit), *size)
@@ -141,11 +144,11 @@ def output_size(photo: Photo, size: SizeMode | int, spec: ModelSpec) -> tuple[in
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _check_format_holds(image_format: ImageFormat, size: tuple[int, int]) -> None:
+def _check_format_holds(image_format: ImageFormat, size: tuple[int, int], field: str) -> None:
     limit = _MAX_SIDE_PX.get(image_format)
     if limit is not None and max(size) > limit:
         what = f"{image_format.name} holds at most {limit} pixels a side, the output has {size[0]}x{size[1]}"
-        raise InvalidRequest(Violation("output.format", what))
+        raise InvalidRequest(Violation(field, what))
 
 
 def finish(

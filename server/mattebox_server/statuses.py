@@ -22,10 +22,10 @@ from mattebox_server.errors import (
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
-# Details travel in a trailer, and trailers over 8 KiB break the call, so that texts and lists are cut:
-# 10 x (400 + a field's name) + 600 bytes stay below that, base64 included.
-_MAX_VIOLATIONS = 10
-_MAX_TEXT = 400
+# A trailer over 8 KiB breaks the call, so that texts and lists are cut: 8 x (300 + a field's name) + 300 bytes of
+# details in base64, and 300 bytes of text of which each may become three, stay below 6 KiB.
+_MAX_VIOLATIONS = 8
+_MAX_TEXT_BYTES = 300
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def to_refusal(error: Exception, request_id: str) -> Refusal:
         case InvalidRequest():
             return _refusal(grpc.StatusCode.INVALID_ARGUMENT, _listed(error.violations), _bad_request(error.violations))
         case UnknownModel(name=name):
-            info = ResourceInfo(resource_type="model", resource_name=name[:_MAX_TEXT])
+            info = ResourceInfo(resource_type="model", resource_name=_cut(name))
             return _refusal(grpc.StatusCode.NOT_FOUND, str(error), info)
         case Overloaded(retry_after_s=after_s):
             pushback = (PUSHBACK_KEY, str(round(after_s * 1000)))
@@ -63,7 +63,7 @@ def _refusal(
     code: grpc.StatusCode, text: str, detail: Message | None = None, *metadata: tuple[str, str | bytes]
 ) -> Refusal:
     number: int = code.value[0]
-    proto = Status(code=number, message=text[:_MAX_TEXT])
+    proto = Status(code=number, message=_cut(text))
     if detail is not None:
         proto.details.add().Pack(detail)
     status = rpc_status.to_status(proto)  # pyright: ignore[reportUnknownMemberType]
@@ -76,10 +76,13 @@ def _listed(violations: Sequence[Violation]) -> str:
 
 def _bad_request(violations: Sequence[Violation]) -> BadRequest:
     shown = [
-        BadRequest.FieldViolation(field=v.field, description=v.description[:_MAX_TEXT])
-        for v in violations[:_MAX_VIOLATIONS]
+        BadRequest.FieldViolation(field=v.field, description=_cut(v.description)) for v in violations[:_MAX_VIOLATIONS]
     ]
     return BadRequest(field_violations=shown)
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:_MAX_TEXT_BYTES].decode(errors="ignore")
 
 
 def _retry_info(after_s: float) -> RetryInfo:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from types import TracebackType
+from typing import TypeVar
 
 import grpc
 
 from mattebox import _core
-from mattebox.errors import Unavailable, request_id_of
+from mattebox.errors import Cancelled, Unavailable, request_id_of
 from mattebox.options import Background, Matte, MatteMethod, Output, PhotoSource, RemovalOptions, build_request
 from mattebox.results import Models, RemovalResult, parse_models, parse_result
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -64,32 +67,22 @@ class AsyncClient:
         """
         options = RemovalOptions(model, keep, matte, background, output or Output())
         request = await asyncio.to_thread(build_request, photo, options)  # it reads files
-        try:
-            call = self._stub.RemoveBackground(request, timeout=timeout)
-            response = await call
-            request_id = request_id_of(await call.initial_metadata())
-        except grpc.aio.AioRpcError as error:
-            raise _core.error_of(error) from error
-        return parse_result(response, request_id)
+        call = self._stub.RemoveBackground(request, timeout=timeout)
+        response = await _answer(call)
+        return parse_result(response, request_id_of(await call.initial_metadata() or ()))
 
     async def models(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> Models:
         """The server's models and limits. Raises MatteboxError."""
-        try:
-            response = await self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            raise _core.error_of(error) from error
+        response = await _answer(self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout))
         return parse_models(response)
 
     async def ready(self, *, timeout: float | None = _core.READY_TIMEOUT_S) -> bool:
         """Whether a server is there and answers requests now. Raises MatteboxError if it fails in another way."""
         check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_core.HEALTH_METHOD)
         try:
-            answer = await check(_core.HEALTH_REQUEST, timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            reason = _core.error_of(error)
-            if isinstance(reason, Unavailable):
-                return False
-            raise reason from error
+            answer = await _answer(check(_core.HEALTH_REQUEST, timeout=timeout))
+        except Unavailable:
+            return False
         return answer == _core.HEALTH_SERVING
 
     async def close(self) -> None:
@@ -103,3 +96,16 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def _answer(call: Awaitable[T]) -> T:
+    """A call's answer, or its error as the SDK's own."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise _core.error_of(error) from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise Cancelled("the client was closed", code="CANCELLED") from error  # nobody cancelled the caller
