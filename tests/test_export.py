@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from onnx.external_data_helper import convert_model_to_external_data
 
 import images
 import networks
@@ -183,7 +184,7 @@ def test_files_that_are_no_cores(folder: Path) -> None:
 
 
 def test_cores_of_another_rank(folder: Path) -> None:
-    shape = ["batch", 3]
+    shape: list[str | int] = ["batch", 3]
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Relu", ["x"], ["y"])],
@@ -203,7 +204,7 @@ def test_weights_beside_the_core_count_in_its_digest(folder: Path) -> None:
         model.graph.initializer[0].raw_data = (factor * networks.COLOUR_WEIGHTS).tobytes()
         beside = folder / f"beside{factor}"
         beside.mkdir()
-        onnx.external_data_helper.convert_model_to_external_data(model, location="core.data", size_threshold=0)
+        convert_model_to_external_data(model, location="core.data", size_threshold=0)
         onnx.save(model, beside / "core.onnx")  # pyright: ignore[reportUnknownMemberType]
         run_export("custom", "--core", beside / "core.onnx", "--labels", LABELS, "-o", beside / "out.onnx")
         digests.add(spec_of(beside / "out.onnx").weights.sha256)

@@ -88,7 +88,7 @@ def test_health_says_when_the_server_serves(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(app, "_bind", note_port)
 
     async def states(channel: grpc.aio.Channel) -> set[int]:
-        stub: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[arg-type]
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         return {(await stub.Check(health_pb2.HealthCheckRequest(service=name))).status for name in ("", SERVICE_NAME)}
 
     async def scenario() -> None:
