@@ -77,6 +77,10 @@ def test_ping_and_models(server: LocalServer) -> None:
         (["-o", "out.png", "--address", "127.0.0.1:1"], 1, "is mattebox-server running there?"),
         (["-o", "/nowhere/out.png"], 1, "No such file"),
         (["-o", "out.png", "--matte", "magic"], 2, "magic"),
+        (["-o", "out.png", "--size", "\u00b2"], 2, "--size"),
+        (["-o", "out.png", "--alpha", "-"], 2, "--alpha"),
+        (["-o", "out.png", "--background", ""], 2, "no colour"),
+        (["-o", "out.png", "--address", "127.0.0.1"], 2, "HOST:PORT"),
     ],
 )
 def test_what_goes_wrong_is_said_in_one_line(
@@ -87,6 +91,15 @@ def test_what_goes_wrong_is_said_in_one_line(
     assert says in done.stderr.decode()
     assert b"Traceback" not in done.stderr
     assert not Path("out.png").exists()
+
+
+def test_closed_standard_streams(server: LocalServer, photo: str) -> None:
+    program = f"{sys.executable} -m mattebox remove --address {server.address}"
+    for command in (f"{program} - -o /dev/null --format png <&-", f"{program} {photo} -o - >&-"):
+        done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+        assert done.returncode == 1
+        assert b"standard" in done.stderr
+        assert b"Traceback" not in done.stderr
 
 
 def test_a_missing_photo(server: LocalServer) -> None:

@@ -197,6 +197,85 @@ def test_cores_of_another_rank(folder: Path) -> None:
         run_export("custom", "--core", folder / "flat.onnx", "-o", folder / "k.onnx")
 
 
+def odd_core(path: Path, *shape: int | str, dtype: int = onnx.TensorProto.FLOAT, opsets: bool = True) -> Path:
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])], "odd", [value("x", dtype, shape)], [value("y", dtype, shape)]
+    )
+    model = onnx.helper.make_model(graph)
+    if not opsets:
+        del model.opset_import[:]
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        (("n", 32, 32, 3), r"3 channels, \(N, 3, H, W\)"),
+        ((4, 3, 32, 32), "batch must be free or 1, not 4"),
+        (("n", 3, 32, "w"), "both be fixed or both be free"),
+    ],
+)
+def test_layouts_that_are_none(folder: Path, shape: tuple[int | str, ...], says: str) -> None:
+    core = odd_core(folder / "odd.onnx", *shape)
+    labels = (
+        ("--labels", "background,b,c")
+        if shape[1] == 3
+        else ("--labels", ",".join(["background", *"abcdefghijklmnopqrstuvwxyz01234"]))
+    )
+    with pytest.raises(ExportError, match=says):
+        run_export("custom", "--core", core, *labels, "-o", folder / "m.onnx")
+
+
+def test_cores_that_are_hardly_any(folder: Path) -> None:
+    labels = ("--labels", "background,b,c", "-o", folder / "n.onnx")
+    (folder / "empty.onnx").write_bytes(b"")
+    for core, says in (
+        (folder / "empty.onnx", "dimensions"),
+        (odd_core(folder / "half.onnx", "n", 3, 8, 8, dtype=onnx.TensorProto.FLOAT16), "it is FLOAT16"),
+        (odd_core(folder / "none.onnx", "n", 3, 8, 8, opsets=False), "names no opset"),
+    ):
+        with pytest.raises(ExportError, match=says):
+            run_export("custom", "--core", core, *labels)
+
+
+def test_old_files_list_their_weights_as_inputs(folder: Path) -> None:
+    model = onnx.load_model_from_string(networks.save_colour_core(folder / "core.onnx").read_bytes())
+    model.ir_version = 3
+    model.opset_import[0].version = 9
+    for weights in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(weights.name, weights.data_type, weights.dims))
+    (folder / "old.onnx").write_bytes(model.SerializeToString())
+    run_export("custom", "--core", folder / "old.onnx", "--labels", LABELS, "-o", folder / "o.onnx")
+
+
+def test_a_core_with_the_artifacts_own_names_inside_a_branch(folder: Path) -> None:
+    """Its input is called `classes`, and both branches of an If use it from outside."""
+    value = onnx.helper.make_tensor_value_info
+    shape: list[str | int] = ["n", 3, 8, 8]
+
+    def branch(op: str) -> onnx.GraphProto:
+        out = [value(op, onnx.TensorProto.FLOAT, shape)]
+        return onnx.helper.make_graph([onnx.helper.make_node(op, ["classes"], [op])], op, [], out)
+
+    yes = onnx.numpy_helper.from_array(np.array(True), "yes")
+    choice = onnx.helper.make_node("If", ["yes"], ["keep"], then_branch=branch("Relu"), else_branch=branch("Neg"))
+    out = onnx.helper.make_node("Identity", ["keep"], ["foreground"])
+    graph = onnx.helper.make_graph(
+        [choice, out],
+        "branches",
+        [value("classes", onnx.TensorProto.FLOAT, shape)],
+        [value("foreground", onnx.TensorProto.FLOAT, shape)],
+        [yes],
+    )
+    opset = onnx.helper.make_opsetid("", 17)
+    (folder / "if.onnx").write_bytes(
+        onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
+    )
+    run_export("custom", "--core", folder / "if.onnx", "--labels", "background,b,c", "-o", folder / "p.onnx")
+
+
 def test_weights_beside_the_core_count_in_its_digest(folder: Path) -> None:
     digests: set[str] = set()
     for factor in (1, 2):
@@ -270,7 +349,11 @@ def test_list_shows_licence_and_size() -> None:
         (["deeplabv3_resnet50", "--labels", "background,cat"], "Pascal VOC labels"),
         (["u2netp", "--resize", "wide"], "--resize wide"),
         (["custom", "--core", "c", "--mean", "1,2"], "three numbers"),
-        (["custom", "--core", "c", "--std", "1,0,1"], "above 0"),
+        (["custom", "--core", "c", "--std", "1,0,1"], "--std 1,0,1"),
+        (["custom", "--core", "c", "--std", "58,57,57"], "divide by 255"),
+        (["custom", "--core", "c", "--mean", "123,116,103"], "divide by 255"),
+        (["custom", "--core", "c", "--mean", "nan,0,0"], "--mean nan"),
+        (["u2netp", "-o", ""], "-o: is empty"),
         (["custom", "--core", "c", "--labels", "one"], "no such file"),
         (["custom", "--core", "c", "--labels", "x" * 300], "no such list"),
         (["custom", "--core", "c", "--labels", ",".join(f"l{n}" for n in range(257))], "2 to 256"),
@@ -301,7 +384,7 @@ def test_policies_and_labels(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="must be like"):
             parse_resize(text)
     file = tmp_path / "labels.txt"
-    file.write_text("background\n cat \n\ndog\n")
+    file.write_bytes(b"\xef\xbb\xbfbackground\r\n cat \r\n\r\ndog\r\n")  # as Windows' Notepad writes it
     assert parse_labels(str(file)) == ("background", "cat", "dog")
     assert parse_labels("voc") == VOC_LABELS
     assert len(VOC_LABELS) == 21

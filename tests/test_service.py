@@ -380,6 +380,20 @@ def test_a_second_server_on_the_same_port_says_so(server: LocalServer, colour_mo
     assert "Traceback" not in done.stderr
 
 
+def test_a_name_or_socket_in_use_is_not_taken_over(server: LocalServer, colour_model: Path, tmp_path: Path) -> None:
+    """`localhost` is two addresses, of which the first server has one; and gRPC would replace a unix socket in use."""
+    port = server.address.rpartition(":")[2]
+    place = f"unix:{tmp_path}/server.sock"
+    with LocalServer([colour_model], ["--address", place]) as first, mattebox.Client(place) as client:
+        assert first.address == place
+        for address in (f"localhost:{port}", place):
+            command = [sys.executable, "-m", "mattebox_server", "--model", str(colour_model), "--address", address]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 1
+            assert "in use" in done.stderr
+        assert client.remove_background(PHOTO).width == 96
+
+
 def test_ready_is_false_where_no_server_is() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -48,7 +48,7 @@ def test_unknown_settings_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         ([*MODEL, "--engine-threads", "0"], "engine_threads"),
         ([*MODEL, "--max-photo-pixels", "200000000"], "max_photo_pixels"),
         ([*MODEL, "--max-pixels", "5"], "max_pixels is below max_photo_pixels"),
-        ([*MODEL, "--config", "nowhere.toml"], "no settings file nowhere.toml"),
+        ([*MODEL, "--config", "nowhere.toml"], "can't read the settings file nowhere.toml"),
         ([*MODEL, "--grace-seconds", "soon"], "grace_seconds"),
         ([*MODEL, "--max-photo-bytes", "1073741824"], "max_photo_bytes"),
     ],
@@ -66,6 +66,32 @@ def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(StartupError, match="not valid TOML"):
         load_settings(["--config", str(file)])
+    file.write_text('config = "other.toml"')
+    with pytest.raises(StartupError, match="only one"):
+        load_settings([*MODEL, "--config", str(file)])
+    with pytest.raises(StartupError, match="Is a directory"):
+        load_settings([*MODEL, "--config", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "localhost:", ":50051", "h:99999", "h:-5", "h:http", "::1:5", "unix:"]
+)
+def test_addresses_that_grpc_would_take_for_others(address: str) -> None:
+    with pytest.raises(StartupError, match="address: Value error, must be HOST:PORT"):
+        load_settings([*MODEL, "--address", address])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:5", "localhost:65535", "unix:/tmp/x"])
+def test_addresses(address: str) -> None:
+    assert load_settings([*MODEL, "--address", address]).address == address
+
+
+def test_empty_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MATTEBOX_CONFIG", "")
+    assert load_settings(MODEL).config is None
+    monkeypatch.setenv("MATTEBOX_MODEL", "")
+    with pytest.raises(StartupError, match="model"):
+        load_settings([])
 
 
 def test_the_largest_message_is_one_that_grpc_can_count() -> None:

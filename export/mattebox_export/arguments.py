@@ -14,6 +14,7 @@ from mattebox_server.spec import MAX_LABELS, Letterbox, Resize, ShortSide, Stret
 CUSTOM = "custom"
 _MAX_ASPECT = 4  # short_side: a photo longer than 4:1 gets a smaller short side instead of an ever larger input
 _DEFAULT_SHORT_SIDE_PX = 450  # of the reference recipe
+_MIN_STD, _MAX_STD = 1e-3, 10
 _IMAGENET = "0.485,0.456,0.406", "0.229,0.224,0.225"
 
 
@@ -110,6 +111,8 @@ def _check(namespace: argparse.Namespace) -> Arguments:
 
 def _output(namespace: argparse.Namespace, name: str) -> Path:
     """Where the artifact goes: never over the core that it is made of. Raises ValueError."""
+    if namespace.output == Path():
+        raise ValueError("-o: is empty")
     if namespace.core is None:
         return namespace.output or Path(f"{name}.onnx")
     output: Path = namespace.output or Path(f"{name}.mattebox.onnx")
@@ -146,7 +149,7 @@ def parse_labels(text: str) -> tuple[str, ...]:
     if text == "voc":
         return VOC_LABELS
     try:
-        names = text.split(",") if "," in text else Path(text).read_text().splitlines()
+        names = text.split(",") if "," in text else Path(text).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--labels {text}: no such list, and no such file: {error}") from error
     labels = tuple(name.strip() for name in names if name.strip())
@@ -161,6 +164,8 @@ def parse_triple(text: str, option: str) -> Triple:
         red, green, blue = (float(part) for part in text.split(","))
     except ValueError as error:
         raise ValueError(f"{option} {text}: must be three numbers, R,G,B") from error
-    if option == "--std" and min(red, green, blue) <= 0:
-        raise ValueError(f"--std {text}: must be above 0")
+    if option == "--std" and not all(_MIN_STD <= value <= _MAX_STD for value in (red, green, blue)):
+        raise ValueError(f"--std {text}: must be {_MIN_STD} to {_MAX_STD}, of values in [0, 1]: divide by 255")
+    if option == "--mean" and not all(-1 <= value <= 1 for value in (red, green, blue)):
+        raise ValueError(f"--mean {text}: must be -1 to 1, of values in [0, 1]: divide by 255")
     return red, green, blue

@@ -68,7 +68,11 @@ def _spec(arguments: Arguments, core: Core) -> ModelSpec:
             tools={name: version for name in _TOOLS if (version := _version(name))},
         )
     except ValidationError as error:
-        raise ExportError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from error
+        raise ExportError("; ".join(_reason(list(e["loc"]), e["msg"]) for e in error.errors())) from error
+
+
+def _reason(place: list[int | str], message: str) -> str:
+    return ": ".join([*map(str, place), message.removeprefix("Value error, ")])
 
 
 def _is_saliency(arguments: Arguments) -> bool:
@@ -118,7 +122,7 @@ def _resize(arguments: Arguments, core: Core) -> Resize:
 
 
 def _check_channels(model: onnx.ModelProto, kind: Kind, labels: int) -> None:
-    dims = model.graph.output[0].type.tensor_type.shape.dim
+    dims = list(model.graph.output[0].type.tensor_type.shape.dim) if len(model.graph.output) else []
     expected = labels if kind == "semantic" else 1
     if len(dims) == 4 and dims[1].HasField("dim_value") and dims[1].dim_value != expected:
         raise ExportError(

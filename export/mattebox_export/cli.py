@@ -23,6 +23,8 @@ def main() -> int:
     except ExportError as error:
         sys.stderr.write(f"mattebox-export: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

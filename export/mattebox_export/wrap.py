@@ -21,6 +21,7 @@ from mattebox_server.spec import METADATA_KEY, ModelSpec
 OPSET = 18
 _IR_VERSION = 10
 CORE_OUTPUT = "mattebox/resized"  # the core's output at the input's size: what the parity check looks at
+_RESERVED = ("image", "keep", "foreground", "classes")  # the artifact's own inputs and outputs
 _TINY = 1e-6  # keeps a black photo and a flat map from dividing by zero
 
 
@@ -50,7 +51,15 @@ def wrap(core: Core, spec: ModelSpec) -> onnx.ModelProto:
     """
     model = _prepare_core(core.model)
     (core_input,), core_output = model.graph.input, model.graph.output[0]
-    batch, _, height, width = _dimensions(core_input, "input")
+    batch, channels, height, width = _dimensions(core_input, "input")
+    if channels != 3 and isinstance(channels, int):
+        raise ExportError(
+            f"the core's input must have 3 channels, (N, 3, H, W); it has {[batch, channels, height, width]}"
+        )
+    if isinstance(height, int) != isinstance(width, int):
+        raise ExportError(f"the core's height and width must both be fixed or both be free, not {[height, width]}")
+    if isinstance(batch, int) and batch != 1:
+        raise ExportError(f"the core's batch must be free or 1, not {batch}")
     same_size = isinstance(height, int) and _dimensions(core_output, "output")[2:] == [height, width]
     graph = _Graph()
     _head(graph, core.normalisation, core_input.name)
@@ -74,7 +83,10 @@ def wrap(core: Core, spec: ModelSpec) -> onnx.ModelProto:
     artifact = helper.make_model(whole, opset_imports=model.opset_import, ir_version=_IR_VERSION)
     artifact.producer_name = "mattebox-export"
     helper.set_model_props(artifact, {METADATA_KEY: spec.to_json()})
-    onnx.checker.check_model(artifact)  # pyright: ignore[reportUnknownMemberType]
+    try:
+        onnx.checker.check_model(artifact)  # pyright: ignore[reportUnknownMemberType]
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the core is not valid ONNX: {error}") from error
     return artifact
 
 
@@ -97,20 +109,41 @@ def _prepare_core(model: onnx.ModelProto) -> onnx.ModelProto:
     prepared.CopyFrom(model)
     del prepared.graph.input[:]
     prepared.graph.input.extend(inputs)
-    version = next(opset.version for opset in prepared.opset_import if opset.domain in ("", "ai.onnx"))
+    prepared.ir_version = max(prepared.ir_version, 4)  # before 4, initializers had to be inputs too
+    version = max((opset.version for opset in prepared.opset_import), default=0)
+    if version == 0:
+        raise ExportError("the core names no opset")
+    if not prepared.graph.output:
+        raise ExportError("the core has no output")
     if version < OPSET:
         try:
             prepared = onnx.version_converter.convert_version(prepared, OPSET)
         except Exception as error:  # the converter raises whatever its adapters raise
             raise ExportError(f"the core's opset {version} can't be brought to {OPSET}: {error}") from error
-    return onnx.compose.add_prefix(prepared, "core/")
+    _rename(prepared.graph, {name: f"core/{name}" for name in _RESERVED})
+    return prepared
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    """Gives values other names, in a graph and in the graphs inside it."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        value.name = names.get(value.name, value.name)
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.get(name, name) for name in values]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                _rename(inner, names)
 
 
 def _dimensions(value: onnx.ValueInfoProto, what: str) -> list[int | str | None]:
     tensor = value.type.tensor_type
     dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
     if tensor.elem_type != TensorProto.FLOAT or len(dims) != 4:
-        raise ExportError(f"the core's {what} {value.name} must be float32 with four dimensions, not {dims}")
+        dtype = TensorProto.DataType.Name(tensor.elem_type)
+        raise ExportError(f"the core's {what} {value.name} must be FLOAT with 4 dimensions, it is {dtype} {dims}")
     return dims
 
 

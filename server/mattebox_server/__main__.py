@@ -3,14 +3,21 @@
 import os
 import sys
 
-from mattebox_server.errors import StartupError
-from mattebox_server.settings import load_settings
-
 
 def main() -> int:
     """Runs the server; returns the exit code: 0 after a signal, 1 if it can't start, 2 for wrong settings."""
     try:
-        settings = load_settings(sys.argv[1:])
+        return _main(sys.argv[1:])
+    except KeyboardInterrupt:  # before the server listens to signals itself
+        return 130
+
+
+def _main(argv: list[str]) -> int:
+    from mattebox_server.errors import StartupError  # noqa: PLC0415
+    from mattebox_server.settings import load_settings  # noqa: PLC0415
+
+    try:
+        settings = load_settings(argv)
     except StartupError as error:
         sys.stderr.write(f"mattebox-server: {error}\n")
         return 2

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import signal
+import socket
 import warnings
-from collections.abc import Callable
 
 import cv2
 import structlog
@@ -61,7 +62,8 @@ async def _serve(settings: Settings) -> None:
     port = _bind(server, settings.address)
     await _set_health(health_service, _NOT_SERVING)
     await server.start()
-    address = settings.address.removesuffix(":0") + f":{port}" if settings.address.endswith(":0") else settings.address
+    host = settings.address.rpartition(":")[0]
+    address = settings.address if settings.address.startswith("unix:") else f"{host}:{port}"
     log.info("listening", address=address, provider=settings.provider)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(server.stop, 0)
@@ -132,14 +134,41 @@ def grpc_server(
 
 
 def _bind(server: aio.Server, address: str) -> int:
-    add: Callable[[str], int] = server.add_insecure_port
+    """Binds all that the address stands for; returns the port. Raises StartupError."""
+    refusal = StartupError(f"can't listen on {address}: is it in use, or not an address of this machine?")
+    if _is_taken(address):
+        raise refusal
     try:
-        port = add(address)
+        port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise StartupError(f"can't listen on {address}: is it in use, or not an address of this machine?") from error
+        raise refusal from error
     if port == 0:
-        raise StartupError(f"can't listen on {address}: is it in use, or not an address of this machine?")
+        raise refusal
     return port
+
+
+def _is_taken(address: str) -> bool:
+    """Whether somebody listens there already.
+
+    gRPC is content if it gets one of several addresses of a name, and replaces a unix socket that is in use.
+    """
+    if address.startswith("unix:"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(address.removeprefix("unix:").removeprefix("//")) == 0
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError:
+        return False  # no such name: gRPC says so
+    for family, kind, protocol, _, place in found if port != "0" else ():
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(place)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return True
+    return False
 
 
 async def _set_health(service: health.aio.HealthServicer, status: int) -> None:

@@ -38,7 +38,7 @@ class LocalServer:
         self, models: Sequence[Path], flags: Sequence[str] = (), environment: dict[str, str] | None = None
     ) -> None:
         named = [part for model in models for part in ("--model", str(model))]
-        fixed = ["--address", "127.0.0.1:0", "--log-format", "json"]
+        fixed = ["--log-format", "json", *([] if "--address" in flags else ["--address", "127.0.0.1:0"])]
         self._command = [sys.executable, "-m", "mattebox_server", *named, *fixed, *flags]
         self._environment = environment
         self._serving = threading.Event()

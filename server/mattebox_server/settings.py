@@ -27,6 +27,7 @@ _PREFIX = "MATTEBOX_"
 _MAX_PIXELS_CEILING = 178_956_970
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _MIB = 1024 * 1024
+_MAX_PORT = 65535
 
 
 class Settings(BaseSettings):
@@ -36,6 +37,7 @@ class Settings(BaseSettings):
         env_prefix=_PREFIX,
         extra="forbid",
         frozen=True,
+        env_ignore_empty=True,
         cli_prog_name="mattebox-server",
         cli_kebab_case=True,
         cli_hide_none_type=True,
@@ -76,7 +78,19 @@ class Settings(BaseSettings):
     @classmethod
     def _split_paths(cls, value: object) -> object:
         """Flags and environment come as one string with commas, a file as a list."""
-        return value.split(",") if isinstance(value, str) else value
+        return [path for path in value.split(",") if path] if isinstance(value, str) else value
+
+    @field_validator("address")
+    @classmethod
+    def _names_host_and_port(cls, value: str) -> str:
+        """Else gRPC would take port 443, or the number modulo 65536, without a word."""
+        host, _, port = value.rpartition(":")
+        if value.startswith("unix:") and len(value) > len("unix:"):
+            return value
+        bare_v6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
+        if not host or bare_v6 or not (port.isascii() and port.isdecimal() and int(port) <= _MAX_PORT):
+            raise ValueError(f"must be HOST:PORT with a port of 0 to {_MAX_PORT}, [IPV6]:PORT, or unix:PATH")
+        return value
 
     @model_validator(mode="after")
     def _largest_photo_fits(self) -> "Settings":
@@ -116,17 +130,24 @@ def load_settings(argv: Sequence[str]) -> Settings:
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
         raise StartupError("wrong settings\n  " + "\n  ".join(problems)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StartupError(f"{path} is not valid TOML: {error}") from error
 
 
 def _config_path(argv: Sequence[str]) -> Path | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, default=os.environ.get(f"{_PREFIX}CONFIG"))
-    path = parser.parse_known_args(list(argv))[0].config
-    if path is not None and not Path(path).is_file():  # pydantic-settings would pass over it in silence
-        raise StartupError(f"there is no settings file {path}")
-    return None if path is None else Path(path)
+    parser.add_argument("--config", default=os.environ.get(f"{_PREFIX}CONFIG"))
+    name = parser.parse_known_args(list(argv))[0].config
+    if not name:
+        return None
+    path = Path(name)
+    try:  # pydantic-settings would pass over a missing file in silence
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StartupError(f"can't read the settings file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StartupError(f"{path} is not valid TOML: {error}") from error
+    if "config" in found:
+        raise StartupError(f"{path} names another file by config: there can be only one")
+    return path
 
 
 def _refuse_unknown_environment() -> None:

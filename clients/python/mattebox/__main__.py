@@ -10,6 +10,8 @@ def main() -> int:
     except ModuleNotFoundError as error:
         sys.stderr.write(f"mattebox: the command line needs {error.name}: pip install 'mattebox[cli]'\n")
         return 1
+    except KeyboardInterrupt:
+        return 130
     app()
     return 0
 

@@ -35,7 +35,10 @@ class AsyncClient:
         max_message_bytes: int = _core.DEFAULT_MAX_MESSAGE_BYTES,
     ) -> None:
         asyncio.get_running_loop()  # a channel belongs to one loop: without one this raises, and says why
-        self._channel = grpc.aio.insecure_channel(address, _core.channel_options(max_message_bytes))
+        self._channel = grpc.aio.insecure_channel(
+            _core.checked_address(address), _core.channel_options(max_message_bytes)
+        )
+        self._closed = False
         self._stub = pb_grpc.BackgroundRemovalServiceStub(self._channel)
 
     async def remove_background(
@@ -67,27 +70,36 @@ class AsyncClient:
         """
         options = RemovalOptions(model, keep, matte, background, output or Output())
         request = await asyncio.to_thread(build_request, photo, options)  # it reads files
-        call = self._stub.RemoveBackground(request, timeout=timeout)
+        self._check_open()
+        call = self._stub.RemoveBackground(request, timeout=_core.checked_timeout(timeout))
         response = await _answer(call)
         return parse_result(response, request_id_of(await call.initial_metadata() or ()))
 
     async def models(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> Models:
         """The server's models and limits. Raises MatteboxError."""
-        response = await _answer(self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout))
+        self._check_open()
+        response = await _answer(self._stub.ListModels(pb.ListModelsRequest(), timeout=_core.checked_timeout(timeout)))
         return parse_models(response)
 
     async def ready(self, *, timeout: float | None = _core.READY_TIMEOUT_S) -> bool:
         """Whether a server is there and answers requests now. Raises MatteboxError if it fails in another way."""
+        self._check_open()
         check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_core.HEALTH_METHOD)
         try:
-            answer = await _answer(check(_core.HEALTH_REQUEST, timeout=timeout))
+            answer = await _answer(check(_core.HEALTH_REQUEST, timeout=_core.checked_timeout(timeout)))
         except Unavailable:
             return False
         return answer == _core.HEALTH_SERVING
 
     async def close(self) -> None:
         """Closes the connection; calls that run are cancelled."""
+        self._closed = True
         await self._channel.close()
+
+    def _check_open(self) -> None:
+        """Raises the same ValueError as the blocking client."""
+        if self._closed:
+            raise ValueError(_core.CLOSED)
 
     async def __aenter__(self) -> AsyncClient:
         return self

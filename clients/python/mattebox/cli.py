@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO, TextIO
 
 import typer
 from rich.box import SIMPLE
@@ -51,8 +53,10 @@ def remove(
 ) -> None:
     """Removes the background of one photo."""
     with _errors_to_exit(address), Client(address) as client:
+        if str(alpha) == "-":
+            raise ValueError("--alpha -: name a file")
         result = client.remove_background(
-            sys.stdin.buffer.read() if photo == "-" else photo,
+            _standard(sys.stdin, "standard input").read() if photo == "-" else photo,
             model=model,
             keep=keep or (),
             matte=Matte(matte, blur_kernel),
@@ -113,7 +117,7 @@ def _errors_to_exit(address: str) -> Generator[None]:
         typer.echo(f"mattebox: {error.code}: {error}{hint}", err=True)
         raise typer.Exit(1) from error
     except OSError as error:
-        typer.echo(f"mattebox: {error.filename or ''}: {error.strerror or error}", err=True)
+        typer.echo(f"mattebox: {error.filename or 'standard output'}: {error.strerror or error}", err=True)
         raise typer.Exit(1) from error
     except (ValueError, TypeError) as error:
         typer.echo(f"mattebox: {error}", err=True)
@@ -122,8 +126,9 @@ def _errors_to_exit(address: str) -> Generator[None]:
 
 def _write(result: RemovalResult, out: str, alpha: Path | None) -> None:
     if out == "-":
-        sys.stdout.buffer.write(result.image)
-        sys.stdout.buffer.flush()
+        pipe = _standard(sys.stdout, "standard output")
+        pipe.write(result.image)
+        pipe.flush()
     else:
         result.save(out)
     if alpha is not None and result.alpha is not None:
@@ -143,10 +148,17 @@ def _format(word: ImageFormat | None, out: str) -> ImageFormat:
 
 
 def _size(word: str) -> Size:
-    if word.isdigit():
+    if word.isdecimal():
         return int(word)
     if word == "original":
         return "original"
     if word == "model":
         return "model"
     raise ValueError(f"--size {word}: must be original, model, or a number of pixels")
+
+
+def _standard(stream: TextIO | None, name: str) -> BinaryIO:
+    """Daemons close standard streams; then Python has None in their place."""
+    if stream is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), name)
+    return stream.buffer

@@ -30,7 +30,7 @@ class Client:
         *,
         max_message_bytes: int = _core.DEFAULT_MAX_MESSAGE_BYTES,
     ) -> None:
-        self._channel = grpc.insecure_channel(address, _core.channel_options(max_message_bytes))
+        self._channel = grpc.insecure_channel(_core.checked_address(address), _core.channel_options(max_message_bytes))
         self._stub = pb_grpc.BackgroundRemovalServiceStub(self._channel)
 
     def remove_background(
@@ -63,7 +63,7 @@ class Client:
         options = RemovalOptions(model, keep, matte, background, output or Output())
         request = build_request(photo, options)
         try:
-            response, call = self._stub.RemoveBackground.with_call(request, timeout=timeout)
+            response, call = self._stub.RemoveBackground.with_call(request, timeout=_core.checked_timeout(timeout))
         except grpc.RpcError as error:
             raise _core.error_of(error) from error
         return parse_result(response, request_id_of(call.initial_metadata() or ()))
@@ -71,7 +71,7 @@ class Client:
     def models(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> Models:
         """The server's models and limits. Raises MatteboxError."""
         try:
-            response = self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout)
+            response = self._stub.ListModels(pb.ListModelsRequest(), timeout=_core.checked_timeout(timeout))
         except grpc.RpcError as error:
             raise _core.error_of(error) from error
         return parse_models(response)
@@ -80,7 +80,7 @@ class Client:
         """Whether a server is there and answers requests now. Raises MatteboxError if it fails in another way."""
         check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_core.HEALTH_METHOD)
         try:
-            answer = check(_core.HEALTH_REQUEST, timeout=timeout)
+            answer = check(_core.HEALTH_REQUEST, timeout=_core.checked_timeout(timeout))
         except grpc.RpcError as error:
             reason = _core.error_of(error)
             if isinstance(reason, Unavailable):

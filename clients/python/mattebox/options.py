@@ -63,7 +63,7 @@ class RawPhoto:
         pixel_format: order of the channels.
     """
 
-    data: bytes
+    data: bytes | bytearray | memoryview
     width: int
     height: int
     pixel_format: PixelFormat = "rgb"
@@ -117,7 +117,7 @@ class Background:
             return cls.color(*_parse_hex(text))
         if text in COLORS:
             return cls.color(*COLORS[text])
-        if not Path(text).exists() and "." not in text and os.sep not in text:
+        if not text or (not Path(text).exists() and "." not in text and os.sep not in text):
             raise ValueError(
                 f"background {text!r} is no colour ({', '.join(COLORS)}, #rrggbb), no file, not transparent"
             )
@@ -220,6 +220,8 @@ def build_request(photo: PhotoSource, options: RemovalOptions) -> pb.RemoveBackg
         OSError: photo or picture can't be read.
         ValueError, TypeError: an option that needs no server to be known as wrong.
     """
+    if not isinstance(options.output, Output):  # pyright: ignore[reportUnnecessaryIsInstance] - not all check types
+        raise TypeError(f"output must be a mattebox.Output, not {type(options.output).__name__}")
     request = pb.RemoveBackgroundRequest(
         model=options.model,
         keep=(options.keep,) if isinstance(options.keep, str) else tuple(options.keep),  # a string is one label
@@ -240,6 +242,8 @@ def build_request(photo: PhotoSource, options: RemovalOptions) -> pb.RemoveBackg
 
 
 def _raw_message(photo: RawPhoto) -> pb.RawImage:
+    if not isinstance(photo.data, bytes | bytearray | memoryview):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"photo.data must be bytes, not {type(photo.data).__name__}")
     pixel_format = _lookup(_PIXEL_FORMATS, photo.pixel_format, "photo.pixel_format")
     return pb.RawImage(
         width=_in_range(photo.width, 1, 2**31, "photo.width"),
@@ -254,6 +258,8 @@ def read_bytes(source: bytes | bytearray | memoryview | str | os.PathLike[str] |
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
     if isinstance(source, str | os.PathLike):
+        if not os.fspath(source):
+            raise ValueError("the path is empty")
         return Path(source).read_bytes()
     if not hasattr(source, "read"):
         raise TypeError(f"expected bytes, a path or a binary file, not {type(source).__name__}")
