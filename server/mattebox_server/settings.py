@@ -49,7 +49,9 @@ class Settings(BaseSettings):
         description="model file made by mattebox-export; repeat it (environment: separate by commas) for several,"
         " the first is the default",
     )
-    address: str = Field(default="127.0.0.1:50051", description="HOST:PORT to listen on; port 0 takes a free one")
+    address: str = Field(
+        default="127.0.0.1:50051", description="HOST:PORT to listen on, port 0 takes a free one; or unix:PATH"
+    )
     provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
         default="auto", description="execution provider; auto is the first that works of cuda, openvino, cpu"
     )
