@@ -12,6 +12,7 @@ from typing import cast
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 from PIL import Image, ImageOps
 
 from mattebox_server.errors import BadPhoto, PhotoTooLarge, Violation
@@ -118,12 +119,16 @@ def decode(data: bytes, header: Header, field: str) -> Photo:
 
 
 def _decode_with_opencv(data: bytes) -> Photo:
+    return Photo(as_pixels(_imdecode(data, cv2.IMREAD_COLOR)))
+
+
+def _imdecode(data: bytes, mode: int) -> MatLike:
     if data.startswith(_PNG_SIGNATURE):
         _check_png_chunks(data)
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if bgr is None:
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+    if decoded is None:
         raise ValueError("OpenCV can't decode it")
-    return Photo(as_pixels(bgr))
+    return decoded
 
 
 def _deep_key(image: Image.Image, data: bytes) -> tuple[int, ...] | None:
@@ -135,11 +140,7 @@ def _deep_key(image: Image.Image, data: bytes) -> tuple[int, ...] | None:
 
 
 def _decode_deep_png(data: bytes, key: tuple[int, ...]) -> Photo:
-    _check_png_chunks(data)
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if decoded is None:
-        raise ValueError("OpenCV can't decode it")
-    deep = np.asarray(decoded, np.uint16)
+    deep = np.asarray(_imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH), np.uint16)
     alpha = np.where((deep == key[::-1]).all(axis=2), 0, 255).astype(np.uint8)
     return Photo(as_pixels((deep >> 8).astype(np.uint8)), alpha)
 

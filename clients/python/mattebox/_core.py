@@ -10,11 +10,11 @@ from mattebox.errors import MatteboxError, from_status
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 5.0
+DEFAULT_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 _FOR_EVER_S = 1e9
 _MAX_PORT = 65535
 _SCHEMES = ("unix:", "dns:", "ipv4:", "ipv6:", "unix-abstract:", "vsock:", "xds:")
-READY_TIMEOUT_S = 5.0
-DEFAULT_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 
 # The health service's whole protocol as far as this client needs it: an empty request asks for the server as a whole,
 # and SERVING is field 1, a varint of value 1. The package that has the generated code would weigh more than the client.
@@ -56,6 +56,3 @@ def checked_timeout(timeout_s: float | None) -> float | None:
     if math.isnan(timeout_s):
         raise ValueError("timeout is not a number")
     return timeout_s
-
-
-CLOSED = "the client is closed"

@@ -99,7 +99,7 @@ class AsyncClient:
     def _check_open(self) -> None:
         """Raises the same ValueError as the blocking client."""
         if self._closed:
-            raise ValueError(_core.CLOSED)
+            raise ValueError("the client is closed")
 
     async def __aenter__(self) -> AsyncClient:
         return self
