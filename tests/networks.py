@@ -37,6 +37,33 @@ def save_half_size_core(path: Path) -> Path:
     return _save(path, "Conv", {"weights": weights, "bias": COLOUR_BIAS}, 4, None, "batch", strides=[2, 2])
 
 
+def atrous_network(rates: tuple[int, ...], channels: int = 5, seed: int = 0) -> onnx.ModelProto:
+    """Atrous 3x3 convolutions side by side, summed: random weights, with and without a bias."""
+    rng = np.random.default_rng(seed)
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
+    for index, rate in enumerate(rates):
+        kernel = rng.normal(0, 1, (channels, 3, 3, 3)).astype(np.float32)
+        weights.append(numpy_helper.from_array(kernel, f"kernel{index}"))
+        names = ["pixels", f"kernel{index}"]
+        if index % 2 == 0:
+            weights.append(numpy_helper.from_array(rng.normal(0, 1, channels).astype(np.float32), f"bias{index}"))
+            names.append(f"bias{index}")
+        pads, dilations = [rate] * 4, [rate] * 2
+        nodes.append(helper.make_node("Conv", names, [f"scores{index}"], pads=pads, dilations=dilations))
+    nodes.append(helper.make_node("Sum", [f"scores{index}" for index in range(len(rates))], ["scores"]))
+    graph = helper.make_graph(
+        nodes,
+        "atrous",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 3, "height", "width"])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", channels, "height", "width"])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)  # pyright: ignore[reportUnknownMemberType]
+    return model
+
+
 def _save(
     path: Path,
     op: str,

@@ -42,24 +42,43 @@ def eager(network: Any, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def test_flagship_against_torchvision_in_eager_mode(flagship: Path) -> None:
-    """Classes agree on 99.9 % and logits within 1e-3, at two sizes and batch 2; the foreground within a level."""
+    """Logits within 1e-4, at several sizes and batches, maps smaller than the atrous rates among them."""
     session = ort.InferenceSession(
         with_core_output(onnx.load_model_from_string(flagship.read_bytes())).SerializeToString(),
         providers=["CPUExecutionProvider"],
     )
     network = torchvision_core.build_network("deeplabv3_resnet101", "random", 21)
-    for width, height in ((301, 225), (193, 257)):
-        photos = np.stack([images.textured(width, height, seed) for seed in (1, 2)])
+    for width, height, batch in ((301, 225, 3), (193, 257, 1), (450, 80, 1), (40, 300, 1)):
+        photos = np.stack([images.textured(width, height, seed) for seed in range(batch)])
         expected = eager(network, photos)
-        keep = np.tile(np.array([0.0] + [1.0] * 20, np.float32), (2, 1))
+        keep = np.tile(np.array([0.0] + [1.0] * 20, np.float32), (batch, 1))
         names = ["foreground", "classes", CORE_OUTPUT]
         foreground, classes, logits = session.run(names, {"image": photos[..., ::-1], "keep": keep})
-        assert np.abs(logits - expected).max() <= 1e-3
+        assert np.abs(logits - expected).max() <= 1e-4
         assert (classes == expected.argmax(1)).mean() >= 0.999
         powers = np.exp(expected.astype(float) - expected.max(1, keepdims=True))
         probability = powers[:, 1:].sum(1) / powers.sum(1)
         assert np.abs(foreground - 255 * probability).max() <= 1
-        assert len(np.unique(classes)) > 3  # else agreement would say nothing
+        assert len(np.unique(classes)) > 1  # else agreement would say nothing
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_each_form_of_the_smallest_network(tmp_path: Path, target: str) -> None:
+    """The forms differ in their nodes, not in their numbers."""
+    out = tmp_path / "small.onnx"
+    lines = run_export(SMALL, "--weights", "random", "--resize", "short_side:64", "--target", target, "-o", out)
+    atrous = sum("3 atrous convolutions as taps" in line for line in lines)
+    model = with_core_output(onnx.load_model_from_string(out.read_bytes()))
+    dilated = [node for node in model.graph.node for a in node.attribute if a.name == "dilations" and max(a.ints) > 8]
+    assert (atrous, len(dilated)) == ((1, 0) if target == "openvino" else (0, 3))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    network = torchvision_core.build_network(SMALL, "random", 21)
+    for width, height, batch in ((64, 64, 1), (250, 90, 3), (33, 410, 1), (600, 450, 1)):
+        photos = np.stack([images.textured(width, height, seed) for seed in range(batch)])
+        feeds: dict[str, NDArray[Any]] = {"image": photos[..., ::-1], "keep": np.ones((batch, 21), np.float32)}
+        (logits,) = session.run([CORE_OUTPUT], feeds)
+        expected = eager(network, photos)  # up to 20 with these random weights
+        assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_flagship_describes_itself(flagship: Path) -> None:

@@ -9,7 +9,7 @@ from typing import get_args
 
 from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
 from mattebox_export.options import Activation, Triple
-from mattebox_server.spec import MAX_LABELS, Letterbox, Resize, ShortSide, Stretch
+from mattebox_server.spec import MAX_LABELS, Letterbox, Precision, Resize, ShortSide, Stretch, Target
 
 CUSTOM = "custom"
 _MAX_ASPECT = 4  # short_side: a photo longer than 4:1 gets a smaller short side instead of an ever larger input
@@ -24,6 +24,8 @@ class Arguments:
 
     model: str
     weights: str
+    target: Target | None
+    precision: Precision
     output: Path
     resize: Resize | None
     labels: tuple[str, ...] | None
@@ -59,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     add("model", nargs="?", choices=[*CATALOGUE, CUSTOM], metavar="MODEL", help="a name from --list, or custom")
     add("--list", action="store_true", help="show the networks with licence and size")
     add("--weights", default=None, metavar="official|random|FILE", help="default: official; FILE is a torch state dict")
-    add("--precision", default="fp32", choices=["fp32"], help="numeric precision of the artifact (default: fp32)")
+    add("--target", choices=get_args(Target), help="provider to export for (default: this machine's best)")
+    add("--precision", default="fp32", choices=get_args(Precision), help="fp16 is for --target cuda (default: fp32)")
     add("-o", "--output", type=Path, metavar="FILE", help="default: NAME.onnx here; custom: NAME.mattebox.onnx")
     add("--resize", metavar="POLICY", help="short_side:450, stretch:320x320 or letterbox:512x512 (width x height)")
     add("--labels", metavar="voc|A,B,C|FILE", help="class names; one must be 'background'. custom: none = saliency")
@@ -89,6 +92,8 @@ def _check(namespace: argparse.Namespace) -> Arguments:
     weights = namespace.weights or "official"
     if namespace.licence is not None and not custom and weights in ("official", "random"):
         raise ValueError("--licence is for custom and for --weights FILE: the catalogue knows the others")
+    if namespace.precision == "fp16" and namespace.target != "cuda":
+        raise ValueError("--precision fp16 is for --target cuda: CPUs would compute it in fp32")
     name = namespace.name or (namespace.core.stem if custom else namespace.model)
     labels = None if namespace.labels is None else parse_labels(namespace.labels)
     if labels is not None and weights == "official" and not custom and labels != VOC_LABELS:
@@ -96,6 +101,8 @@ def _check(namespace: argparse.Namespace) -> Arguments:
     return Arguments(
         namespace.model,
         weights,
+        namespace.target,
+        namespace.precision,
         _output(namespace, name),
         None if namespace.resize is None else parse_resize(namespace.resize),
         labels,

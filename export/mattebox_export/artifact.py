@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -14,10 +15,12 @@ from mattebox_export.arguments import Arguments, default_short_side
 from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
 from mattebox_export.core import Core, Normalisation
 from mattebox_export.errors import ExportError
+from mattebox_export.forms import bring_to_form
 from mattebox_export.onnx_core import file_core, u2netp_core
 from mattebox_export.parity import check_parity
-from mattebox_export.wrap import wrap
-from mattebox_server.spec import Kind, ModelSpec, Resize, Stretch, Weights
+from mattebox_export.wrap import describe, prepare, wrap
+from mattebox_server.engine.providers import best_provider
+from mattebox_server.spec import Kind, ModelSpec, Resize, Stretch, Target, Weights
 
 _SUBJECT = ("subject",)
 _TOOLS = ("mattebox", "onnx", "torch", "torchvision", "onnxruntime")
@@ -31,9 +34,15 @@ def export(arguments: Arguments) -> Iterator[str]:
     """
     core = _build_core(arguments)
     yield f"built {arguments.name}: weights {_source(arguments)}, sha256 {core.weights_sha256}"
-    spec = _spec(arguments, core)
-    artifact = wrap(core, spec)
-    yield str(check_parity(artifact, core, spec))
+    target = arguments.target or _target_of_this_machine()
+    spec = _spec(arguments, core, target)
+    model, form = bring_to_form(prepare(core.model), target, arguments.precision)
+    whose = "" if arguments.target else " (this machine's best; --target chooses)"
+    yield f"form for {target}{whose}, {arguments.precision}: {form}"
+    artifact = wrap(replace(core, model=model), spec)
+    parity = check_parity(artifact, core, spec)
+    yield str(parity)
+    describe(artifact, spec.model_copy(update={"expectation": parity.expectation}))
     _write(artifact, arguments.output)
     yield f"wrote {arguments.output} ({arguments.output.stat().st_size / 1e6:.1f} MB)"
 
@@ -50,7 +59,12 @@ def _build_core(arguments: Arguments) -> Core:
     return torchvision_core(arguments.model, arguments.weights, len(arguments.labels or VOC_LABELS))
 
 
-def _spec(arguments: Arguments, core: Core) -> ModelSpec:
+def _target_of_this_machine() -> Target:
+    provider = best_provider()
+    return "cuda" if provider == "tensorrt" else provider
+
+
+def _spec(arguments: Arguments, core: Core, target: Target) -> ModelSpec:
     kind: Kind = "saliency" if _is_saliency(arguments) else "semantic"
     labels = _SUBJECT if kind == "saliency" else arguments.labels or VOC_LABELS
     _check_channels(core.model, kind, len(labels))
@@ -60,7 +74,8 @@ def _spec(arguments: Arguments, core: Core) -> ModelSpec:
             kind=kind,
             labels=labels,
             resize=_resize(arguments, core),
-            precision="fp32",
+            precision=arguments.precision,
+            target=target,
             weights=Weights(
                 source=_source(arguments), sha256=core.weights_sha256, trained=arguments.weights != "random"
             ),

@@ -21,8 +21,8 @@ from torchvision.models.resnet import Bottleneck
 from mattebox_export.catalogue import IMAGENET_MEAN, IMAGENET_STD
 from mattebox_export.core import Core, Normalisation
 from mattebox_export.errors import ExportError
-from mattebox_export.parity import synthetic_photos
 from mattebox_export.wrap import OPSET
+from mattebox_server.selfcheck import synthetic_photo
 
 OFFICIAL, RANDOM = "official", "random"
 _RESIDUAL_GAIN = 0.2
@@ -91,7 +91,7 @@ def _calibrate(network: nn.Module) -> None:
             nn.init.constant_(module.bn3.weight, _RESIDUAL_GAIN)
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # average over all batches seen
-    photos = torch.from_numpy(synthetic_photos(2, 225, 225)).permute(0, 3, 1, 2) / 255
+    photos = torch.from_numpy(np.stack([synthetic_photo(225, 225, seed) for seed in (0, 1)])).permute(0, 3, 1, 2) / 255
     image = (photos - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
     with torch.no_grad():
         network.train()(image)

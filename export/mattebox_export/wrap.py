@@ -1,7 +1,9 @@
 """Puts head and tail around a core, so that photos go in as bytes and masks come out as bytes.
 
 head: uint8 NHWC BGR -> float32 -> NCHW -> RGB -> normalised
-tail: -> input's size (bilinear) -> softmax, sum of the kept classes, argmax | probability -> uint8
+tail: -> input's size (bilinear) -> softmax of the kept classes, argmax | probability -> uint8
+
+Head and tail compute in float32, whatever the core does.
 
 Both are graph nodes and run where the network runs; `mattebox_server.spec` says what the artifact looks like.
 """
@@ -46,10 +48,14 @@ class _Graph:
 def wrap(core: Core, spec: ModelSpec) -> onnx.ModelProto:
     """The artifact: head, core, tail, and the spec in the metadata.
 
+    Args:
+        core: prepared by `prepare`.
+        spec: of the artifact.
+
     Raises:
         ExportError: the core's inputs or outputs are not what a core must have.
     """
-    model = _prepare_core(core.model)
+    model = core.model
     (core_input,), core_output = model.graph.input, model.graph.output[0]
     batch, channels, height, width = _dimensions(core_input, "input")
     if channels != 3 and isinstance(channels, int):
@@ -77,17 +83,25 @@ def wrap(core: Core, spec: ModelSpec) -> onnx.ModelProto:
         outputs.append(helper.make_tensor_value_info("classes", TensorProto.UINT8, shape))
     else:
         _saliency_tail(graph, core.activation)
+    # The core's own shapes stay: onnxruntime's CPU provider fuses a residual addition into the convolution before it
+    # only where it can see that both have the same, which saves 3 % of a ResNet-101.
+    shapes = [value for value in model.graph.value_info if _is_shaped(value)]
     whole = helper.make_graph(
-        graph.nodes, spec.name, inputs, outputs, [*model.graph.initializer, *graph.constants], value_info=[]
+        graph.nodes, spec.name, inputs, outputs, [*model.graph.initializer, *graph.constants], value_info=shapes
     )
     artifact = helper.make_model(whole, opset_imports=model.opset_import, ir_version=_IR_VERSION)
     artifact.producer_name = "mattebox-export"
-    helper.set_model_props(artifact, {METADATA_KEY: spec.to_json()})
+    describe(artifact, spec)
     try:
         onnx.checker.check_model(artifact)  # pyright: ignore[reportUnknownMemberType]
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the core is not valid ONNX: {error}") from error
     return artifact
+
+
+def describe(artifact: onnx.ModelProto, spec: ModelSpec) -> None:
+    """Writes the spec into the metadata, in the place of any that is there."""
+    helper.set_model_props(artifact, {METADATA_KEY: spec.to_json()})
 
 
 def with_core_output(artifact: onnx.ModelProto) -> onnx.ModelProto:
@@ -98,7 +112,12 @@ def with_core_output(artifact: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _prepare_core(model: onnx.ModelProto) -> onnx.ModelProto:
+def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A core as head and tail expect it: one input, opset 18 or newer, no names that collide with the artifact's.
+
+    Raises:
+        ExportError: that can't be had.
+    """
     if len(model.functions) or any(opset.domain not in ("", "ai.onnx") for opset in model.opset_import):
         raise ExportError("the core uses operators outside of ONNX's own set")
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -122,6 +141,12 @@ def _prepare_core(model: onnx.ModelProto) -> onnx.ModelProto:
             raise ExportError(f"the core's opset {version} can't be brought to {OPSET}: {error}") from error
     _rename(prepared.graph, {name: f"core/{name}" for name in _RESERVED})
     return prepared
+
+
+def _is_shaped(value: onnx.ValueInfoProto) -> bool:
+    """Whether every dimension has a length or a name."""
+    tensor = value.type.tensor_type
+    return tensor.HasField("shape") and all(d.HasField("dim_value") or d.dim_param for d in tensor.shape.dim)
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
@@ -179,14 +204,31 @@ def _resize_to_image(graph: _Graph, core_output: str) -> None:
 
 
 def _semantic_tail(graph: _Graph) -> None:
+    """Argmax, and the share of the kept classes in the sum of the exponentials.
+
+    Both sums are one product of matrices, [keep; 1] x exponentials: on onnxruntime's CPU provider, whose Softmax over
+    axis 1 transposes first, 18 ms instead of 121 (21 classes at 450x600), on OpenVINO 12 instead of 15.
+    """
     graph.add("ArgMax", [CORE_OUTPUT], "mattebox/argmax", axis=1, keepdims=0)
     graph.add("Cast", ["mattebox/argmax"], "classes", to=TensorProto.UINT8)
-    graph.add("Softmax", [CORE_OUTPUT], "mattebox/softmax", axis=1)
-    axes = graph.constant("keep_axes", [2, 3], np.int64)
-    graph.add("Unsqueeze", ["keep", axes], "mattebox/keep")
-    graph.add("Mul", ["mattebox/softmax", "mattebox/keep"], "mattebox/kept")
     class_axis = graph.constant("class_axis", [1], np.int64)
-    graph.add("ReduceSum", ["mattebox/kept", class_axis], "mattebox/probability", keepdims=0)
+    graph.add("ReduceMax", [CORE_OUTPUT, class_axis], "mattebox/largest_logit", keepdims=1)
+    graph.add("Sub", [CORE_OUTPUT, "mattebox/largest_logit"], "mattebox/shifted_logits")
+    graph.add("Exp", ["mattebox/shifted_logits"], "mattebox/powers")
+    flat = graph.constant("flat", [0, 0, -1], np.int64)
+    graph.add("Reshape", ["mattebox/powers", flat], "mattebox/flat_powers")
+    graph.add("Unsqueeze", ["keep", class_axis], "mattebox/keep_row")
+    graph.add("Shape", ["mattebox/keep_row"], "mattebox/row_shape")
+    one = numpy_helper.from_array(np.ones(1, np.float32))
+    graph.add("ConstantOfShape", ["mattebox/row_shape"], "mattebox/ones_row", value=one)
+    graph.add("Concat", ["mattebox/keep_row", "mattebox/ones_row"], "mattebox/rows", axis=1)
+    graph.add("MatMul", ["mattebox/rows", "mattebox/flat_powers"], "mattebox/sums")
+    zeroth, first = graph.constant("zeroth", 0, np.int64), graph.constant("first", 1, np.int64)
+    graph.add("Gather", ["mattebox/sums", zeroth], "mattebox/kept", axis=1)
+    graph.add("Gather", ["mattebox/sums", first], "mattebox/all", axis=1)
+    graph.add("Div", ["mattebox/kept", "mattebox/all"], "mattebox/flat_probability")
+    graph.add("Shape", ["classes"], "mattebox/map_shape")
+    graph.add("Reshape", ["mattebox/flat_probability", "mattebox/map_shape"], "mattebox/probability")
     _to_bytes(graph)
 
 

@@ -22,6 +22,8 @@ MAX_LABELS = 256  # class indices leave the graph as uint8
 Side = Annotated[int, Field(ge=1, le=8192)]
 Kind = Literal["semantic", "saliency"]
 Precision = Literal["fp32", "fp16"]
+Target = Literal["cpu", "openvino", "cuda"]
+"""The execution provider that a graph's form was made for; cuda's serves TensorRT too. The others run it as well."""
 
 
 class SpecError(ValueError):
@@ -78,6 +80,19 @@ class Weights(_Frozen):
     trained: bool
 
 
+class Expectation(_Frozen):
+    """What the network says of one synthetic photo, see `mattebox_server.selfcheck`.
+
+    `foreground` (everything but the background kept) and `classes` hold samples of the maps, uint8 in base64.
+    """
+
+    height_px: Side
+    width_px: Side
+    seed: Annotated[int, Field(ge=0)]
+    foreground: str
+    classes: str | None
+
+
 class ModelSpec(_Frozen):
     """Everything that the server must know of a model.
 
@@ -92,9 +107,11 @@ class ModelSpec(_Frozen):
     channel_order: Literal["bgr"] = "bgr"
     resize: Resize
     precision: Precision
+    target: Target
     weights: Weights
     licence: str
     tools: dict[str, str]
+    expectation: Expectation | None = None  # known once the network has run; a file without one is refused
 
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> "ModelSpec":
@@ -120,6 +137,9 @@ class ModelSpec(_Frozen):
         if METADATA_KEY not in metadata:
             raise SpecError(f"no {METADATA_KEY} in its metadata: wrap the network with `mattebox-export custom`")
         try:
-            return cls.model_validate_json(metadata[METADATA_KEY])
+            spec = cls.model_validate_json(metadata[METADATA_KEY])
         except ValidationError as error:
             raise SpecError(f"{METADATA_KEY} is not valid here: {error}") from error
+        if spec.expectation is None:
+            raise SpecError("it doesn't say what its network should answer")
+        return spec
