@@ -1,0 +1,66 @@
+"""One run of a network on a batch, checked."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mattebox_server.engine.session import Session
+from mattebox_server.errors import InferenceFailed
+from mattebox_server.pixels import Pixels
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What the network found in one photo, and what that took.
+
+    Args:
+        foreground: uint8 (h, w), round(255 x probability of the subject).
+        classes: uint8 (h, w), index of the likeliest class; None from a saliency network.
+        batch_size: photos that shared the run.
+        queue_s: seconds from the call to the start of the run.
+        infer_s: seconds of the run.
+    """
+
+    foreground: Pixels
+    classes: Pixels | None
+    batch_size: int
+    queue_s: float
+    infer_s: float
+
+
+def run_session(session: Session, images: Sequence[Pixels], kept: Sequence[frozenset[int]]) -> list[Inference]:
+    """Runs images uint8 (h, w, 3) of one shape as one batch, on this thread, and checks what comes back.
+
+    Raises:
+        InferenceFailed: the network failed, or gave arrays of the wrong shape.
+    """
+    started_s = time.monotonic()
+    try:
+        batch = np.stack(images) if len(images) > 1 else images[0][np.newaxis]
+        maps = session.run(batch, _keep(session, kept))
+        for output in (maps.foreground, maps.classes):
+            if output is not None and output.shape != batch.shape[:3]:
+                raise ValueError(f"it gave {output.shape} for {batch.shape}")
+    except BaseException as error:  # whatever a provider raises, the request fails and the server goes on
+        raise InferenceFailed(f"{session.spec.name} on {session.provider} failed: {error}") from error
+    infer_s = time.monotonic() - started_s
+    foregrounds = _rows(maps.foreground)
+    classes = [None] * len(images) if maps.classes is None else _rows(maps.classes)
+    return [Inference(*found, len(images), 0.0, infer_s) for found in zip(foregrounds, classes, strict=True)]
+
+
+def _keep(session: Session, kept: Sequence[frozenset[int]]) -> NDArray[np.float32] | None:
+    if session.spec.kind == "saliency":
+        return None
+    keep = np.zeros((len(kept), len(session.spec.labels)), np.float32)
+    for row, indices in zip(keep, kept, strict=True):
+        row[sorted(indices)] = 1
+    return keep
+
+
+def _rows(output: Pixels) -> Sequence[Pixels]:
+    # Copies, because a view would let one caller hold, and see, the photos of all others.
+    return [row.copy() if len(output) > 1 else row for row in output]

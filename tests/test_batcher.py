@@ -1,0 +1,1100 @@
+"""The batcher with sessions and a clock that the tests control: who runs when, with whom, and what each one gets."""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic, sleep
+from types import SimpleNamespace
+from typing import Literal
+
+import numpy as np
+import pytest
+import structlog.testing
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fakes import spec
+from mattebox_server.engine.batcher import Batcher, BatchLimits
+from mattebox_server.engine.inference import Inference, run_session
+from mattebox_server.engine.session import Maps
+from mattebox_server.errors import DeadlineExceeded, InferenceFailed, Overloaded
+from mattebox_server.pixels import Pixels
+from mattebox_server.spec import ModelSpec
+
+GOOD, RAISES, EXITS, BAD_FOREGROUND, BAD_CLASSES = range(5)
+POISON = [RAISES, EXITS, BAD_FOREGROUND, BAD_CLASSES]
+SMALL, WIDE, TALL = (3, 4), (3, 5), (6, 4)
+ENOUGH_S = 20.0  # for anything that must happen; nothing waits that long unless it hangs
+ROOMY = BatchLimits(max_batch=4, max_wait_s=1000.0, max_queue=100)
+
+
+def photo(number: int, mode: int = GOOD, shape: tuple[int, int] = SMALL) -> Pixels:
+    image = np.zeros((*shape, 3), np.uint8)
+    image[..., 0], image[..., 1] = number, mode
+    return image
+
+
+def code(kept: frozenset[int]) -> int:
+    return sum(2**index for index in kept)
+
+
+class Clock:
+    """`time.monotonic`, as far as the batcher sees."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    session: "Probe"
+    numbers: list[int]
+    shape: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Device:
+    """What all sessions of a test share. They can't fail a test themselves, because the batcher catches it."""
+
+    clock: Clock | None = None
+    runs: int = 1
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    inside: list[Batch] = field(default_factory=list[Batch])
+    batches: list[Batch] = field(default_factory=list[Batch])
+    problems: list[str] = field(default_factory=list[str])
+    check: Callable[[Batch], str] = field(default=lambda _: "")
+
+    def enter(self, batch: Batch) -> None:
+        with self.changed:
+            if any(other.session is batch.session for other in self.inside):
+                self.problems.append("a session runs twice at once")
+            self.inside.append(batch)
+            self.batches.append(batch)
+            if len(self.inside) > self.runs:
+                self.problems.append(f"{len(self.inside)} runs at once")
+            if problem := self.check(batch):
+                self.problems.append(problem)
+            self.changed.notify_all()
+
+    def leave(self, batch: Batch) -> None:
+        with self.changed:
+            self.inside.remove(batch)
+            self.changed.notify_all()
+
+    def until(self, happened: Callable[[], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(happened, ENOUGH_S)
+
+    def notice(self, _: "Future[Inference]") -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+    @property
+    def ran(self) -> list[list[int]]:
+        return [batch.numbers for batch in self.batches]
+
+
+class Probe:
+    """Answers with the photo's number as foreground and its kept classes, as a binary number, as classes.
+
+    A held session stays in each run until `step`, except where it tries again what it has run before.
+    """
+
+    provider: Literal["cpu"] = "cpu"
+    precision = "fp32"
+    bounds = None
+
+    def __init__(self, device: Device, name: str = "net", *, saliency: bool = False, cost_s: float = 0.0) -> None:
+        semantic = spec(name)
+        kind = {"kind": "saliency", "labels": ("thing",)}
+        self.spec: ModelSpec = semantic.model_copy(update=kind) if saliency else semantic
+        self.device, self.cost_s = device, cost_s
+        self.held = False
+        self.nap_s = 0.0
+        self.fails_from = 1000  # photos
+        self._permits = threading.Semaphore(0)
+        self._seen: set[int] = set()
+
+    def hold(self) -> "Probe":
+        self.held = True
+        return self
+
+    def step(self) -> None:
+        self._permits.release()
+
+    def open(self) -> None:
+        self.held = False
+        self.step()
+
+    def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
+        batch = Batch(self, images[:, 0, 0, 0].tolist(), images.shape[1:])
+        self.device.enter(batch)
+        try:
+            if self.held and not self._seen & set(batch.numbers) and not self._permits.acquire(timeout=ENOUGH_S):
+                self.device.problems.append("nobody stepped")
+            if self.device.clock:
+                self.device.clock.now_s += self.cost_s
+            if self.nap_s:
+                sleep(self.nap_s)
+            return self._answer(images, keep)
+        finally:
+            self._seen |= set(batch.numbers)
+            self.device.leave(batch)
+
+    def _answer(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
+        modes = set(images[:, 0, 0, 1].tolist())
+        if RAISES in modes or len(images) >= self.fails_from:
+            raise RuntimeError("the device is on fire")
+        if EXITS in modes:
+            raise SystemExit(1)
+        foreground = images[..., 0]
+        if BAD_FOREGROUND in modes:
+            return Maps(foreground[:, :1], None)
+        if self.spec.kind == "saliency":
+            if keep is not None:
+                self.device.problems.append("a saliency network was given keep")
+            return Maps(foreground[:, :, :1] if BAD_CLASSES in modes else foreground, None)
+        assert keep is not None
+        assert keep.dtype == np.float32
+        codes = (keep @ np.array([1, 2, 4], np.float32)).astype(np.uint8)
+        classes = np.zeros_like(foreground) + codes[:, np.newaxis, np.newaxis]
+        return Maps(foreground, classes[:-1] if BAD_CLASSES in modes else classes)
+
+
+@dataclass
+class Bench:
+    batcher: Batcher
+    device: Device
+    sessions: list[Probe]
+    first: "Future[Inference]" = field(default_factory=Future[Inference])
+
+    def release(self) -> None:
+        for session in self.sessions:
+            session.open()
+
+    def finish(self, futures: "list[Future[Inference]]") -> None:
+        self.release()
+        wait(futures, ENOUGH_S)
+
+    def submit(
+        self,
+        number: int,
+        name: str = "net",
+        *,
+        mode: int = GOOD,
+        shape: tuple[int, int] = SMALL,
+        kept: frozenset[int] = frozenset(),
+        deadline_s: float | None = None,
+    ) -> "Future[Inference]":
+        return self.batcher.submit(name, photo(number, mode, shape), kept, deadline_s)
+
+    def start(self, number: int, name: str = "net", *, mode: int = GOOD) -> "Future[Inference]":
+        """Submits what a free device runs alone, and waits until it runs."""
+        future = self.submit(number, name, mode=mode)
+        self.device.until(lambda: any(batch.numbers == [number] for batch in self.device.inside))
+        return future
+
+
+@contextmanager
+def bench(
+    device: Device, sessions: list[Probe], limits: BatchLimits | Mapping[str, BatchLimits] = ROOMY, runs: int = 1
+) -> Generator[Bench]:
+    device.runs = runs
+    networks = {
+        probe.spec.name: [other for other in sessions if other.spec.name == probe.spec.name] for probe in sessions
+    }
+    by_name = dict.fromkeys(networks, limits) if isinstance(limits, BatchLimits) else limits
+    the = Bench(Batcher(networks, by_name, runs), device, sessions)
+    try:
+        yield the
+    finally:
+        the.release()
+        the.batcher.close()
+    assert device.problems == []
+    assert device.inside == []
+
+
+@contextmanager
+def busy(
+    device: Device, limits: BatchLimits = ROOMY, *, saliency: bool = False, cost_s: float = 0.0
+) -> Generator[Bench]:
+    """One session that is at work on photo 0 until it is released."""
+    with bench(device, [Probe(device, saliency=saliency, cost_s=cost_s).hold()], limits) as the:
+        the.first = the.start(0)
+        yield the
+
+
+@pytest.fixture(name="device")
+def device_with_clock(monkeypatch: pytest.MonkeyPatch) -> Device:
+    clock = Clock()
+    for module in ("batcher", "inference"):
+        monkeypatch.setattr(f"mattebox_server.engine.{module}.time", SimpleNamespace(monotonic=clock))
+    return Device(clock)
+
+
+def advance(device: Device, seconds: float) -> None:
+    assert device.clock
+    device.clock.now_s += seconds
+
+
+def now_s(device: Device) -> float:
+    assert device.clock
+    return device.clock.now_s
+
+
+def numbers(futures: "list[Future[Inference]]") -> list[int]:
+    return [int(future.result(ENOUGH_S).foreground[0, 0]) for future in futures]
+
+
+# A batch
+
+
+def test_a_busy_engine_collects_and_everyone_gets_their_own_rows(device: Device) -> None:
+    session = Probe(device).hold()
+    kept = [frozenset(indices) for indices in ((), (0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 2))]
+    with bench(device, [session]) as the:
+        first = the.start(100)
+        futures = [the.submit(n, kept=indices) for n, indices in enumerate(kept)]
+        the.release()
+        answers = [future.result(ENOUGH_S) for future in [first, *futures]]
+    assert device.ran == [[100], [0, 1, 2, 3], [4, 5, 6]]
+    assert [answer.batch_size for answer in answers] == [1, 4, 4, 4, 4, 3, 3, 3]
+    for number, answer, indices in zip([100, *range(7)], answers, [frozenset[int](), *kept], strict=True):
+        assert answer.classes is not None
+        assert (answer.foreground == np.full(SMALL, number)).all()
+        assert (answer.classes == np.full(SMALL, code(indices))).all()
+    for answer in answers[1:]:  # nobody holds the whole batch
+        assert answer.foreground.base is None
+        assert answer.classes is not None
+        assert answer.classes.base is None
+
+
+def test_queue_and_run_are_timed_apart(device: Device) -> None:
+    with busy(device, cost_s=2.0) as the:
+        early = the.submit(1)
+        advance(device, 5.0)
+        late = the.submit(2)
+        the.release()
+        assert (early.result(ENOUGH_S).queue_s, early.result().infer_s) == (7.0, 2.0)
+        assert (late.result(ENOUGH_S).queue_s, late.result().infer_s) == (2.0, 2.0)
+
+
+def test_saliency_networks_get_no_keep_and_give_no_classes(device: Device) -> None:
+    with busy(device, saliency=True) as the:
+        futures = [the.first, the.submit(1, kept=frozenset({1})), the.submit(2)]
+        the.release()
+        assert numbers(futures) == [0, 1, 2]
+        assert [future.result().classes for future in futures] == [None] * 3
+
+
+def test_a_batch_has_one_shape_and_the_commonest_goes_first(device: Device) -> None:
+    with busy(device) as the:
+        shapes = [SMALL, WIDE, TALL, WIDE, TALL, SMALL, TALL]
+        futures = [the.submit(number, shape=shape) for number, shape in enumerate(shapes, 1)]
+        the.finish(futures)
+    assert device.ran == [[0], [3, 5, 7], [1, 6], [2, 4]]
+
+
+def test_more_than_a_batch_of_one_shape_is_no_advantage(device: Device) -> None:
+    with busy(device, BatchLimits(2, 1000.0, 100)) as the:
+        futures = [the.submit(n, shape=shape) for n, shape in enumerate([SMALL, WIDE, WIDE, WIDE, WIDE, SMALL], 1)]
+        the.finish(futures)
+    assert device.ran == [[0], [1, 6], [2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize(("waited_s", "first"), [(10.0, [2, 3]), (10.5, [1])])
+def test_who_waited_too_long_goes_next(device: Device, waited_s: float, first: list[int]) -> None:
+    with busy(device, BatchLimits(4, 10.0, 100)) as the:
+        the.submit(1, shape=WIDE)
+        advance(device, waited_s)
+        futures = [the.submit(2), the.submit(3)]
+        the.finish(futures)
+    assert device.ran[1] == first
+
+
+# A free device
+
+
+def test_a_free_device_waits_for_nobody(device: Device) -> None:
+    sessions = [Probe(device, "a").hold(), Probe(device, "b").hold()]
+    with bench(device, sessions, BatchLimits(8, 1000.0, 0), runs=2) as the:
+        the.start(1, "a")
+        the.start(2, "b")
+        assert [the.batcher.waiting(name) for name in "ab"] == [0, 0]
+        for name in "ab":
+            with pytest.raises(Overloaded):
+                the.submit(3, name)
+
+
+def test_replicas_run_side_by_side_but_no_session_twice(device: Device) -> None:
+    sessions = [Probe(device).hold(), Probe(device).hold()]
+    with bench(device, sessions, runs=3) as the:
+        the.start(1)
+        the.start(2)
+        the.submit(3)
+        assert the.batcher.waiting("net") == 1
+        assert {batch.session for batch in device.inside} == set(sessions)
+
+
+def test_networks_share_the_runs(device: Device) -> None:
+    sessions = [Probe(device, "a").hold(), Probe(device, "b").hold()]
+    with bench(device, sessions, runs=1) as the:
+        the.start(1, "a")
+        the.submit(2, "b")
+        assert the.batcher.waiting("b") == 1
+
+
+def test_whoever_has_an_answer_finds_the_session_free(device: Device) -> None:
+    with bench(device, [Probe(device)], BatchLimits(1, 0.0, 0)) as the:
+        for number in range(200):
+            mode = RAISES if number % 5 == 0 else GOOD
+            assert (the.submit(number, mode=mode).exception(ENOUGH_S) is None) == (mode == GOOD)
+
+
+# Fairness
+
+
+def order(device: Device) -> str:
+    return "".join(batch.session.spec.name for batch in device.batches)
+
+
+def run_both(device: Device, counts: tuple[int, int], costs_s: tuple[float, float]) -> str:
+    """A first run of `a`, then so many of each that wait; returns who ran."""
+    sessions = [Probe(device, name, cost_s=cost_s).hold() for name, cost_s in zip("ab", costs_s, strict=True)]
+    with bench(device, sessions, BatchLimits(1, 1000.0, 100)) as the:
+        the.start(0, "a")
+        futures = [the.submit(1 + n, name) for name, count in zip("ab", counts, strict=True) for n in range(count)]
+        the.finish(futures)
+    return order(device)
+
+
+def test_networks_share_the_time_not_the_number_of_runs(device: Device) -> None:
+    # a pays 3 a run, b 1: after a's first three seconds b is behind, and from then on it is three to one.
+    assert run_both(device, (3, 9), (3.0, 1.0)) == "a" + "bbb" + "abbb" * 2 + "a"
+
+
+def test_a_flood_does_not_keep_others_out(device: Device) -> None:
+    assert run_both(device, (20, 2), (1.0, 1.0)).startswith("abab")
+
+
+def test_failed_runs_are_paid_for(device: Device) -> None:
+    sessions = [Probe(device, name, cost_s=2.0).hold() for name in "ab"]
+    with bench(device, sessions, BatchLimits(3, 1000.0, 100)) as the:
+        the.start(0, "a")
+        futures = [the.submit(n, "a", mode=RAISES if n == 2 else GOOD) for n in (1, 2, 3)]
+        futures += [the.submit(n, "b") for n in range(10, 22)]
+        futures += [the.submit(4, "a", shape=WIDE)]
+        the.finish(futures)
+    # a stands at 2 and b at 0, so b goes; then a: one run that fails and three alone, 8 s, for which b gets three.
+    assert order(device) == "a" + "b" + "aaaa" + "bbb" + "a"
+
+
+def test_idleness_is_no_credit(device: Device) -> None:
+    sessions = [Probe(device, name, cost_s=1.0) for name in "ab"]
+    with bench(device, sessions, BatchLimits(1, 1000.0, 100)) as the:
+        for number in range(50):
+            the.submit(number, "a").result(ENOUGH_S)
+        for session in sessions:
+            session.hold()
+        the.start(100, "a")
+        futures = [the.submit(101 + n, "a") for n in range(5)] + [the.submit(201 + n, "b") for n in range(5)]
+        the.finish(futures)
+    assert order(device)[50:] == "a" + "ba" * 5
+
+
+# The queue's bound
+
+
+def test_the_queue_is_bounded(device: Device) -> None:
+    with busy(device, BatchLimits(4, 1000.0, 2), cost_s=3.0) as the:
+        waiting = [the.submit(1), the.submit(2)]
+        with pytest.raises(Overloaded) as unmeasured:
+            the.submit(3)
+        assert unmeasured.value.retry_after_s == 0.5 * 3
+        the.sessions[0].step()
+        device.until(lambda: device.ran == [[0], [1, 2]])
+        waiting += [the.submit(3), the.submit(4)]
+        with pytest.raises(Overloaded) as measured:
+            the.submit(5)
+        assert measured.value.retry_after_s == 3.0 * 3
+        the.sessions[0].step()  # 3 s for two: the average moves a fifth of the way from 3 to 1.5
+        device.until(lambda: device.ran[-1] == [3, 4])
+        waiting += [the.submit(5), the.submit(6)]
+        with pytest.raises(Overloaded) as averaged:
+            the.submit(7)
+        assert averaged.value.retry_after_s == pytest.approx(2.7 * 3)
+        the.release()
+        assert numbers(waiting) == [1, 2, 3, 4, 5, 6]
+
+
+def test_each_network_has_its_own_queue(device: Device) -> None:
+    sessions = [Probe(device, name).hold() for name in "ab"]
+    limits = {"a": BatchLimits(1, 0.0, 1), "b": BatchLimits(1, 0.0, 2)}
+    with bench(device, sessions, limits) as the:
+        the.start(0, "a")
+        for name in "bba":
+            the.submit(1, name)
+        for name in "ab":
+            with pytest.raises(Overloaded):
+                the.submit(2, name)
+
+
+def test_the_cancelled_free_their_place_at_once(device: Device) -> None:
+    with busy(device, BatchLimits(4, 1000.0, 2)) as the:
+        futures = [the.submit(1), the.submit(2)]
+        assert futures[0].cancel()
+        assert the.batcher.waiting("net") == 1
+        futures.append(the.submit(3))
+        with pytest.raises(Overloaded):
+            the.submit(4)
+        assert not the.first.cancel()
+        done, _ = wait(futures[:1], ENOUGH_S)  # `wait` must know of the cancellation too
+        assert done == {futures[0]}
+        the.release()
+        assert numbers([the.first, *futures[1:]]) == [0, 2, 3]
+    assert device.ran == [[0], [2, 3]]
+
+
+def test_cancelled_in_the_very_moment_of_the_choice(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    with busy(device) as the:
+        cancelled, other = the.submit(1), the.submit(2)
+        # As if the thread that cancels had been stopped before it came to tell the batcher.
+        monkeypatch.setattr(cancelled, "_invoke_callbacks", lambda: None)
+        assert cancelled.cancel()
+        assert the.batcher.waiting("net") == 2
+        the.release()
+        assert numbers([other]) == [2]
+    assert device.ran == [[0], [2]]
+
+
+def test_the_expired_free_their_place_when_it_is_needed(device: Device) -> None:
+    with busy(device, BatchLimits(4, 1000.0, 2)) as the:
+        soon, later = the.submit(1, deadline_s=now_s(device) + 1), the.submit(2, deadline_s=now_s(device) + 5)
+        advance(device, 1.0)
+        assert not soon.done()
+        third = the.submit(3)
+        assert isinstance(soon.exception(ENOUGH_S), DeadlineExceeded)
+        with pytest.raises(Overloaded):
+            the.submit(4)
+        advance(device, 4.0)
+        the.release()
+        assert isinstance(later.exception(ENOUGH_S), DeadlineExceeded)
+        assert numbers([third]) == [3]
+    assert device.ran == [[0], [3]]
+
+
+def test_the_callbacks_of_the_expired_may_ask_again(device: Device) -> None:
+    with busy(device, BatchLimits(4, 1000.0, 1)) as the:
+        expired = the.submit(1, deadline_s=now_s(device) + 1)
+        advance(device, 1.0)
+        nested: list[Exception] = []
+
+        def refill(_: "Future[Inference]") -> None:  # a callback may use the batcher: nobody holds its lock
+            try:
+                the.submit(2)
+            except Overloaded as error:
+                nested.append(error)
+
+        expired.add_done_callback(refill)
+        third = the.submit(3)
+        assert isinstance(expired.exception(ENOUGH_S), DeadlineExceeded)
+        assert len(nested) == 1
+        the.release()
+        assert numbers([third]) == [3]
+
+
+# Deadlines
+
+
+def test_who_comes_too_late_costs_nothing(device: Device) -> None:
+    with bench(device, [Probe(device)]) as the:
+        future = the.submit(0, deadline_s=now_s(device))
+        assert future.done()
+        with pytest.raises(DeadlineExceeded):
+            future.result()
+        assert numbers([the.submit(1, deadline_s=now_s(device) + 1)]) == [1]
+    assert device.ran == [[1]]
+
+
+def test_a_queue_of_the_expired_lets_others_run(device: Device) -> None:
+    sessions = [Probe(device, name).hold() for name in "ab"]
+    with bench(device, sessions) as the:
+        the.start(0, "a")
+        expired = [the.submit(n, "a", deadline_s=now_s(device) + 1) for n in range(1, 4)]
+        advance(device, 2.0)
+        other = the.submit(9, "b")
+        the.release()
+        assert numbers([other]) == [9]
+        assert all(isinstance(future.exception(ENOUGH_S), DeadlineExceeded) for future in expired)
+    assert device.ran == [[0], [9]]
+
+
+def test_the_expired_take_no_place_in_a_batch(device: Device) -> None:
+    with busy(device, BatchLimits(2, 1000.0, 100)) as the:
+        for number in range(1, 5):
+            the.submit(number, shape=WIDE, deadline_s=now_s(device) + 1)
+        futures = [the.submit(5, deadline_s=now_s(device) + 1), the.submit(6), the.submit(7), the.submit(8)]
+        advance(device, 1.0)
+        the.finish(futures)
+    assert device.ran == [[0], [6, 7], [8]]
+
+
+def test_who_expires_while_others_are_tried_again_is_not_run_again(device: Device) -> None:
+    with busy(device, cost_s=2.0) as the:
+        deadlines = [now_s(device) + seconds for seconds in (100.0, 5.0, 100.0)]
+        modes = [RAISES, GOOD, GOOD]
+        futures = [
+            the.submit(n, mode=mode, deadline_s=deadline_s)
+            for n, mode, deadline_s in zip((1, 2, 3), modes, deadlines, strict=True)
+        ]
+        the.release()
+        errors = [future.exception(ENOUGH_S) for future in futures]
+    # 2 s until the batch, 2 s for it, 2 s for the first alone: the second's deadline has passed.
+    assert [type(error) for error in errors] == [InferenceFailed, DeadlineExceeded, type(None)]
+    assert device.ran == [[0], [1, 2, 3], [1], [3]]
+
+
+# Failures
+
+
+@pytest.mark.parametrize("mode", POISON)
+@pytest.mark.parametrize("saliency", [False, True])
+def test_a_failure_is_its_own(device: Device, mode: int, saliency: bool) -> None:
+    with busy(device, saliency=saliency, cost_s=2.0) as the:
+        futures = [the.submit(n, mode=mode if n == 2 else GOOD) for n in (1, 2, 3)]
+        the.release()
+        with pytest.raises(InferenceFailed, match="net on cpu failed"):
+            futures[1].result(ENOUGH_S)
+        answers = [futures[0].result(ENOUGH_S), futures[2].result(ENOUGH_S)]
+        assert numbers([the.submit(4)]) == [4]
+    assert [int(answer.foreground[0, 0]) for answer in answers] == [1, 3]
+    assert [(a.batch_size, a.queue_s, a.infer_s) for a in answers] == [(1, 4.0, 2.0), (1, 8.0, 2.0)]
+    assert device.ran == [[0], [1, 2, 3], [1], [2], [3], [4]]
+
+
+def test_a_batch_that_is_too_large_is_no_secret(device: Device) -> None:
+    with structlog.testing.capture_logs() as logs, busy(device) as the:
+        the.sessions[0].fails_from = 3
+        futures = [the.submit(n) for n in (1, 2, 3)]
+        the.release()
+        assert numbers(futures) == [1, 2, 3]
+    assert [(entry["event"], entry["photos"]) for entry in logs] == [("a batch failed", 3)]
+    assert "on fire" in logs[0]["reason"]
+
+
+@pytest.mark.parametrize("mode", POISON)
+def test_one_alone_is_not_tried_again(device: Device, mode: int) -> None:
+    with bench(device, [Probe(device)]) as the:
+        with pytest.raises(InferenceFailed):
+            the.submit(1, mode=mode).result(ENOUGH_S)
+        assert numbers([the.submit(2)]) == [2]
+    assert device.ran == [[1], [2]]
+
+
+def test_classes_that_the_network_does_not_know_fail_alone(device: Device) -> None:
+    with busy(device) as the:
+        futures = [the.submit(1), the.submit(2, kept=frozenset({7})), the.submit(3)]
+        the.release()
+        assert isinstance(futures[1].exception(ENOUGH_S), InferenceFailed)
+        assert numbers([futures[0], futures[2]]) == [1, 3]
+
+
+class Unspeakable(RuntimeError):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Unspeakable(), GeneratorExit()])
+def test_the_threads_survive_every_error_of_a_session(
+    device: Device, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    session = Probe(device)
+
+    def fail(_: Pixels, __: NDArray[np.float32] | None) -> Maps:
+        raise error
+
+    with bench(device, [session]) as the:
+        with monkeypatch.context() as patch:
+            patch.setattr(session, "run", fail)
+            assert the.submit(1).exception(ENOUGH_S) is not None
+        assert numbers([the.submit(2)]) == [2]
+
+
+def explode(_: "Future[Inference]") -> None:
+    raise SystemExit(1)
+
+
+def test_the_threads_survive_the_callers_callbacks(device: Device) -> None:
+    with structlog.testing.capture_logs() as logs, busy(device) as the:
+        the.first.add_done_callback(explode)
+        futures = [the.submit(1), the.submit(2), the.submit(3, mode=RAISES), the.submit(4)]
+        for future in futures:
+            future.add_done_callback(explode)
+        the.release()
+        assert isinstance(futures[2].exception(ENOUGH_S), InferenceFailed)
+        assert numbers([futures[0], futures[1], futures[3]]) == [1, 2, 4]
+        assert numbers([the.submit(5)]) == [5]
+    assert [entry["event"] for entry in logs].count("a callback failed") == 5
+
+
+# Callers
+
+
+def test_a_callback_may_ask_again_on_any_thread(device: Device) -> None:
+    with bench(device, [Probe(device)], BatchLimits(1, 0.0, 0)) as the:
+        again: Future[Future[Inference]] = Future()
+
+        def ask(_: "Future[Inference]") -> None:
+            thread = threading.Thread(target=lambda: again.set_result(the.submit(2)))
+            thread.start()
+            thread.join(ENOUGH_S)
+            assert not thread.is_alive()
+
+        the.submit(1).add_done_callback(ask)
+        assert numbers([again.result(ENOUGH_S / 2)]) == [2]
+
+
+def test_callers_on_several_event_loops(device: Device) -> None:
+    session = Probe(device).hold()
+    answers: dict[int, list[int]] = {}
+
+    with bench(device, [session]) as the:
+
+        async def ask(loop: int) -> list[int]:
+            calls = [asyncio.wrap_future(the.submit(10 * loop + n)) for n in range(10)]
+            return [int(answer.foreground[0, 0]) for answer in await asyncio.gather(*calls)]
+
+        def work(loop: int) -> None:
+            answers[loop] = asyncio.run(ask(loop))
+
+        the.start(99)
+        threads = [threading.Thread(target=work, args=(loop,)) for loop in range(3)]
+        for thread in threads:
+            thread.start()
+        the.release()
+        for thread in threads:
+            thread.join(ENOUGH_S)
+    assert answers == {loop: [10 * loop + n for n in range(10)] for loop in range(3)}
+
+
+def test_a_cancelled_task_takes_its_request_along(device: Device) -> None:
+    with busy(device) as the:
+
+        async def give_up() -> None:
+            call = asyncio.wrap_future(the.submit(1))
+            assert the.batcher.waiting("net") == 1
+            call.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+        asyncio.run(give_up())
+        assert the.batcher.waiting("net") == 0
+        the.release()
+        assert numbers([the.submit(2)]) == [2]
+    assert device.ran == [[0], [2]]
+
+
+# The end
+
+
+def test_close_drops_what_waits_and_waits_for_what_runs(device: Device) -> None:
+    with busy(device) as the:
+        waiting = [the.submit(1), the.submit(2)]
+        closers = [threading.Thread(target=the.batcher.close) for _ in range(3)]
+        for closer in closers:
+            closer.start()
+        done, _ = wait(waiting, ENOUGH_S)
+        assert done == set(waiting)
+        assert all(future.cancelled() for future in waiting)
+        assert the.batcher.waiting("net") == 0
+        assert not the.first.done()
+        assert all(closer.is_alive() for closer in closers)
+        with pytest.raises(RuntimeError, match="closed"):
+            the.submit(3)
+        the.release()
+        assert numbers([the.first]) == [0]
+        for closer in closers:
+            closer.join(ENOUGH_S)
+            assert not closer.is_alive()
+        the.batcher.close()
+    assert device.ran == [[0]]
+
+
+def test_nothing_starts_while_close_drops_what_waits(device: Device) -> None:
+    with busy(device) as the:
+        futures = [the.submit(n) for n in (1, 2, 3)]
+
+        def end_the_run(_: "Future[Inference]") -> None:
+            the.release()
+            wait([the.first], ENOUGH_S)
+
+        futures[0].add_done_callback(end_the_run)
+        the.batcher.close()
+        assert all(future.cancelled() for future in futures)
+    assert device.ran == [[0]]
+
+
+def test_close_ends_the_threads(device: Device) -> None:
+    def engine_threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("engine-")}
+
+    before = engine_threads()
+    with bench(device, [Probe(device)], runs=3):
+        assert sorted(thread.name for thread in engine_threads() - before) == ["engine-0", "engine-1", "engine-2"]
+    assert engine_threads() <= before
+
+
+def test_close_within_a_callback(device: Device) -> None:
+    closed = threading.Event()
+    with busy(device) as the:
+        waiting = the.submit(1)
+
+        def close(_: "Future[Inference]") -> None:
+            the.batcher.close()
+            closed.set()
+
+        the.first.add_done_callback(close)
+        waiting.add_done_callback(close)
+        the.release()
+        assert numbers([the.first]) == [0]
+        assert closed.wait(ENOUGH_S)
+
+
+def test_a_callback_that_explodes_keeps_no_one_from_being_dropped(device: Device) -> None:
+    with structlog.testing.capture_logs() as logs, busy(device) as the:
+        futures = [the.submit(n) for n in range(1, 5)]
+        for future in futures:
+            future.add_done_callback(explode)
+        closer = threading.Thread(target=the.batcher.close)
+        closer.start()
+        done, _ = wait(futures, ENOUGH_S)
+        assert len(done) == 4
+        the.release()
+        closer.join(ENOUGH_S)
+    assert len(logs) == 4
+
+
+# What it is made of
+
+
+@pytest.mark.parametrize(
+    ("names", "limits", "runs"),
+    [
+        (["a"], {}, 1),
+        (["a"], {"a": ROOMY, "b": ROOMY}, 1),
+        (["a"], {"a": ROOMY}, 0),
+        (["a"], {"a": BatchLimits(0, 1.0, 1)}, 1),
+    ],
+)
+def test_nonsense_is_refused(device: Device, names: list[str], limits: dict[str, BatchLimits], runs: int) -> None:
+    with pytest.raises(ValueError, match=r"session|least"):
+        Batcher({name: [Probe(device, name)] for name in names}, limits, runs)
+    with pytest.raises(ValueError, match="session"):
+        Batcher({name: [] for name in names}, dict.fromkeys(names, ROOMY), 1)
+
+
+def test_a_session_can_be_run_without_a_batcher(device: Device) -> None:
+    answers = run_session(Probe(device, cost_s=2.0), [photo(1), photo(2)], [frozenset(), frozenset({0})])
+    assert [(int(a.foreground[0, 0]), a.batch_size, a.infer_s) for a in answers] == [(1, 2, 2.0), (2, 2, 2.0)]
+    with pytest.raises(InferenceFailed, match="on fire"):
+        run_session(Probe(device), [photo(1, RAISES)], [frozenset()])
+
+
+# Any order of events
+
+
+@dataclass(frozen=True)
+class Ask:
+    network: str
+    shape: tuple[int, int]
+    kept: frozenset[int]
+    mode: int
+    patience_s: float | None
+
+
+@dataclass(frozen=True)
+class Cancel:
+    which: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Lets one of the runs end."""
+
+    which: int
+
+
+@dataclass(frozen=True)
+class Advance:
+    seconds: float
+
+
+@dataclass
+class Asked:
+    ask: Ask
+    number: int
+    queued_s: float
+    future: "Future[Inference]"
+
+    def expired(self, now: float) -> bool:
+        return self.ask.patience_s is not None and now >= self.queued_s + self.ask.patience_s
+
+    @property
+    def pending(self) -> bool:
+        return not self.future.done() and not self.future.running()
+
+
+NETWORKS = ("one", "two", "salient")
+MODES = st.sampled_from([GOOD] * 8 + POISON)
+KEPT = st.frozensets(st.integers(0, 2))
+SHAPES = st.sampled_from([SMALL, SMALL, WIDE, TALL])
+INDEX = st.integers(0, 100)
+QUEUES = st.sampled_from([0, 2, 6, 30])
+
+
+def asks(patience_s: list[float | None]) -> st.SearchStrategy[Ask]:
+    return st.builds(Ask, st.sampled_from(NETWORKS), SHAPES, KEPT, MODES, st.sampled_from(patience_s))
+
+
+KINDS: dict[str, st.SearchStrategy[Ask | Cancel | Step | Advance]] = {
+    "ask": asks([None, None, None, 0.0, 1.0, 4.0]),
+    "cancel": st.builds(Cancel, INDEX),
+    "step": st.builds(Step, INDEX),
+    "advance": st.builds(Advance, st.sampled_from([0.5, 1.0, 3.0])),
+}
+# Far more questions than answers, so that queues grow.
+EVENT = st.sampled_from(["ask"] * 12 + ["step"] * 4 + ["cancel", "advance"]).flatmap(lambda kind: KINDS[kind])
+EVENTS = st.lists(EVENT, min_size=40, max_size=80)
+LIMITS = st.fixed_dictionaries(
+    {name: st.builds(BatchLimits, st.integers(1, 4), st.sampled_from([0.0, 2.0, 100.0]), QUEUES) for name in NETWORKS}
+)
+
+
+def probes(device: Device) -> list[Probe]:
+    """A network with one session, one with two, and one that is no semantic one."""
+    return [Probe(device, "one"), Probe(device, "two"), Probe(device, "two"), Probe(device, "salient", saliency=True)]
+
+
+class Play:
+    """Plays events one by one against a device where all runs are held, and knows after each what must be."""
+
+    def __init__(self, the: Bench, sessions: list[Probe], limits: Mapping[str, BatchLimits]) -> None:
+        self.the, self.device, self.sessions, self.limits = the, the.device, sessions, limits
+        self.asked: list[Asked] = []
+        self.device.check = self._check_batch
+
+    def play(self, event: Ask | Cancel | Step | Advance) -> None:
+        match event:
+            case Ask():
+                self._ask(event)
+            case Cancel():
+                self._cancel(event.which)
+            case Step():
+                self._step(event.which)
+            case Advance():
+                advance(self.device, event.seconds)
+        self._settle()
+        self._check()
+
+    def pending(self, name: str) -> list[Asked]:
+        return [asked for asked in self.asked if asked.ask.network == name and asked.pending]
+
+    def alive(self, name: str) -> list[Asked]:
+        return [asked for asked in self.pending(name) if not asked.expired(now_s(self.device))]
+
+    def _could_start(self, name: str) -> bool:
+        replicas = sum(session.spec.name == name for session in self.sessions)
+        busy = sum(batch.session.spec.name == name for batch in self.device.inside)
+        return len(self.device.inside) < self.device.runs and busy < replicas
+
+    def _ask(self, ask: Ask) -> None:
+        name, now = ask.network, now_s(self.device)
+        full = not self._could_start(name) and len(self.alive(name)) >= self.limits[name].max_queue
+        deadline_s = None if ask.patience_s is None else now + ask.patience_s
+        image = photo(len(self.asked), ask.mode, ask.shape)
+        if full and ask.patience_s != 0.0:
+            with pytest.raises(Overloaded):
+                self.the.batcher.submit(name, image, ask.kept, deadline_s)
+            assert self.pending(name) == self.alive(name)
+        else:
+            future = self.the.batcher.submit(name, image, ask.kept, deadline_s)
+            future.add_done_callback(self.device.notice)
+            self.asked.append(Asked(ask, len(self.asked), now, future))
+
+    def _cancel(self, which: int) -> None:
+        if self.asked:
+            asked = self.asked[which % len(self.asked)]
+            possible = asked.pending or asked.future.cancelled()
+            assert asked.future.cancel() == possible
+
+    def _step(self, which: int) -> None:
+        if not self.device.inside:
+            return
+        ending = self.device.inside[which % len(self.device.inside)]
+        before, queues = len(self.device.batches), {name: self.alive(name) for name in NETWORKS}
+        ending.session.step()
+        done, _ = wait([self.asked[number].future for number in ending.numbers], ENOUGH_S)
+        assert len(done) == len(ending.numbers)
+        self._settle()
+        started = [batch for batch in self.device.batches[before:] if batch in self.device.inside]
+        assert len(started) <= 1
+        for batch in started:
+            queue = queues[batch.session.spec.name]
+            assert batch.numbers == self._choice(queue, self.limits[batch.session.spec.name])
+
+    def _choice(self, queue: list[Asked], limits: BatchLimits) -> list[int]:
+        """Who must go next of one network."""
+        shapes = [asked.ask.shape for asked in queue]
+        if now_s(self.device) - queue[0].queued_s > limits.max_wait_s:
+            shape = shapes[0]
+        else:
+            most = max(min(shapes.count(shape), limits.max_batch) for shape in shapes)
+            shape = next(shape for shape in shapes if min(shapes.count(shape), limits.max_batch) == most)
+        return [asked.number for asked in queue if asked.ask.shape == shape][: limits.max_batch]
+
+    def _settle(self) -> None:
+        """Waits until each chosen request is in a session and each one taken out of a queue has been told."""
+
+        def settled() -> bool:
+            inside = sum(len(batch.numbers) for batch in self.device.inside)
+            return inside == sum(asked.future.running() for asked in self.asked)
+
+        self.device.until(settled)
+
+    def _check(self) -> None:
+        for name in NETWORKS:
+            waiting = len(self.pending(name))
+            assert self.the.batcher.waiting(name) == waiting <= self.limits[name].max_queue
+            assert not (waiting and self._could_start(name)), "a free device waits"
+
+    def _check_batch(self, batch: Batch) -> str:
+        """Runs on the batcher's threads, before the run."""
+        first_time = [n for n in batch.numbers if n < len(self.asked) and not self.asked[n].future.running()]
+        if first_time:
+            return f"{first_time} ran, though no longer wanted"
+        expired = [n for n in batch.numbers if n < len(self.asked) and self.asked[n].expired(now_s(self.device))]
+        if expired:
+            return f"{expired} ran, though expired"
+        if len(batch.numbers) > self.limits[batch.session.spec.name].max_batch:
+            return f"a batch of {len(batch.numbers)}"
+        return ""
+
+
+def check_outcomes(asked: list[Asked], device: Device) -> None:
+    """What must hold of every request in the end, however things went."""
+    together = {number for numbers in device.ran if len(numbers) > 1 for number in numbers}
+    ran = {number for numbers in device.ran for number in numbers}
+    for one in asked:
+        assert one.future.done()
+        if one.future.cancelled():
+            assert one.number not in ran
+            continue
+        error = one.future.exception()
+        if isinstance(error, DeadlineExceeded):
+            # A batch may fail after the deadline of one of its photos, which then isn't tried again.
+            assert one.ask.patience_s is not None
+            assert one.number not in ran or one.number in together
+        elif error:
+            assert isinstance(error, InferenceFailed)
+            assert one.ask.mode != GOOD
+        else:
+            assert one.ask.mode == GOOD
+            check_answer(one, one.future.result())
+
+
+def check_answer(one: Asked, answer: Inference) -> None:
+    assert answer.foreground.shape == one.ask.shape
+    assert (answer.foreground == one.number).all()
+    if one.ask.network == "salient":
+        assert answer.classes is None
+    else:
+        assert answer.classes is not None
+        assert answer.classes.shape == one.ask.shape
+        assert (answer.classes == code(one.ask.kept)).all()
+
+
+@given(events=EVENTS, limits=LIMITS, runs=st.integers(1, 3))
+@settings(deadline=None, max_examples=100)
+def test_any_order_of_events(
+    events: list[Ask | Cancel | Step | Advance], limits: dict[str, BatchLimits], runs: int
+) -> None:
+    device = Device(Clock())
+    sessions = [session.hold() for session in probes(device)]
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("batcher", "inference"):
+            patch.setattr(f"mattebox_server.engine.{module}.time", SimpleNamespace(monotonic=device.clock))
+        with bench(device, sessions, limits, runs) as the:
+            play = Play(the, sessions, limits)
+            for event in events:
+                play.play(event)
+            for session in sessions:
+                session.open()
+            wait([asked.future for asked in play.asked], ENOUGH_S)
+        check_outcomes(play.asked, device)
+
+
+# Many threads at once
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> list[list[tuple[Ask, bool]]]:
+    """For each thread, what it asks and whether it then gives up an earlier one."""
+    patience_s = [None, None, None, -1.0, 0.0003, 0.002, 60.0]
+    return draw(
+        st.lists(st.lists(st.tuples(asks(patience_s), st.booleans()), min_size=20, max_size=50), min_size=2, max_size=4)
+    )
+
+
+@given(crowd=crowds(), limits=LIMITS, runs=st.integers(1, 4), fails_from=st.sampled_from([2, 3, 1000]))
+@settings(deadline=None, max_examples=40, phases=[Phase.explicit, Phase.generate])  # threads don't shrink
+def test_a_crowd(
+    crowd: list[list[tuple[Ask, bool]]], limits: dict[str, BatchLimits], runs: int, fails_from: int
+) -> None:
+    device = Device()
+    sessions = probes(device)
+    for session in sessions:
+        session.nap_s = 0.0003  # lets the other threads in
+        session.fails_from = fails_from  # too much for the device's memory, say: only the poisonous may fail
+    device.check = lambda batch: (
+        "" if len(batch.numbers) <= limits[batch.session.spec.name].max_batch else "too many in a batch"
+    )
+    numbers, asked, problems = itertools.count(), list[Asked](), list[str]()
+
+    def work(plan: list[tuple[Ask, bool]]) -> None:
+        mine: list[Asked] = []
+        for ask, gives_up in plan:
+            number = next(numbers)
+            now = monotonic()
+            deadline_s = None if ask.patience_s is None else now + ask.patience_s
+            try:
+                future = the.batcher.submit(ask.network, photo(number, ask.mode, ask.shape), ask.kept, deadline_s)
+            except Overloaded:
+                continue
+            finally:
+                if the.batcher.waiting(ask.network) > limits[ask.network].max_queue:
+                    problems.append("the queue is longer than its bound")
+            mine.append(Asked(ask, number, now, future))
+            if gives_up:
+                mine[len(mine) // 2].future.cancel()
+        asked.extend(mine)
+
+    with bench(device, sessions, limits, runs) as the:
+        threads = [threading.Thread(target=work, args=(plan,)) for plan in crowd]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(ENOUGH_S)
+        assert next(numbers) == sum(len(plan) for plan in crowd)
+        _, late = wait([one.future for one in asked], ENOUGH_S)
+        assert not late
+        assert all(the.batcher.waiting(name) == 0 for name in NETWORKS)
+    assert problems == []
+    check_outcomes(asked, device)
