@@ -6,9 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from fakes import FakeSession
-from mattebox_server.engine import Engine
-from mattebox_server.errors import DeadlineExceeded, InferenceFailed, UnknownModel
+from fakes import FakeSession, engine_of
+from mattebox_server.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, UnknownModel
 from mattebox_server.pixels import Pixels
 
 
@@ -19,7 +18,7 @@ def photo(number: int, order: int = 0) -> Pixels:
 
 
 def test_everyone_gets_their_own_answer() -> None:
-    engine = Engine([FakeSession()])
+    engine = engine_of(FakeSession())
 
     async def ask() -> list[int]:
         calls = [engine.infer("", photo(number), frozenset({1}), None) for number in range(50)]
@@ -31,7 +30,7 @@ def test_everyone_gets_their_own_answer() -> None:
 
 def test_keep_becomes_a_row_of_zeros_and_ones() -> None:
     session = FakeSession()
-    engine = Engine([session])
+    engine = engine_of(session)
     asyncio.run(engine.infer("fake", photo(1), frozenset({0, 2}), None))
     assert session.kept == [[1, 0, 1]]
     engine.close()
@@ -40,7 +39,7 @@ def test_keep_becomes_a_row_of_zeros_and_ones() -> None:
 def test_queue_and_run_are_timed_apart() -> None:
     session = FakeSession()
     session.gate.clear()
-    engine = Engine([session])
+    engine = engine_of(session)
 
     async def ask() -> tuple[float, float]:
         first = asyncio.create_task(engine.infer("", photo(1), frozenset(), None))
@@ -59,7 +58,7 @@ def test_queue_and_run_are_timed_apart() -> None:
 def test_cancelled_and_expired_requests_are_never_run() -> None:
     session = FakeSession()
     session.gate.clear()
-    engine = Engine([session])
+    engine = engine_of(session)
 
     async def ask() -> None:
         running = asyncio.create_task(engine.infer("", photo(1), frozenset(), None))
@@ -85,7 +84,7 @@ def test_cancelled_and_expired_requests_are_never_run() -> None:
 
 @pytest.mark.parametrize("order", [66, 67])
 def test_a_failure_is_its_own(order: int) -> None:
-    engine = Engine([FakeSession()])
+    engine = engine_of(FakeSession())
 
     async def ask() -> list[object]:
         orders = [0, order, 0]
@@ -100,18 +99,57 @@ def test_a_failure_is_its_own(order: int) -> None:
 
 
 def test_models_by_name() -> None:
-    engine = Engine([FakeSession("a"), FakeSession("b")])
+    engine = engine_of(FakeSession("a"), FakeSession("b"))
     assert engine.session("").spec.name == "a"
     assert engine.session("b").spec.name == "b"
     with pytest.raises(UnknownModel, match="this server has a, b"):
         engine.session("c")
     with pytest.raises(ValueError, match="same name"):
-        Engine([FakeSession("a"), FakeSession("a")])
+        engine_of(FakeSession("a"), FakeSession("a"))
     with pytest.raises(ValueError, match="needs a session"):
-        Engine([])
+        engine_of()
 
 
-def test_warm_up_runs_the_models_own_size() -> None:
+def test_photos_that_wait_share_a_run() -> None:
     session = FakeSession()
-    Engine([session]).warm_up()
-    assert session.ran == [0]
+    session.gate.clear()
+    engine = engine_of(session, max_batch=3)
+
+    async def ask() -> list[tuple[int, int]]:
+        calls = [asyncio.create_task(engine.infer("", photo(number), frozenset(), None)) for number in range(6)]
+        await asyncio.sleep(0.1)
+        session.gate.set()
+        return [(int(answer.foreground[0, 0]), answer.batch_size) for answer in await asyncio.gather(*calls)]
+
+    assert asyncio.run(ask()) == [(0, 1), (1, 3), (2, 3), (3, 3), (4, 2), (5, 2)]
+    engine.close()
+
+
+def test_a_full_queue_refuses_with_a_time_to_wait() -> None:
+    session = FakeSession()
+    session.gate.clear()
+    engine = engine_of(session, max_queue=1)
+
+    async def ask() -> None:
+        running, waiting = (asyncio.create_task(engine.infer("", photo(n), frozenset(), None)) for n in (1, 2))
+        await asyncio.sleep(0.05)
+        with pytest.raises(Overloaded) as caught:
+            await engine.infer("", photo(3), frozenset(), None)
+        assert caught.value.retry_after_s > 0
+        session.gate.set()
+        await asyncio.gather(running, waiting)
+
+    asyncio.run(ask())
+    assert session.ran == [1, 2]
+    engine.close()
+
+
+def test_a_photo_out_of_bounds_is_the_callers_affair() -> None:
+    session = FakeSession()
+    session.bounds = (3, 6)
+    engine = engine_of(session)
+    asyncio.run(engine.infer("", photo(1), frozenset(), None))
+    for size in ((3, 7), (7, 3), (2, 4), (4, 2)):
+        with pytest.raises(InvalidRequest, match="photo: is too long and narrow"):
+            asyncio.run(engine.infer("", np.zeros((*size, 3), np.uint8), frozenset(), None))
+    engine.close()

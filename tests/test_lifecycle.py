@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import images
 import mattebox
-from fakes import FakeSession
+from fakes import FakeSession, engine_of
 from mattebox_server import app
 from mattebox_server.app import grpc_server
-from mattebox_server.engine import Engine
+from mattebox_server.engine.engine import Engine
 from mattebox_server.interceptors import RequestInterceptor
 from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService
 from mattebox_server.settings import Settings
@@ -78,7 +80,7 @@ def test_health_says_when_the_server_serves(monkeypatch: pytest.MonkeyPatch) -> 
 
     def load(*_: object) -> Engine:
         assert loaded.wait(10)
-        return Engine([session])
+        return engine_of(session)
 
     def note_port(server: grpc.aio.Server, address: str) -> int:
         ports.append(bind(server, address))
@@ -118,3 +120,18 @@ def test_health_says_when_the_server_serves(monkeypatch: pytest.MonkeyPatch) -> 
         await serving
 
     asyncio.run(scenario())
+
+
+def test_a_signal_while_models_load_ends_the_server_at_once() -> None:
+    """TensorRT builds for minutes, and nothing can interrupt it."""
+    code = (
+        "import sys, time; from pathlib import Path; from mattebox_server import app, settings\n"
+        "app.load_engine = lambda *_: time.sleep(600)\n"
+        "sys.exit(app.run(settings.Settings(model=[Path('any.onnx')], address='127.0.0.1:0')))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "listening" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+        assert "stopped while loading" in process.stderr.read()

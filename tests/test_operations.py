@@ -203,6 +203,6 @@ def test_ready_is_false_where_no_server_is() -> None:
 def test_a_file_that_is_no_model_stops_the_start(folder: Path) -> None:
     text = folder / "text.onnx"
     text.write_text("not a model")
-    for path, says in ((text, "no ONNX model"), (folder / "colour-core.onnx", "mattebox-export custom")):
+    for path, says in ((text, "not a whole ONNX file"), (folder / "colour-core.onnx", "mattebox-export custom")):
         with pytest.raises(StartupError, match=says):
             LocalServer([path]).__enter__()

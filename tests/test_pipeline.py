@@ -7,11 +7,10 @@ from collections.abc import Generator
 import pytest
 
 import images
-from fakes import FakeSession
+from fakes import FakeSession, engine_of
 from mattebox_server import codec
 from mattebox_server.admission import Admission
 from mattebox_server.codec import Limits
-from mattebox_server.engine import Engine
 from mattebox_server.errors import BadPhoto, DeadlineExceeded, InvalidRequest, Overloaded
 from mattebox_server.options import EncodedPhoto, ImageBackground, RemovalRequest
 from mattebox_server.pipeline import Pipeline
@@ -27,7 +26,7 @@ def session() -> FakeSession:
 
 @pytest.fixture
 def pipeline(session: FakeSession) -> Generator[Pipeline]:
-    engine = Engine([session])
+    engine = engine_of(session)
     pipeline = Pipeline(engine, Admission(2, 2 * PIXELS), Limits(10**6, 10**6), 1)
     yield pipeline
     session.gate.set()

@@ -3,9 +3,14 @@
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import socket
+import sys
+import threading
 import warnings
+from concurrent.futures import Future
+from typing import Any
 
 import cv2
 import structlog
@@ -17,11 +22,11 @@ from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server import logs
 from mattebox_server.admission import Admission
 from mattebox_server.codec import Limits
-from mattebox_server.engine import Engine
+from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
-from mattebox_server.engine.providers import Threads
 from mattebox_server.errors import MatteboxError, StartupError
 from mattebox_server.interceptors import RequestInterceptor
+from mattebox_server.memory import give_back_when_idle, share_arenas
 from mattebox_server.pipeline import Pipeline
 from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService
 from mattebox_server.settings import Settings
@@ -42,16 +47,22 @@ def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     logs.configure(settings.log_format, settings.log_level)
     warnings.filterwarnings("ignore", module="PIL")  # hostile files must not fill the log
+    share_arenas()
     cv2.setNumThreads(1)  # photos are the unit of parallelism: one thread each, `pixel_threads` photos at once
     try:
-        asyncio.run(_serve(settings))
+        loading = asyncio.run(_serve(settings))
     except (StartupError, MatteboxError) as error:
         log.error("the server can't start", reason=str(error))
         return 1
+    if loading:  # a provider that compiles can't be interrupted, and may be at it for minutes: nothing waits for it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings) -> bool:
+    """Serves until a signal; returns whether models are still being loaded, because it came that early."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -69,12 +80,16 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(server.stop, 0)
         engine = await _load(settings, stop)
         if engine is None:
-            return
+            log.info("stopped while loading")
+            return True
         stack.callback(engine.close)
         limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels)
         admission = Admission(settings.max_requests, settings.max_pixels)
         pipeline = Pipeline(engine, admission, limits, settings.pixel_threads)
         stack.callback(pipeline.close)
+        await pipeline.warm_up()
+        tidying = asyncio.create_task(give_back_when_idle(calls))
+        stack.callback(tidying.cancel)
         service.serve(pipeline)
         await _set_health(health_service, _SERVING)
         log.info("serving", address=address, models=[session.spec.name for session in engine.sessions])
@@ -88,6 +103,7 @@ async def _serve(settings: Settings) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(calls.idle(), _CUT_OFF_S)  # those that are cut off end before what they use does
     log.info("stopped")
+    return False
 
 
 async def _finish_calls(calls: RequestInterceptor, within_s: float) -> bool:
@@ -103,14 +119,21 @@ async def _finish_calls(calls: RequestInterceptor, within_s: float) -> bool:
 
 async def _load(settings: Settings, stop: asyncio.Event) -> Engine | None:
     """Loads the models, off the event loop so that health checks are answered; None if a signal came first."""
-    threads = Threads(settings.engine_threads)
-    loading = asyncio.create_task(asyncio.to_thread(load_engine, settings.model, settings.provider, threads))
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    engine: Future[Engine] = Future()
+
+    def load() -> None:
+        try:
+            engine.set_result(load_engine(settings.model, settings.engine))
+        except BaseException as error:  # noqa: BLE001 - for whoever waits
+            engine.set_exception(error)
+
+    threading.Thread(target=load, name="loading", daemon=True).start()
+    loading, stopping = asyncio.wrap_future(engine), asyncio.create_task(stop.wait())
+    either: set[asyncio.Future[Any]] = {loading, stopping}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if loading.done():
         stopping.cancel()
         return loading.result()
-    log.info("stopping as soon as the models are loaded")
     return None
 
 

@@ -31,12 +31,22 @@ class RequestInterceptor(aio.ServerInterceptor):
     def __init__(self, service_name: str) -> None:
         self._prefix = f"/{service_name}/"
         self.running = 0
-        self._idle = asyncio.Condition()
+        self._changed = asyncio.Condition()
+
+    async def busy(self) -> None:
+        """Waits until a call runs."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.running > 0)
 
     async def idle(self) -> None:
         """Waits until no call runs."""
-        async with self._idle:
-            await self._idle.wait_for(lambda: self.running == 0)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.running == 0)
+
+    async def _count(self, change: int) -> None:
+        self.running += change
+        async with self._changed:
+            self._changed.notify_all()
 
     async def intercept_service(
         self,
@@ -52,13 +62,11 @@ class RequestInterceptor(aio.ServerInterceptor):
         unary: Handler = handler.unary_unary
 
         async def answer(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-            self.running += 1
             try:
+                await self._count(1)
                 return await _answer(unary, name, request, context)
             finally:
-                self.running -= 1
-                async with self._idle:
-                    self._idle.notify_all()
+                await self._count(-1)
 
         return grpc.unary_unary_rpc_method_handler(
             answer,

@@ -11,11 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
+from mattebox_server import codec
 from mattebox_server.admission import Admission
 from mattebox_server.codec import Limits
-from mattebox_server.engine import Engine, Inference, Session
+from mattebox_server.engine.engine import Engine
+from mattebox_server.engine.inference import Inference
+from mattebox_server.engine.session import Session
 from mattebox_server.errors import DeadlineExceeded
-from mattebox_server.options import RemovalRequest
+from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 from mattebox_server.stages import Finished, Prepared, finish, kept_classes, prepare
 
 T = TypeVar("T")
@@ -75,6 +80,23 @@ class Pipeline:
             found = await self.engine.infer(spec.name, prepared.model_input.image, kept, deadline_s)
             finished = await self._in_pool(deadline_s, lambda: finish(request, spec, kept, prepared, found))
         return Composite(session, prepared, found, finished, time.monotonic() - started_s)
+
+    async def warm_up(self) -> None:
+        """Takes a small photo through the stages around the network, so that no caller waits for libraries to load."""
+        spec = self.engine.session("").spec
+        size, much = (64, 64, 3), 1_000_000
+        limits, admission = Limits(much, much), Admission(1, much)  # not the callers', which may be lower
+
+        def stages() -> None:
+            photo = EncodedPhoto(codec.encode(np.zeros(size, np.uint8), ImageFormat.JPEG, 90))
+            with admission.enter() as permit:
+                for answer in (ImageFormat.PNG, ImageFormat.JPEG):
+                    request = RemovalRequest(photo, output=OutputOptions(format=answer))
+                    prepared = prepare(request, spec, limits, permit)
+                    nothing = np.zeros(prepared.model_input.image.shape[:2], np.uint8)
+                    finish(request, spec, frozenset(), prepared, Inference(nothing, nothing, 1, 0, 0))
+
+        await self._in_pool(None, stages)
 
     def close(self) -> None:
         """Ends the pool; stages that wait are dropped, those that run are waited for."""

@@ -5,7 +5,8 @@ from datetime import timedelta
 from google.protobuf.duration_pb2 import Duration
 
 from mattebox.v1 import background_removal_pb2 as pb
-from mattebox_server.engine import Engine, Session
+from mattebox_server.engine.engine import Engine
+from mattebox_server.engine.session import Session
 from mattebox_server.options import ImageFormat, OutputOptions
 from mattebox_server.pipeline import Composite
 from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch

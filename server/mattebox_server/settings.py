@@ -20,6 +20,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from mattebox_server.engine.options import EngineOptions, RequestedPrecision
 from mattebox_server.errors import StartupError
 
 _PREFIX = "MATTEBOX_"
@@ -55,7 +56,30 @@ class Settings(BaseSettings):
     provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
         default="auto", description="execution provider; auto is the first that works of cuda, openvino, cpu"
     )
-    engine_threads: int = Field(default=_CORES, ge=1, le=1024, description="threads inside one run of a network")
+    precision: RequestedPrecision = Field(
+        default="auto", description="auto is the fastest that the device has and the model allows; others must be had"
+    )
+    device_id: int = Field(default=0, ge=0, le=1023, description="which GPU; for cuda and tensorrt")
+    gpu_memory_bytes: int | None = Field(
+        default=None, ge=_MIB, description="most that each session's arena may take of a GPU's memory"
+    )
+    cache_dir: Path | None = Field(
+        default_factory=lambda: _user_cache() / "mattebox" / "compiled",
+        description="folder of compiled models, for openvino and tensorrt; off keeps none",
+    )
+    sessions: int = Field(default=1, ge=1, le=64, description="runs at once, each with a copy of every model")
+    max_batch: int | None = Field(
+        default=None, ge=1, le=256, description="photos of one size in a run; by default 1 on a CPU, 8 on a GPU"
+    )
+    batch_wait_seconds: float = Field(
+        default=0.05, ge=0, le=60, description="how long a photo may be passed over for a fuller batch"
+    )
+    max_queue: int = Field(
+        default=64, ge=0, description="photos that wait for one model; more are refused as RESOURCE_EXHAUSTED"
+    )
+    engine_threads: int = Field(
+        default=_CORES, ge=1, le=1024, description="threads inside one run of a network, on a CPU"
+    )
     pixel_threads: int = Field(default=_CORES, ge=1, le=1024, description="photos decoded, blended or encoded at once")
     max_photo_bytes: int = Field(default=32 * _MIB, ge=1, le=1023 * _MIB, description="largest image file or raw data")
     max_photo_pixels: int = Field(
@@ -82,6 +106,11 @@ class Settings(BaseSettings):
         """Flags and environment come as one string with commas, a file as a list."""
         return [path for path in value.split(",") if path] if isinstance(value, str) else value
 
+    @field_validator("cache_dir", mode="before")
+    @classmethod
+    def _may_be_off(cls, value: object) -> object:
+        return None if value == "off" else value
+
     @field_validator("address")
     @classmethod
     def _names_host_and_port(cls, value: str) -> str:
@@ -93,6 +122,29 @@ class Settings(BaseSettings):
         if not host or bare_v6 or not (port.isascii() and port.isdecimal() and int(port) <= _MAX_PORT):
             raise ValueError(f"must be HOST:PORT with a port of 0 to {_MAX_PORT}, [IPV6]:PORT, or unix:PATH")
         return value
+
+    @model_validator(mode="after")
+    def _gpu_options_have_a_gpu(self) -> "Settings":
+        given = [name for name in ("device_id", "gpu_memory_bytes") if name in self.model_fields_set]
+        if given and self.provider in ("cpu", "openvino"):
+            raise ValueError(f"{' and '.join(given)} would have no effect with the provider {self.provider}")
+        return self
+
+    @property
+    def engine(self) -> EngineOptions:
+        """What the engine is asked for."""
+        return EngineOptions(
+            provider=self.provider,
+            precision=self.precision,
+            threads=self.engine_threads,
+            device_id=self.device_id,
+            gpu_memory_bytes=self.gpu_memory_bytes,
+            cache_dir=self.cache_dir,
+            sessions=self.sessions,
+            max_batch=self.max_batch,
+            batch_wait_s=self.batch_wait_seconds,
+            max_queue=self.max_queue,
+        )
 
     @model_validator(mode="after")
     def _largest_photo_fits(self) -> "Settings":
@@ -111,6 +163,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags come first, by themselves; then these."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def load_settings(argv: Sequence[str]) -> Settings:

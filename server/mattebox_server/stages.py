@@ -8,7 +8,7 @@ import numpy as np
 from mattebox_server import blend, codec
 from mattebox_server.admission import Permit
 from mattebox_server.codec import Limits, Photo
-from mattebox_server.engine import Inference
+from mattebox_server.engine.inference import Inference
 from mattebox_server.errors import InvalidRequest, Violation
 from mattebox_server.matte import hard_mask, make_matte
 from mattebox_server.options import (

@@ -1,70 +1,202 @@
-"""From model files to an engine: which file on which provider, said aloud."""
+"""From model files to an engine: which file on which provider, said aloud, and proven before anyone is served."""
 
+import itertools
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 import structlog
 
+from mattebox_server import selfcheck
+from mattebox_server.engine.artifact import Artifact, read_artifact
+from mattebox_server.engine.batcher import BatchLimits
 from mattebox_server.engine.engine import Engine
-from mattebox_server.engine.providers import LADDER, ProviderName, ProviderUnavailable, Threads
-from mattebox_server.engine.session import Artifact, OnnxSession, open_session, read_artifact
-from mattebox_server.errors import StartupError
+from mattebox_server.engine.inference import run_session
+from mattebox_server.engine.options import (
+    GPU_PROVIDERS,
+    LADDER,
+    TARGETS,
+    EngineOptions,
+    ProviderName,
+    ProviderUnavailable,
+)
+from mattebox_server.engine.providers import find_device
+from mattebox_server.engine.session import OnnxSession, Session
+from mattebox_server.errors import InferenceFailed, StartupError
+from mattebox_server.preprocess import content_size
+from mattebox_server.spec import BACKGROUND, Letterbox, ModelSpec
 
 log = structlog.stdlib.get_logger(__name__)
 
+_STILL_AT_IT_S = 10.0
+# The aspects of nearly all photos, the most frequent first: cameras and phones across and upright, squares, screens.
+_ASPECTS = ((3, 2), (4, 3), (3, 4), (2, 3), (1, 1), (16, 9), (9, 16))
+_WARM_UP_S = 5.0  # a first time costs some 100 ms: where a run takes seconds, no caller would notice
 
-def load_engine(paths: Sequence[Path], provider: ProviderName | Literal["auto"], threads: Threads) -> Engine:
-    """Reads, opens and runs every model once.
+
+def load_engine(paths: Sequence[Path], options: EngineOptions) -> Engine:
+    """Reads, compiles, proves and warms up every model.
 
     Raises:
-        StartupError: a file is no model, two have the same name, or the provider can't run one of them.
-        InferenceFailed: a model loads but doesn't run.
+        StartupError: a file is no model, two have the same name, or the provider can't run one of them, or what it
+            computes is not what the network says.
     """
     artifacts = [read_artifact(path) for path in paths]
     names = [artifact.spec.name for artifact in artifacts]
     if len(set(names)) != len(names):
         raise StartupError(f"two models have the same name: {', '.join(sorted(names))}")
-    engine = Engine([_open(artifact, provider, threads) for artifact in artifacts])
-    started_s = time.monotonic()
-    engine.warm_up()
-    log.info("models ran", seconds=round(time.monotonic() - started_s, 3))
-    return engine
+    networks = [_open(artifact, options) for artifact in artifacts]
+    limits = {
+        sessions[0].spec.name: BatchLimits(
+            options.max_batch_on(sessions[0].provider), options.batch_wait_s, options.max_queue
+        )
+        for sessions in networks
+    }
+    return Engine(networks, limits, options.sessions)
 
 
-def _open(artifact: Artifact, provider: ProviderName | Literal["auto"], threads: Threads) -> OnnxSession:
-    started_s = time.monotonic()
-    session = _on_ladder(artifact, threads) if provider == "auto" else _on_provider(artifact, provider, threads)
-    spec = session.spec
+def _open(artifact: Artifact, options: EngineOptions) -> list[OnnxSession]:
+    asked = options.provider
+    sessions = _on_ladder(artifact, options) if asked == "auto" else _by_name(artifact, asked, options)
+    session, spec = sessions[0], artifact.spec
     log.info(
         "model loaded",
         model=spec.name,
         path=str(artifact.path),
         provider=session.provider,
         precision=session.precision,
+        target=spec.target,
+        sessions=len(sessions),
         weights=spec.weights.source,
         weights_sha256=spec.weights.sha256,
-        seconds=round(time.monotonic() - started_s, 3),
     )
+    if spec.target != TARGETS[session.provider]:
+        log.warning(
+            "the model was exported for another provider: it is right, but may be slow",
+            model=spec.name,
+            exported_for=spec.target,
+            runs_on=session.provider,
+            mend=f"mattebox-export --target {TARGETS[session.provider]}",
+        )
     if not spec.weights.trained:
         log.warning("the model's weights are random: its mattes mean nothing", model=spec.name)
-    return session
+    return sessions
 
 
-def _on_provider(artifact: Artifact, provider: ProviderName, threads: Threads) -> OnnxSession:
+def _by_name(artifact: Artifact, provider: ProviderName, options: EngineOptions) -> list[OnnxSession]:
     try:
-        return open_session(artifact, provider, threads)
+        return _on_provider(artifact, provider, options)
     except ProviderUnavailable as error:
         raise StartupError(f"{artifact.path} can't run on {provider}: {error}") from error
 
 
-def _on_ladder(artifact: Artifact, threads: Threads) -> OnnxSession:
+def _on_ladder(artifact: Artifact, options: EngineOptions) -> list[OnnxSession]:
     reasons: list[str] = []
     for provider in LADDER:
         try:
-            return open_session(artifact, provider, threads)
+            return _on_provider(artifact, provider, options)
         except ProviderUnavailable as error:
             log.info("provider left out", model=artifact.spec.name, provider=provider, reason=str(error))
             reasons.append(f"{provider}: {error}")
     raise StartupError(f"no provider can run {artifact.path}: {'; '.join(reasons)}")
+
+
+def _on_provider(artifact: Artifact, provider: ProviderName, options: EngineOptions) -> list[OnnxSession]:
+    """As many sessions as there are runs at once; each is proven by itself."""
+    device = find_device(provider, options.device_id)
+    sessions: list[OnnxSession] = []
+    for _ in range(options.sessions):
+        with _phase("compile", artifact.spec.name, provider) as facts:
+            session = OnnxSession(artifact, device, options)
+            facts["cache"] = session.cache
+        with _phase("check", artifact.spec.name, provider) as facts:
+            facts.update(check_session(session))
+        with _phase("warm up", artifact.spec.name, provider) as facts:
+            facts["runs"] = warm_up(session, options.max_batch_on(provider))
+        sessions.append(session)
+    return sessions
+
+
+def check_session(session: Session) -> dict[str, float]:
+    """Asks the device what the exporter asked the network itself, and compares.
+
+    Returns:
+        How far the answers are apart, for the log.
+
+    Raises:
+        ProviderUnavailable: farther than the precision explains: the device computes nonsense.
+    """
+    spec, expected = session.spec, session.spec.expectation
+    if expected is None:
+        raise ProviderUnavailable("the model doesn't say what its network should answer")
+    photo = selfcheck.synthetic_photo(expected.height_px, expected.width_px, expected.seed)
+    kept = frozenset(index for index, label in enumerate(spec.labels) if label != BACKGROUND)
+    try:
+        (found,) = run_session(session, [photo], [kept])
+    except InferenceFailed as error:
+        raise ProviderUnavailable(str(error)) from error
+    levels, share = selfcheck.deviation(expected, found.foreground, found.classes)
+    apart = {"mean_levels": round(levels, 3)} | ({} if share is None else {"same_classes": round(share, 4)})
+    if not selfcheck.is_within_limits(session.precision, levels, share):
+        raise ProviderUnavailable(
+            f"it computes something else than the network: in {session.precision}, a check photo's foreground is"
+            f" {levels:.1f} grey levels off on average"
+            + ("" if share is None else f" and classes agree on {share:.1%}")
+        )
+    return apart
+
+
+def warm_up(session: Session, max_batch: int) -> int:
+    """Runs the shapes that will be asked for, for some seconds, so that no caller pays for a first time.
+
+    The CPU provider has run the check's photo by now and does nothing special for new shapes. The others compile or
+    choose kernels for each.
+
+    Returns:
+        How many runs there were.
+    """
+    if session.provider == "cpu":
+        return 0
+    batches = sorted({1, max_batch} if session.provider in GPU_PROVIDERS else {1})
+    sizes = dict.fromkeys(_input_size(session.spec, *aspect) for aspect in _ASPECTS)
+    until_s, runs = time.monotonic() + _WARM_UP_S, 0
+    for (height, width), batch in itertools.product(sizes, batches):
+        if time.monotonic() > until_s:
+            break
+        run_session(session, [np.zeros((height, width, 3), np.uint8)] * batch, [frozenset[int]()] * batch)
+        runs += 1
+    return runs
+
+
+def _input_size(spec: ModelSpec, across: int, down: int) -> tuple[int, int]:
+    """Height and width of the network's input for a photo of that aspect."""
+    if isinstance(spec.resize, Letterbox):
+        return spec.resize.height_px, spec.resize.width_px
+    width, height = content_size(across * 1000, down * 1000, spec.resize)
+    return height, width
+
+
+@contextmanager
+def _phase(phase: str, model: str, provider: str) -> Generator[dict[str, object]]:
+    """Logs how long a phase took, with the facts that it adds; and while it lasts, that it still does."""
+    started_s, over = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not over.wait(_STILL_AT_IT_S):
+            elapsed_s = round(time.monotonic() - started_s, 1)
+            log.info("still at it", phase=phase, model=model, provider=provider, seconds=elapsed_s)
+
+    teller = threading.Thread(target=tell, name="phase", daemon=True)
+    teller.start()
+    facts: dict[str, object] = {}
+    try:
+        yield facts
+    finally:
+        over.set()
+        teller.join()
+    log.info(
+        "phase", phase=phase, model=model, provider=provider, seconds=round(time.monotonic() - started_s, 3), **facts
+    )

@@ -5,16 +5,29 @@ goes down the ladder and says, for each rung that it leaves out, why.
 """
 
 import functools
+import importlib
+import importlib.metadata
 import importlib.util
-import json
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import onnxruntime as ort
 
-ProviderName = Literal["cpu", "openvino", "cuda", "tensorrt"]
-LADDER: tuple[ProviderName, ...] = ("cuda", "openvino", "cpu")  # `auto`; tensorrt builds engines, so it is asked for
+from mattebox_server.engine.artifact import Artifact
+from mattebox_server.engine.cache import CacheEntry
+from mattebox_server.engine.nvidia import Gpu, find_gpu
+from mattebox_server.engine.options import (
+    LADDER,
+    EngineOptions,
+    ProviderName,
+    ProviderUnavailable,
+    RunningPrecision,
+    cuda_options,
+    openvino_config,
+    running_precision,
+    tensorrt_options,
+)
 
 OPENVINO_EP = "OpenVINOExecutionProvider"
 _EP_NAMES: dict[ProviderName, str] = {
@@ -23,60 +36,147 @@ _EP_NAMES: dict[ProviderName, str] = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-_CUDA_OPTIONS = {
-    "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE costs hundreds of ms for every new shape
-    "arena_extend_strategy": "kSameAsRequested",  # the arena must not double on every new shape
-    "use_tf32": "0",  # an fp32 artifact is answered as fp32
-}
-
-
-class ProviderUnavailable(Exception):
-    """The provider can't run here; the message says what is missing."""
+_OPENVINO_PACKAGE = "onnxruntime-ep-openvino"
+_INSTALL_CUDA = "pip uninstall onnxruntime; pip install 'mattebox[cuda]'"
 
 
 @dataclass(frozen=True)
-class Threads:
-    """Threads inside one run of the network."""
+class Device:
+    """What a provider runs on here.
 
-    intra_op: int
+    Args:
+        provider: that runs on it.
+        name: of the processor or GPU, as its driver calls it.
+        versions: of everything that a compiled model depends on, by name.
+        native: reduced precisions that it has.
+    """
+
+    provider: ProviderName
+    name: str
+    versions: Mapping[str, str]
+    native: frozenset[str] = frozenset()
 
 
-def session_options(threads: Threads) -> ort.SessionOptions:
-    """Options that every provider shares."""
+@dataclass(frozen=True)
+class Opened:
+    """A session that really runs where it should.
+
+    Args:
+        session: onnxruntime's.
+        precision: that it computes in.
+        cache: "hit", "miss", or "none" where the provider has nothing to keep.
+    """
+
+    session: ort.InferenceSession
+    precision: RunningPrecision
+    cache: str
+
+
+def find_device(provider: ProviderName, device_id: int) -> Device:
+    """What the provider would run on.
+
+    Raises:
+        ProviderUnavailable: nothing; the message says what is missing and how to install it.
+    """
+    match provider:
+        case "cpu":
+            return Device(provider, platform.processor() or platform.machine(), {"onnxruntime": ort.__version__})
+        case "openvino":
+            return _openvino_device()
+        case "cuda":
+            gpu = _gpu(provider, device_id)
+        case "tensorrt":
+            gpu = _gpu(provider, device_id)
+            _require_tensorrt()
+    versions = {"onnxruntime": ort.__version__, "driver": str(gpu.driver), "capability": str(gpu.capability)}
+    if provider == "tensorrt":
+        versions["tensorrt"] = _version("tensorrt") or "of the system"
+    return Device(provider, gpu.name, versions, frozenset({"tf32"} if gpu.has_tf32 else ()))
+
+
+def best_provider() -> ProviderName:
+    """The first provider of the ladder that this machine and installation have."""
+    for provider in LADDER:
+        try:
+            return find_device(provider, 0).provider
+        except ProviderUnavailable:  # the exporter's default target: which provider runs is the server's own question
+            continue
+    raise AssertionError("the CPU is always there")
+
+
+def create_session(artifact: Artifact, device: Device, options: EngineOptions) -> Opened:
+    """A session of an artifact that really runs on the device.
+
+    Raises:
+        ProviderUnavailable: it would not.
+    """
+    provider = device.provider
+    precision = running_precision(options.precision, artifact.spec, provider, device.native)
+    entry = _cache_entry(artifact, device, options, precision)
+    warm = entry is not None and entry.is_warm
+    try:
+        session = _initialise(artifact, device, options, precision, entry)
+        check_placement(session, provider)
+        if entry is not None:
+            entry.publish()
+    finally:
+        if entry is not None:
+            entry.discard()
+    return Opened(session, precision, "none" if entry is None else "hit" if warm and entry.is_warm else "miss")
+
+
+def _initialise(
+    artifact: Artifact, device: Device, options: EngineOptions, precision: RunningPrecision, entry: CacheEntry | None
+) -> ort.InferenceSession:
+    """Compiles, or takes what was compiled before; what the provider can't take is compiled anew."""
+    try:
+        session = _session(artifact, device, options, precision, entry)
+    except ProviderUnavailable:
+        raise
+    except Exception as error:  # onnxruntime raises its own types, all of them undocumented
+        if entry is not None and entry.is_warm:
+            entry.reject()
+            return _initialise(artifact, device, options, precision, entry)
+        raise ProviderUnavailable(f"{_EP_NAMES[device.provider]} doesn't take the network: {error}") from error
+    session.disable_fallback()
+    return session
+
+
+def _session(
+    artifact: Artifact, device: Device, options: EngineOptions, precision: RunningPrecision, entry: CacheEntry | None
+) -> ort.InferenceSession:
+    common, cache = session_options(options.threads), None if entry is None else entry.folder
+    match device.provider:
+        case "cpu":
+            return ort.InferenceSession(artifact.path, common, providers=[_EP_NAMES["cpu"]])
+        case "openvino":
+            handle = _openvino_cpu(ort.get_ep_devices())
+            common.add_provider_for_devices([handle], openvino_config(precision, options.threads, cache))
+            return ort.InferenceSession(artifact.path, common)
+        case "cuda":
+            named = [(_EP_NAMES["cuda"], cuda_options(options, precision))]
+        case "tensorrt":  # what TensorRT has no layers for (it has for all here) may run on CUDA, never on the CPU
+            named = [
+                (_EP_NAMES["tensorrt"], tensorrt_options(options, artifact.spec, cache)),
+                (_EP_NAMES["cuda"], cuda_options(options, precision)),
+            ]
+    return ort.InferenceSession(artifact.path, common, providers=named)
+
+
+def session_options(threads: int) -> ort.SessionOptions:
+    """Options that every provider shares.
+
+    Args:
+        threads: inside one run, on the CPU.
+    """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads.intra_op
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Spinning would win microseconds a run and burn whole cores that decode and blend need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.log_severity_level = 3  # errors; what matters of the warnings is checked by `check_placement`
     return options
-
-
-def create_session(model: bytes, provider: ProviderName, threads: Threads) -> ort.InferenceSession:
-    """A session of an artifact's bytes that really runs on `provider`.
-
-    Raises:
-        ProviderUnavailable: it would not.
-    """
-    options = session_options(threads)
-    try:
-        match provider:
-            case "cpu":
-                session = ort.InferenceSession(model, options, providers=[_EP_NAMES["cpu"]])
-            case "openvino":
-                session = _openvino_session(model, options, threads)
-            case "cuda":
-                session = _cuda_session(model, options)
-            case "tensorrt":
-                raise ProviderUnavailable("TensorRT is not supported by this version; take cuda")
-    except ProviderUnavailable:
-        raise
-    except Exception as error:  # onnxruntime raises its own types, all of them undocumented
-        raise ProviderUnavailable(f"{_EP_NAMES[provider]} doesn't take the network: {error}") from error
-    session.disable_fallback()
-    check_placement(session, provider)
-    return session
 
 
 def check_placement(session: ort.InferenceSession, provider: ProviderName) -> None:
@@ -98,28 +198,83 @@ def check_placement(session: ort.InferenceSession, provider: ProviderName) -> No
         raise ProviderUnavailable(f"{len(strays)} convolutions are not on {wanted}: {', '.join(sorted(set(strays)))}")
 
 
-def _cuda_session(model: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
-    name = _EP_NAMES["cuda"]
-    if name not in ort.get_available_providers():
-        raise ProviderUnavailable("this onnxruntime has no CUDA: pip uninstall onnxruntime; pip install mattebox[cuda]")
+def cache_facts(
+    artifact_sha256: str, device: Device, precision: RunningPrecision, settings: Mapping[str, str]
+) -> dict[str, str]:
+    """Everything that a compiled model depends on; two that differ in any of it have different entries.
+
+    Args:
+        artifact_sha256: of the file: graph, weights and spec.
+        device: it is compiled for.
+        precision: it computes in.
+        settings: the provider's own options, threads and shapes among them, without the cache's place.
+    """
+    return {
+        "artifact": artifact_sha256,
+        "provider": device.provider,
+        "device": device.name,
+        "precision": precision,
+        **{f"version of {name}": version for name, version in device.versions.items()},
+        **{f"option {name}": value for name, value in settings.items()},
+    }
+
+
+def _cache_entry(
+    artifact: Artifact, device: Device, options: EngineOptions, precision: RunningPrecision
+) -> CacheEntry | None:
+    """The place of the compiled model; None for providers that keep nothing, or if there is to be no cache.
+
+    onnxruntime's CPU and CUDA providers have no such thing: optimising a ResNet-101's graph takes them half a second.
+    """
+    match device.provider:
+        case "openvino":
+            settings = openvino_config(precision, options.threads, None)
+        case "tensorrt":
+            settings = tensorrt_options(options, artifact.spec, None)
+        case "cpu" | "cuda":
+            return None
+    if options.cache_dir is None:
+        return None
+    try:
+        return CacheEntry(
+            options.cache_dir, device.provider, cache_facts(artifact.sha256(), device, precision, settings)
+        )
+    except OSError as error:
+        reason = f"can't keep compiled models in {options.cache_dir}: {error.strerror}; see --cache-dir"
+        raise ProviderUnavailable(reason) from error
+
+
+def _gpu(provider: ProviderName, device_id: int) -> Gpu:
+    if _EP_NAMES[provider] not in ort.get_available_providers():
+        raise ProviderUnavailable(f"this onnxruntime has no {_EP_NAMES[provider]}: {_INSTALL_CUDA}")
+    gpu = find_gpu(device_id)
     ort.preload_dlls()  # finds the CUDA and cuDNN libraries that the `cuda` extra installs
-    return ort.InferenceSession(model, options, providers=[(name, _CUDA_OPTIONS)])
+    return gpu
 
 
-def _openvino_session(model: bytes, options: ort.SessionOptions, threads: Threads) -> ort.InferenceSession:
+def _require_tensorrt() -> None:
+    if importlib.util.find_spec("tensorrt_libs") is not None:
+        importlib.import_module("tensorrt_libs")  # loads TensorRT's libraries, so that onnxruntime finds them
+    elif importlib.util.find_spec("tensorrt") is None:
+        raise ProviderUnavailable("TensorRT's libraries are not installed: pip install tensorrt")
+
+
+def _openvino_device() -> Device:
     _register_openvino()
-    device = _openvino_cpu(ort.get_ep_devices())
-    # f32, said aloud: on CPUs with AMX or AVX512-BF16 OpenVINO would take bf16 by itself.
-    config = {"CPU": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads.intra_op}}
-    options.add_provider_for_devices([device], {"load_config": json.dumps(config)})
-    return ort.InferenceSession(model, options)
+    found = _openvino_cpu(ort.get_ep_devices())
+    metadata = found.ep_metadata
+    versions = {"onnxruntime": ort.__version__, _OPENVINO_PACKAGE: _version(_OPENVINO_PACKAGE) or metadata["version"]}
+    native = frozenset({"bf16"} if "BF16" in metadata["OPTIMIZATION_CAPABILITIES"].split() else ())
+    # The instruction sets belong to it: the same processor may be offered with fewer in a virtual machine.
+    name = f"{metadata['FULL_DEVICE_NAME'].strip()}, {metadata['OPTIMIZATION_CAPABILITIES']}"
+    return Device("openvino", name, versions, native)
 
 
 @functools.cache
 def _register_openvino() -> None:
     """Loads OpenVINO's plugin into onnxruntime, which keeps it for the process: a second call would be an error."""
     if importlib.util.find_spec("onnxruntime_ep_openvino") is None:
-        raise ProviderUnavailable("OpenVINO's plugin is not installed: pip install onnxruntime-ep-openvino")
+        raise ProviderUnavailable(f"OpenVINO's plugin is not installed: pip install {_OPENVINO_PACKAGE}")
     import onnxruntime_ep_openvino  # noqa: PLC0415 - optional, and loads native libraries
 
     try:
@@ -136,3 +291,10 @@ def _openvino_cpu(devices: Sequence[ort.OrtEpDevice]) -> ort.OrtEpDevice:
             return device
     vendors = sorted({d.device.vendor for d in devices if d.device.type == cpu})
     raise ProviderUnavailable(f"OpenVINO's plugin offers no CPU device here: it serves Intel's, this is {vendors}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,23 +1,30 @@
 """One network, loaded and ready to run."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from mattebox_server.engine.providers import ProviderName, Threads, create_session
+from mattebox_server.engine.artifact import Artifact
+from mattebox_server.engine.options import (
+    GPU_PROVIDERS,
+    EngineOptions,
+    ProviderName,
+    input_bounds,
+)
+from mattebox_server.engine.providers import Device, create_session
 from mattebox_server.errors import StartupError
 from mattebox_server.pixels import Pixels
-from mattebox_server.spec import ModelSpec, SpecError
+from mattebox_server.spec import ModelSpec
 
 _IMAGE, _KEEP, _FOREGROUND, _CLASSES = "image", "keep", "foreground", "classes"
 _SIGNATURES: dict[str, tuple[list[str], list[str]]] = {
     "semantic": ([_IMAGE, _KEEP], [_FOREGROUND, _CLASSES]),
     "saliency": ([_IMAGE], [_FOREGROUND]),
 }
+_BOUND_SHAPES = 8  # shapes whose device buffers are kept; six aspects make up nearly all photos
 
 
 @dataclass(frozen=True)
@@ -51,76 +58,114 @@ class Session(Protocol):
         """Numeric precision that it really runs in."""
         ...
 
+    @property
+    def bounds(self) -> tuple[int, int] | None:
+        """Shortest and longest side that it takes, in pixels; None if that is what the spec's policy gives."""
+        ...
+
     def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
         """Runs a batch: images uint8 (N, h, w, 3) BGR, keep float32 (N, C) of 0 and 1, or None for saliency."""
         ...
 
 
 class OnnxSession:
-    """A Mattebox artifact on onnxruntime."""
+    """A Mattebox artifact on onnxruntime.
 
-    def __init__(self, session: ort.InferenceSession, spec: ModelSpec, provider: ProviderName) -> None:
-        self._session = session
-        self.spec = spec
-        self.provider: ProviderName = provider
-        self.precision: str = spec.precision
+    Attributes:
+        cache: "hit" if it was compiled before, "miss" if it was compiled now, "none" if there is nothing to keep.
+    """
+
+    def __init__(self, artifact: Artifact, device: Device, options: EngineOptions) -> None:
+        """Opens an artifact on a device.
+
+        Raises:
+            ProviderUnavailable: the provider can't run it here.
+            StartupError: its inputs and outputs are not what its spec says.
+        """
+        opened = create_session(artifact, device, options)
+        _check_signature(artifact, opened.session)
+        self.spec = artifact.spec
+        self.provider: ProviderName = device.provider
+        self.precision: str = opened.precision
+        self.bounds = input_bounds(artifact.spec, device.provider)
+        self.cache = opened.cache
+        self._runner: _Plain | _Bound = (
+            _Bound(opened.session, "cuda", options.device_id)
+            if device.provider in GPU_PROVIDERS
+            else _Plain(opened.session)
+        )
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
         """See `Session.run`."""
         feeds: dict[str, NDArray[Any]] = {_IMAGE: images}
         if keep is not None:
             feeds[_KEEP] = keep
-        outputs = self._session.run(None, feeds)
+        outputs = self._runner.run(feeds)
         return Maps(outputs[0], outputs[1] if len(outputs) > 1 else None)
 
 
+class _Plain:
+    """Runs on arrays in the host's memory."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session = session
+
+    def run(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        return self._session.run(None, feeds)
+
+
 @dataclass(frozen=True)
-class Artifact:
-    """A model file, read and checked as far as that goes without a provider."""
+class _Buffers:
+    """What one shape of a batch is bound to."""
 
-    path: Path
-    data: bytes
-    spec: ModelSpec
+    binding: ort.IOBinding
+    inputs: dict[str, ort.OrtValue]
+    outputs: list[ort.OrtValue]
 
 
-def read_artifact(path: Path) -> Artifact:
-    """Reads a model file and the spec in it.
+class _Bound:
+    """Runs on buffers on the device, which are made once for each shape of a batch and used again.
 
-    Raises:
-        StartupError: it can't be read, or is no Mattebox artifact.
+    Without it every run would allocate and copy inside of onnxruntime. The run only queues its work on the device's
+    stream: the results are there after `synchronize_outputs`.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StartupError(f"can't read the model {path}: {error.strerror}") from error
-    try:
-        # Metadata costs onnxruntime a whole session, but an unoptimised one is cheap and needs no second library.
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 3
-        probe = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        spec = ModelSpec.from_metadata(probe.get_modelmeta().custom_metadata_map)
-    except SpecError as error:
-        raise StartupError(f"{path} is no Mattebox model: {error}") from error
-    except Exception as error:  # onnxruntime raises its own types, all of them undocumented
-        raise StartupError(f"{path} is no ONNX model that onnxruntime {ort.__version__} reads: {error}") from error
-    _check_signature(path, probe, spec)
-    return Artifact(path, data, spec)
+
+    def __init__(self, session: ort.InferenceSession, device: str, device_id: int) -> None:
+        self._session, self._place = session, (device, device_id)
+        self._outputs = [output.name for output in session.get_outputs()]
+        self._bindings: dict[tuple[int, ...], _Buffers] = {}
+
+    def run(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        shape = feeds[_IMAGE].shape
+        # The last one used goes to the end; the first is the one that was not used for the longest time.
+        self._bindings[shape] = self._bindings.pop(shape) if shape in self._bindings else self._bind(feeds)
+        while len(self._bindings) > _BOUND_SHAPES:
+            del self._bindings[next(iter(self._bindings))]
+        buffers = self._bindings[shape]
+        for name, value in feeds.items():
+            buffers.inputs[name].update_inplace(np.ascontiguousarray(value))
+        self._session.run_with_iobinding(buffers.binding)
+        buffers.binding.synchronize_outputs()
+        return [output.numpy().copy() for output in buffers.outputs]  # on a CPU numpy() is a view of the buffer
+
+    def _bind(self, feeds: dict[str, NDArray[Any]]) -> _Buffers:
+        binding = self._session.io_binding()
+        inputs = {name: self._buffer(value.shape, value.dtype) for name, value in feeds.items()}
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        outputs = [self._buffer(feeds[_IMAGE].shape[:3], np.dtype(np.uint8)) for _ in self._outputs]
+        for name, value in zip(self._outputs, outputs, strict=True):
+            binding.bind_ortvalue_output(name, value)
+        return _Buffers(binding, inputs, outputs)
+
+    def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ort.OrtValue:
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, *self._place)
 
 
-def _check_signature(path: Path, session: ort.InferenceSession, spec: ModelSpec) -> None:
+def _check_signature(artifact: Artifact, session: ort.InferenceSession) -> None:
     names = [value.name for value in session.get_inputs()], [value.name for value in session.get_outputs()]
-    if names != _SIGNATURES[spec.kind]:
-        raise StartupError(f"{path} says that it is {spec.kind}, but has inputs and outputs {names}")
+    if names != _SIGNATURES[artifact.spec.kind]:
+        raise StartupError(f"{artifact.path} says that it is {artifact.spec.kind}, but has inputs and outputs {names}")
     types = {value.type for value in [session.get_inputs()[0], *session.get_outputs()]}
     if types != {"tensor(uint8)"}:
-        raise StartupError(f"{path} must take and give uint8, not {types}")
-
-
-def open_session(artifact: Artifact, provider: ProviderName, threads: Threads) -> OnnxSession:
-    """Opens an artifact on one provider.
-
-    Raises:
-        ProviderUnavailable: the provider can't run it here.
-    """
-    return OnnxSession(create_session(artifact.data, provider, threads), artifact.spec, provider)
+        raise StartupError(f"{artifact.path} must take and give uint8, not {types}")

@@ -756,7 +756,7 @@ class Execution(_message.Message):
     provider: _builtins.str
     """Execution provider that really ran the network: "cpu", "openvino", "cuda" or "tensorrt"."""
     precision: _builtins.str
-    """Numeric precision of the network: "fp32", "bf16" or "fp16"."""
+    """Numeric precision that the network runs in: "fp32", "tf32", "bf16" or "fp16"."""
     batch_size: _builtins.int
     """Photos that shared the run, this one among them. 1 or more."""
     untrained: _builtins.bool
@@ -859,7 +859,7 @@ class Model(_message.Message):
     kind: Global___ModelKind.ValueType
     """What kind of question it answers."""
     precision: _builtins.str
-    """Numeric precision: "fp32", "bf16" or "fp16"."""
+    """Numeric precision that it runs in: "fp32", "tf32", "bf16" or "fp16"."""
     provider: _builtins.str
     """Execution provider: "cpu", "openvino", "cuda" or "tensorrt"."""
     weights_sha256: _builtins.str

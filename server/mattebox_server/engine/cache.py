@@ -1,0 +1,125 @@
+"""Compiled models on disk: found again by a key, published whole or not at all, never trusted unseen.
+
+An entry is a folder, named by the digest of everything that the compiled model depends on: weights, versions, device
+and options. Its manifest repeats these facts and holds a digest of each file; an entry whose files don't match is
+thrown away and built anew. Entries are made under another name and renamed when they are complete, so that several
+servers may start at once: the first wins, the others' work is dropped.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+log = structlog.stdlib.get_logger(__name__)
+
+_MANIFEST = "manifest.json"
+_ABANDONED_S = 24 * 3600
+
+
+class CacheEntry:
+    """One compiled model, or the place for one.
+
+    Attributes:
+        folder: where the provider reads from (warm), or writes to (cold).
+        is_warm: there is a compiled model in it, and it is what it was.
+    """
+
+    def __init__(self, root: Path, name: str, facts: Mapping[str, str]) -> None:
+        self._root, self._final, self._facts = root, root / f"{name}-{_digest_facts(facts)}", dict(facts)
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _tidy(root)
+        self.is_warm = self._verify()
+        self.folder = self._final if self.is_warm else Path(tempfile.mkdtemp(prefix=".unfinished-", dir=root))
+
+    def publish(self) -> bool:
+        """Makes a cold entry whole; False if the provider has left nothing in it, or somebody else was first."""
+        if self.is_warm:
+            return False
+        try:
+            files = _files(self.folder)
+            if not files:
+                return False
+            manifest = {"facts": self._facts, "files": {name: _digest_file(path) for name, path in files.items()}}
+            (self.folder / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+            self.folder.rename(self._final)
+        except OSError as error:  # the place is taken, or the disk is full: the server runs without it
+            log.info("compiled model not kept", entry=self._final.name, reason=error.strerror)
+            return False
+        finally:
+            self.discard()
+        return True
+
+    def discard(self) -> None:
+        """Removes what is unfinished; does nothing to an entry that is whole."""
+        if not self.is_warm:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def reject(self) -> None:
+        """Throws a warm entry away, because the provider can't use it, and makes place for a new one."""
+        log.warning("compiled model thrown away", entry=self._final.name)
+        self._remove_final()
+        self.is_warm = False
+        self.folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self._root))
+
+    def _verify(self) -> bool:
+        if not self._final.exists():
+            return False
+        problem = self._problem()
+        if problem is None:
+            return True
+        log.warning("compiled model thrown away", entry=self._final.name, reason=problem)
+        self._remove_final()
+        return False
+
+    def _problem(self) -> str | None:
+        """What is wrong with the entry; None if nothing is."""
+        if self._final.is_symlink() or self._final.stat().st_uid not in (0, os.geteuid()):
+            return "it is somebody else's"
+        try:
+            manifest = json.loads((self._final / _MANIFEST).read_bytes())
+            if manifest["facts"] != self._facts:
+                return "it is of something else"
+            if manifest["files"] != {name: _digest_file(path) for name, path in _files(self._final).items()}:
+                return "its files have changed"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"its manifest can't be read: {type(error).__name__}"
+        return None
+
+    def _remove_final(self) -> None:
+        """By another name first, so that nobody finds half of it."""
+        condemned = Path(tempfile.mkdtemp(prefix=".condemned-", dir=self._root))
+        with contextlib.suppress(OSError):  # somebody else was first
+            self._final.rename(condemned / "entry")
+        shutil.rmtree(condemned, ignore_errors=True)
+
+
+def _tidy(root: Path) -> None:
+    """Removes what servers left that were killed while they compiled."""
+    for path in root.glob(".*-*"):
+        with contextlib.suppress(OSError):  # somebody else was first
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(path)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """All files but the manifest, by their name inside of the folder."""
+    found = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    found.pop(_MANIFEST, None)
+    return found
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_facts(facts: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()[:32]

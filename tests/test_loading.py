@@ -1,0 +1,229 @@
+"""A server serves only what it has proven: whole files, the right numbers, on the device that it says."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from structlog.testing import capture_logs
+
+import images
+import mattebox
+import networks
+from conftest import run_export
+from mattebox_server import selfcheck
+from mattebox_server.engine import loading, session
+from mattebox_server.engine.artifact import read_artifact, read_metadata
+from mattebox_server.engine.loading import check_session, load_engine, warm_up
+from mattebox_server.engine.options import EngineOptions, ProviderName, ProviderUnavailable
+from mattebox_server.engine.providers import find_device
+from mattebox_server.engine.session import Maps, OnnxSession
+from mattebox_server.errors import StartupError
+from mattebox_server.local import LocalServer
+from mattebox_server.pixels import Pixels
+from mattebox_server.spec import METADATA_KEY, ModelSpec
+
+OPTIONS = EngineOptions(provider="cpu")
+
+
+def onnx_session(model: Path) -> OnnxSession:
+    return OnnxSession(read_artifact(model), find_device("cpu", 0), OPTIONS)
+
+
+class Broken:
+    """A session whose device computes something else."""
+
+    provider: ProviderName
+
+    def __init__(self, whole: OnnxSession, kind: str) -> None:
+        self._whole, self._kind = whole, kind
+        self.spec, self.precision, self.bounds = whole.spec, whole.precision, None
+        self.provider = whole.provider
+
+    def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
+        maps = self._whole.run(images, keep)
+        foreground, classes = maps.foreground, maps.classes
+        match self._kind:
+            case "zeros":
+                return Maps(np.zeros_like(foreground), None if classes is None else np.zeros_like(classes))
+            case "inverted":
+                return Maps(255 - foreground, classes)
+            case "mirrored":
+                return Maps(foreground[..., ::-1].copy(), classes)
+            case "shuffled classes":
+                return Maps(foreground, None if classes is None else 3 - classes)
+            case _:
+                raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
+
+
+@pytest.mark.parametrize("kind", ["zeros", "inverted", "mirrored", "shuffled classes", "raises"])
+def test_a_device_that_computes_nonsense_is_found(colour_model: Path, kind: str) -> None:
+    whole = onnx_session(colour_model)
+    assert check_session(whole) == {"mean_levels": 0.0, "same_classes": 1.0}
+    with pytest.raises(ProviderUnavailable, match="failed" if kind == "raises" else "computes something else"):
+        check_session(Broken(whole, kind))
+
+
+@pytest.mark.parametrize("kind", ["zeros", "inverted", "mirrored"])
+def test_nonsense_of_a_saliency_network(brightness_model: Path, kind: str) -> None:
+    with pytest.raises(ProviderUnavailable, match="computes something else"):
+        check_session(Broken(onnx_session(brightness_model), kind))
+
+
+def test_nonsense_stops_the_server(colour_model: Path, folder: Path) -> None:
+    """The file of another network: what it answers is not what its spec says."""
+    model = onnx.load_model_from_string(colour_model.read_bytes())
+    for weights in model.graph.initializer:
+        if list(weights.dims) == [4, 3, 1, 1]:
+            weights.raw_data = networks.COLOUR_WEIGHTS[::-1].tobytes()
+    (folder / "damaged.onnx").write_bytes(model.SerializeToString())
+    for provider in ("cpu", "auto"):
+        with pytest.raises(StartupError, match="computes something else"):
+            LocalServer([folder / "damaged.onnx"], ["--provider", provider]).__enter__()
+
+
+def test_every_phase_is_logged_with_its_time(colour_model: Path) -> None:
+    with capture_logs() as events:
+        load_engine([colour_model], OPTIONS).close()
+    phases = {event["phase"]: event for event in events if event["event"] == "phase"}
+    assert list(phases) == ["compile", "check", "warm up"]
+    assert all(event["seconds"] >= 0 and event["model"] == "colour" for event in phases.values())
+    assert phases["compile"]["cache"] == "none"
+    assert phases["check"]["same_classes"] == 1.0
+
+
+def test_a_long_phase_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch, colour_model: Path) -> None:
+    def slow(*arguments: Any) -> OnnxSession:
+        events_seen.wait(10)
+        return OnnxSession(*arguments)
+
+    events_seen = threading.Event()
+    tell = loading.log.info
+
+    def info(event: str, **facts: Any) -> None:
+        if event == "still at it":
+            events_seen.set()
+        tell(event, **facts)
+
+    monkeypatch.setattr(loading, "_STILL_AT_IT_S", 0.01)
+    monkeypatch.setattr(loading, "OnnxSession", slow)
+    monkeypatch.setattr(loading.log, "info", info, raising=False)
+    load_engine([colour_model], OPTIONS).close()
+    assert events_seen.is_set()
+
+
+def test_a_model_for_another_provider_runs_but_says_so(folder: Path) -> None:
+    core = networks.save_colour_core(folder / "core.onnx")
+    options = ["--labels", ",".join(networks.COLOUR_LABELS), "--target", "openvino", "-o", folder / "for-openvino.onnx"]
+    run_export("custom", "--core", core, *options)
+    with capture_logs() as events:
+        load_engine([folder / "for-openvino.onnx"], OPTIONS).close()
+    (warning,) = [event for event in events if event["log_level"] == "warning"]
+    assert warning["mend"] == "mattebox-export --target cpu"
+
+
+def test_half_precision_is_refused_by_a_cpu(colour_model: Path, folder: Path) -> None:
+    core = networks.save_colour_core(folder / "core.onnx")
+    options = ["--labels", ",".join(networks.COLOUR_LABELS), "--target", "cuda", "--precision", "fp16"]
+    run_export("custom", "--core", core, *options, "-o", folder / "half.onnx")
+    for provider in ("cpu", "auto"):
+        with pytest.raises(StartupError, match="export it with --precision fp32"):
+            LocalServer([folder / "half.onnx"], ["--provider", provider]).__enter__()
+    with pytest.raises(StartupError, match="in bf16 here, only in fp32"):
+        load_engine([colour_model], EngineOptions(provider="cpu", precision="bf16"))
+
+
+def test_warm_up_runs_every_usual_shape_but_on_the_cpu_provider(colour_model: Path) -> None:
+    class Elsewhere(Broken):
+        def __init__(self, provider: ProviderName) -> None:
+            super().__init__(onnx_session(colour_model), "as it is")
+            self.provider: ProviderName = provider
+            self.shapes: list[tuple[int, ...]] = []
+
+        def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
+            self.shapes.append(images.shape)
+            return self._whole.run(images, keep)
+
+    cpu, openvino, cuda = Elsewhere("cpu"), Elsewhere("openvino"), Elsewhere("cuda")
+    assert (warm_up(cpu, 1), warm_up(openvino, 1), warm_up(cuda, 8)) == (0, 7, 14)
+    assert cpu.shapes == []
+    assert {(1, 64, 96, 3), (1, 96, 64, 3), (1, 64, 64, 3), (1, 64, 85, 3)} <= set(openvino.shapes)
+    assert {shape[0] for shape in cuda.shapes} == {1, 8}
+
+
+def test_runs_on_buffers_of_the_device(colour_model: Path) -> None:
+    """The GPU's way of running, on the one device that is everywhere: the same numbers, buffers used again."""
+    whole = onnx_session(colour_model)
+    plain = ort.InferenceSession(colour_model, providers=["CPUExecutionProvider"])
+    bound = session._Bound(plain, "cpu", 0)  # pyright: ignore[reportPrivateUsage]
+    rng = np.random.default_rng(0)
+    kept: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    for size in [(64, 64), (64, 80), (64, 64), *((64, 90 + n) for n in range(10)), (64, 64)]:
+        for batch in (1, 2):
+            photos = rng.integers(0, 256, (batch, *size, 3), np.uint8)[..., ::-1]  # not contiguous
+            keep = np.tile(np.array([0, 1, 0, 1], np.float32), (batch, 1))
+            expected = whole.run(np.ascontiguousarray(photos), keep)
+            foreground, classes = bound.run({"image": photos, "keep": keep})
+            assert (foreground == expected.foreground).all()
+            assert (classes == expected.classes).all()
+            kept.append((foreground, expected.foreground))
+    assert all((found == expected).all() for found, expected in kept)  # no later run wrote over them
+    assert len(bound._bindings) == 8  # pyright: ignore[reportPrivateUsage]
+
+
+def test_the_spec_is_read_without_a_session(colour_model: Path) -> None:
+    metadata = read_metadata(colour_model.read_bytes())
+    assert metadata == ort.InferenceSession(colour_model).get_modelmeta().custom_metadata_map
+    assert ModelSpec.from_metadata(metadata).name == "colour"
+
+
+def test_files_that_end_too_early(colour_model: Path, tmp_path: Path) -> None:
+    """Any beginning of a file is refused with a reason, never with a crash."""
+    data = colour_model.read_bytes()
+    for length in [*range(0, len(data), 7), len(data) - 1]:
+        (tmp_path / "part.onnx").write_bytes(data[:length])
+        with pytest.raises(StartupError, match=r"part\.onnx"):
+            load_engine([tmp_path / "part.onnx"], OPTIONS)
+
+
+def test_noise_is_no_model(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        (tmp_path / "noise.onnx").write_bytes(rng.integers(0, 256, rng.integers(1, 400), np.uint8).tobytes())
+        with pytest.raises(StartupError, match="noise"):
+            read_artifact(tmp_path / "noise.onnx")
+
+
+def test_a_model_without_an_expectation_is_refused(colour_model: Path, tmp_path: Path) -> None:
+    model = onnx.load_model_from_string(colour_model.read_bytes())
+    spec = ModelSpec.from_metadata(read_metadata(colour_model.read_bytes())).model_copy(update={"expectation": None})
+    onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+    (tmp_path / "silent.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(StartupError, match="doesn't say what its network should answer"):
+        read_artifact(tmp_path / "silent.onnx")
+
+
+def test_the_check_photo_is_the_same_everywhere() -> None:
+    """The exporter and every server must make the same one, or its answers mean nothing."""
+    photo = selfcheck.synthetic_photo(30, 40, 1)
+    assert photo.shape == (30, 40, 3)
+    assert photo.max() <= 240
+    assert (photo == selfcheck.synthetic_photo(30, 40, 1)).all()
+    assert not (photo == selfcheck.synthetic_photo(30, 40, 2)).all()
+    assert [int(value) for value in photo[3, 5]] == [206, 125, 14]
+
+
+def test_several_sessions(colour_model: Path) -> None:
+    with (
+        LocalServer([colour_model], ["--provider", "cpu", "--sessions", "2"]) as server,
+        mattebox.Client(server.address) as client,
+    ):
+        loaded = next(event for event in server.events if event["event"] == "model loaded")
+        assert loaded["sessions"] == 2
+        assert client.remove_background(images.encode(images.scene())).execution.batch_size == 1

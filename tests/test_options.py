@@ -1,0 +1,140 @@
+"""What each provider is told, and what a compiled model is found by: all of it testable without the device."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fakes import spec
+from mattebox_server.engine.nvidia import Gpu, find_gpu
+from mattebox_server.engine.options import (
+    EngineOptions,
+    ProviderName,
+    ProviderUnavailable,
+    cuda_options,
+    input_bounds,
+    openvino_config,
+    profile_shapes,
+    running_precision,
+    tensorrt_options,
+)
+from mattebox_server.engine.providers import Device, cache_facts
+from mattebox_server.spec import Letterbox, ModelSpec, Precision, ShortSide, Stretch
+
+OPTIONS = EngineOptions(device_id=2, max_batch=4)
+RECIPE = ShortSide(short_side_px=450, max_long_side_px=1800)
+
+
+def model(resize: ShortSide | Stretch | Letterbox = RECIPE, precision: Precision = "fp32") -> ModelSpec:
+    return spec("m").model_copy(update={"resize": resize, "precision": precision})
+
+
+@pytest.mark.parametrize(
+    ("provider", "artifact", "native", "possible"),
+    [
+        ("cpu", "fp32", "", ["fp32"]),
+        ("cpu", "fp32", "bf16", ["fp32"]),
+        ("openvino", "fp32", "", ["fp32"]),
+        ("openvino", "fp32", "bf16", ["bf16", "fp32"]),
+        ("cuda", "fp32", "", ["fp32"]),
+        ("cuda", "fp32", "tf32", ["tf32", "fp32"]),
+        ("cuda", "fp16", "tf32", ["fp16"]),
+        ("tensorrt", "fp32", "", ["fp32"]),
+        ("tensorrt", "fp32", "tf32", ["tf32"]),
+        ("tensorrt", "fp16", "tf32", ["fp16"]),
+        ("cpu", "fp16", "", []),
+        ("openvino", "fp16", "bf16", []),
+    ],
+)
+def test_precision(provider: ProviderName, artifact: Precision, native: str, possible: list[str]) -> None:
+    """auto is the fastest of what is possible; what is not is refused by name."""
+    subject, has = model(precision=artifact), frozenset(native.split())
+    for requested in ("fp32", "tf32", "bf16", "fp16"):
+        if requested in possible:
+            assert running_precision(requested, subject, provider, has) == requested
+        else:
+            with pytest.raises(ProviderUnavailable, match=requested if possible else "export it with --precision fp32"):
+                running_precision(requested, subject, provider, has)
+    if possible:
+        assert running_precision("auto", subject, provider, has) == possible[0]
+
+
+def test_openvino_is_told_the_precision_both_ways() -> None:
+    config = json.loads(openvino_config("fp32", 3, None)["load_config"])["CPU"]
+    assert config == {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 3, "NUM_STREAMS": 1}
+    config = json.loads(openvino_config("bf16", 1, Path("/c"))["load_config"])["CPU"]
+    assert (config["INFERENCE_PRECISION_HINT"], config["CACHE_DIR"]) == ("bf16", "/c")
+
+
+def test_cuda() -> None:
+    found = cuda_options(OPTIONS, "fp32")
+    assert (found["device_id"], found["use_tf32"], found["prefer_nhwc"]) == ("2", "0", "1")
+    assert found["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert "gpu_mem_limit" not in found
+    limited = cuda_options(replace(OPTIONS, gpu_memory_bytes=2**30), "tf32")
+    assert (limited["use_tf32"], limited["gpu_mem_limit"]) == ("1", str(2**30))
+
+
+def test_tensorrt_knows_the_shapes_of_every_input() -> None:
+    found = tensorrt_options(OPTIONS, model(), Path("/c"))
+    assert found["trt_profile_min_shapes"] == "image:1x450x450x3,keep:1x3"
+    assert found["trt_profile_opt_shapes"] == "image:1x450x600x3,keep:1x3"
+    assert found["trt_profile_max_shapes"] == "image:4x900x900x3,keep:4x3"
+    assert found["trt_engine_cache_path"] == found["trt_timing_cache_path"] == "/c"
+    assert not any("fp16" in name for name in found)  # written in the graph
+    assert not any("cache" in name for name in tensorrt_options(OPTIONS, model(), None))
+
+
+def test_profiles_of_fixed_sizes_and_saliency() -> None:
+    fixed = model(Letterbox(width_px=512, height_px=384))
+    assert profile_shapes(fixed, 8) == (
+        "image:1x384x512x3,keep:1x3",
+        "image:1x384x512x3,keep:1x3",
+        "image:8x384x512x3,keep:8x3",
+    )
+    saliency = ModelSpec.model_validate(fixed.model_dump() | {"kind": "saliency", "labels": ("subject",)})
+    assert profile_shapes(saliency, 2)[2] == "image:2x384x512x3"
+
+
+def test_tensorrt_takes_aspects_up_to_two() -> None:
+    assert input_bounds(model(), "tensorrt") == (450, 900)
+    assert input_bounds(model(ShortSide(short_side_px=450, max_long_side_px=700)), "tensorrt") == (450, 700)
+    assert input_bounds(model(Stretch(width_px=8, height_px=9)), "tensorrt") is None
+    for provider in ("cpu", "openvino", "cuda"):
+        assert input_bounds(model(), provider) is None
+
+
+def test_batches_by_default() -> None:
+    assert [EngineOptions().max_batch_on(p) for p in ("cpu", "openvino", "cuda", "tensorrt")] == [1, 1, 8, 8]
+    assert EngineOptions(max_batch=3).max_batch_on("cpu") == 3
+
+
+def test_the_key_of_a_compiled_model_changes_with_all_that_it_depends_on() -> None:
+    device = Device("openvino", "Xeon", {"onnxruntime": "1.32.0", "plugin": "1.8.1"}, frozenset({"bf16"}))
+    settings = openvino_config("bf16", 2, None)
+    keys = [
+        cache_facts("aa", device, "bf16", settings),
+        cache_facts("bb", device, "bf16", settings),
+        cache_facts("aa", replace(device, name="Xeon Gold"), "bf16", settings),
+        cache_facts("aa", replace(device, versions={**device.versions, "plugin": "1.8.2"}), "bf16", settings),
+        cache_facts("aa", replace(device, versions={**device.versions, "onnxruntime": "1.33.0"}), "bf16", settings),
+        cache_facts("aa", replace(device, provider="tensorrt"), "bf16", settings),
+        cache_facts("aa", device, "fp32", openvino_config("fp32", 2, None)),
+        cache_facts("aa", device, "bf16", openvino_config("bf16", 4, None)),
+    ]
+    assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)
+    assert cache_facts("aa", device, "bf16", settings) == keys[0]
+    wide, narrow = (tensorrt_options(replace(OPTIONS, max_batch=batch), model(), None) for batch in (4, 2))
+    assert cache_facts("aa", device, "fp32", wide) != cache_facts("aa", device, "fp32", narrow)
+
+
+def test_no_nvidia_driver_is_said() -> None:
+    with pytest.raises(ProviderUnavailable, match="no NVIDIA driver"):
+        find_gpu(0, "libno-such-driver.so.1")
+
+
+def test_tf32_came_with_ampere() -> None:
+    assert [Gpu("x", (major, 0), 13000).has_tf32 for major in (7, 8, 9)] == [False, True, True]
