@@ -11,13 +11,14 @@ CHECKED := $(PACKAGES) tests examples benchmarks
 
 DEMO := $(VENV)/installed-$(ENGINE)+export-onnx+demo
 EXPORT := $(VENV)/installed-$(ENGINE)+export
-ALL := $(VENV)/installed-$(ENGINE)+export+demo+dev
+BENCH := $(VENV)/installed-$(ENGINE)+export+bench
+ALL := $(VENV)/installed-$(ENGINE)+export+bench+dev
 PROTO := .venv-proto/installed
 
-.PHONY: help demo test lint format proto bench clean
+.PHONY: help demo test lint format proto bench bench-engine gpu-check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(DEMO) ## cut the subject out of real photos into demo/ [MODEL=name] [PHOTO=path]
 	@model="$$($(BIN)/python examples/choose_model.py $(MODEL))" && \
@@ -43,6 +44,12 @@ proto: $(PROTO) ## generate the Python code of the contract
 
 bench: $(DEMO) ## time a photo through the server, against the reference recipe [ARGS="--data folder"]
 	$(BIN)/python benchmarks/first_look.py $(ARGS)
+
+bench-engine: $(BENCH) ## time the networks by everything that runs them here [ARGS="--models u2netp"]
+	$(BIN)/python benchmarks/engine.py $(ARGS)
+
+gpu-check: $(BENCH) ## on an NVIDIA machine: parity, latency and throughput of cuda and tensorrt [ARGS="--rounds 20"]
+	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
 
 clean: ## remove everything that the targets made
 	rm -rf .venv .venv-proto .mypy_cache .pytest_cache .ruff_cache build dist demo

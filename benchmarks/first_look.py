@@ -29,9 +29,9 @@ import mattebox
 from mattebox_server import logs
 from mattebox_server.admission import Admission
 from mattebox_server.codec import Limits
-from mattebox_server.engine import Engine
+from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
-from mattebox_server.engine.providers import Threads
+from mattebox_server.engine.options import EngineOptions
 from mattebox_server.local import LocalServer
 from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 from mattebox_server.pipeline import Pipeline
@@ -55,7 +55,7 @@ def main() -> int:
     photos = photos_of(arguments.data)
     model = arguments.model or light_model()
     logs.configure("console", "warning")
-    engine = load_engine([model], "cpu", Threads(arguments.threads))
+    engine = load_engine([model], EngineOptions(provider="cpu", threads=arguments.threads))
     cv2.setNumThreads(1)
     flags = ["--provider", "cpu", "--engine-threads", str(arguments.threads), "--pixel-threads", str(arguments.threads)]
     with LocalServer([model], flags) as server, mattebox.Client(server.address) as client, asyncio.Runner() as runner:

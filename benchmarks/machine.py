@@ -1,0 +1,37 @@
+"""What figures depend on."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+_PACKAGES = (
+    "mattebox", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino", "openvino", "torch", "torchvision",
+    "opencv-python-headless", "numpy", "grpcio",
+)  # fmt: skip
+_TELLING = ("amx", "avx2", "avx512", "bf16", "fp16", "vnni")
+
+
+def describe_machine() -> dict[str, object]:
+    """Processor, its instruction sets for networks, cores, versions."""
+    fields: dict[str, str] = {}
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), value.strip())
+    flags = fields.get("flags", "").split()
+    return {
+        "platform": platform.platform(),
+        "processor": fields.get("model name", platform.processor()),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "flags": [flag for flag in flags if any(word in flag for word in _TELLING)],
+        "python": platform.python_version(),
+        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,113 @@
+"""What the server adds to its pipeline, and how it starts: parts of `engine.py`."""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+
+import cv2
+import skimage.data
+
+import mattebox
+from mattebox_server.admission import Admission
+from mattebox_server.codec import Limits
+from mattebox_server.engine.loading import load_engine
+from mattebox_server.engine.options import EngineOptions
+from mattebox_server.local import LocalServer
+from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
+from mattebox_server.pipeline import Pipeline
+
+_CONCURRENCY, _REQUESTS = 8, 24
+_STARTS = 3
+_OUTPUT = OutputOptions(format=ImageFormat.JPEG)
+
+
+def measure_starts(model: Path, threads: int) -> dict[str, float]:
+    """Seconds to SERVING with an empty cache and with a full one, and the first request against the median."""
+    cold: list[float] = []
+    warm: list[float] = []
+    first: list[float] = []
+    for _ in range(_STARTS):
+        with tempfile.TemporaryDirectory() as cache:
+            flags = ["--engine-threads", str(threads), "--cache-dir", cache]
+            for starts in (cold, warm):
+                started_s = time.perf_counter()
+                with LocalServer([model], flags) as server:
+                    starts.append(time.perf_counter() - started_s)
+                    with mattebox.Client(server.address) as client:
+                        times = [_seconds(lambda: client.remove_background(photo())) for _ in range(6)]
+                    first.append(times[0] / median(times[1:]))
+    return {
+        "cold_s": round(median(cold), 3),
+        "warm_s": round(median(warm), 3),
+        "warm_to_cold": round(median(w / c for w, c in zip(warm, cold, strict=True)), 3),
+        "first_request_to_median": round(median(first), 3),
+    }
+
+
+def measure_serving(model: Path, threads: int, rounds: int) -> dict[str, float]:
+    """Server against the same pipeline called in this process: latency alone, throughput of eight callers."""
+    cv2.setNumThreads(1)
+    engine = load_engine([model], EngineOptions(threads=threads))
+    pipeline = Pipeline(engine, Admission(64, 10**9), Limits(10**9, 10**9), threads)
+    flags = ["--engine-threads", str(threads), "--pixel-threads", str(threads)]
+    latencies: list[float] = []
+    throughputs: list[float] = []
+    with LocalServer([model], flags) as server, mattebox.Client(server.address) as client, asyncio.Runner() as runner:
+
+        def in_process(count: int) -> float:
+            return _seconds(lambda: runner.run(_many(pipeline, count)))
+
+        def served(count: int) -> float:
+            with ThreadPoolExecutor(_CONCURRENCY) as pool:
+                return _seconds(lambda: list(pool.map(_remove, [client] * count)))
+
+        in_process(2)
+        served(2)
+        for _ in range(rounds):
+            latencies.append(served(1) / in_process(1))
+        for _ in range(max(3, rounds // 3)):
+            throughputs.append(in_process(_REQUESTS) / served(_REQUESTS))
+    pipeline.close()
+    engine.close()
+    return {
+        "latency_server_to_in_process": round(median(latencies), 3),
+        "throughput_server_to_in_process": round(median(throughputs), 3),
+    }
+
+
+async def _many(pipeline: Pipeline, count: int) -> None:
+    """So many photos, eight at once."""
+    places = asyncio.Semaphore(_CONCURRENCY)
+
+    async def one() -> None:
+        async with places:
+            await pipeline.remove_background(RemovalRequest(EncodedPhoto(photo()), output=_OUTPUT))
+
+    await asyncio.gather(*(one() for _ in range(count)))
+
+
+def _remove(client: mattebox.Client) -> object:
+    return client.remove_background(photo(), output=mattebox.Output(format="jpeg"))
+
+
+def photo() -> bytes:
+    """An astronaut of 0.26 megapixels, JPEG."""
+    return _PHOTO
+
+
+def _encode() -> bytes:
+    astronaut = cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", astronaut, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
+_PHOTO = _encode()
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started_s = time.perf_counter()
+    run()
+    return time.perf_counter() - started_s
