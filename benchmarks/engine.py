@@ -131,6 +131,8 @@ def ways_of(model: str, height: int, width: int, arguments: argparse.Namespace) 
     yield from plain_openvino(plain, model, photo, arguments.threads)
     for provider, precision in _PROVIDERS:
         yield mattebox_way(model, provider, precision, photo, arguments)
+        if (height, width) == (450, 600):  # the size that a photo of 600x450 has in the artifact
+            yield mattebox_way(model, provider, precision, photo, arguments, ((width, height),))
 
 
 def torch_ways(photo: NDArray[np.uint8], arguments: argparse.Namespace) -> Iterator[Way]:
@@ -228,16 +230,17 @@ def plain_openvino(path: Path, model: str, photo: NDArray[np.uint8], threads: in
         yield Way(name, partial(request.infer, feeds))
 
 
-def mattebox_way(
+def mattebox_way(  # noqa: PLR0913, PLR0917 - a row of the table
     model: str,
     provider: ProviderName,
     precision: RequestedPrecision,
     photo: NDArray[np.uint8],
     arguments: argparse.Namespace,
+    static: tuple[tuple[int, int], ...] = (),
 ) -> Way:
     """The engine's session, on an artifact of the provider's form."""
-    name = f"Mattebox {provider} {precision}"
-    options = replace(EngineOptions(), threads=arguments.threads, precision=precision)
+    name = f"Mattebox {provider} {precision}{', static size' if static else ''}"
+    options = EngineOptions(threads=arguments.threads, precision=precision, static_sizes=static)
     try:
         device = find_device(provider, 0)
         artifact = read_artifact(exported(model, provider, arguments.cache))

@@ -32,8 +32,8 @@ from mattebox_server.spec import METADATA_KEY, ModelSpec
 OPTIONS = EngineOptions(provider="cpu")
 
 
-def onnx_session(model: Path) -> OnnxSession:
-    return OnnxSession(read_artifact(model), find_device("cpu", 0), OPTIONS)
+def onnx_session(model: Path, options: EngineOptions = OPTIONS) -> OnnxSession:
+    return OnnxSession(read_artifact(model), find_device("cpu", 0), options)
 
 
 class Broken:
@@ -142,7 +142,7 @@ def test_half_precision_is_refused_by_a_cpu(colour_model: Path, folder: Path) ->
 def test_warm_up_runs_every_usual_shape_but_on_the_cpu_provider(colour_model: Path) -> None:
     class Elsewhere(Broken):
         def __init__(self, provider: ProviderName) -> None:
-            super().__init__(onnx_session(colour_model), "as it is")
+            super().__init__(onnx_session(colour_model, EngineOptions(max_batch=8)), "as it is")
             self.provider: ProviderName = provider
             self.shapes: list[tuple[int, ...]] = []
 
@@ -159,7 +159,7 @@ def test_warm_up_runs_every_usual_shape_but_on_the_cpu_provider(colour_model: Pa
 
 def test_runs_on_buffers_of_the_device(colour_model: Path) -> None:
     """The GPU's way of running, on the one device that is everywhere: the same numbers, buffers used again."""
-    whole = onnx_session(colour_model)
+    whole = onnx_session(colour_model, EngineOptions(provider="cpu", max_batch=2))
     plain = ort.InferenceSession(colour_model, providers=["CPUExecutionProvider"])
     bound = session._Bound(plain, "cpu", 0)  # pyright: ignore[reportPrivateUsage]
     rng = np.random.default_rng(0)
@@ -175,6 +175,31 @@ def test_runs_on_buffers_of_the_device(colour_model: Path) -> None:
             kept.append((foreground, expected.foreground))
     assert all((found == expected).all() for found, expected in kept)  # no later run wrote over them
     assert len(bound._bindings) == 8  # pyright: ignore[reportPrivateUsage]
+
+
+def test_frequent_sizes_get_sessions_of_their_own(colour_model: Path, brightness_model: Path) -> None:
+    """The same numbers, and only for photos of that aspect: all others go the usual way."""
+    whole = onnx_session(colour_model)
+    options = EngineOptions(provider="cpu", static_sizes=((4000, 3000), (640, 480), (300, 400)))
+    static = onnx_session(colour_model, options)
+    sizes = {(64, 85), (85, 64)}
+    assert set(static._static) == sizes  # pyright: ignore[reportPrivateUsage]
+    keep = np.array([[0, 1, 0, 1]], np.float32)
+    for size in (*sizes, (64, 64), (64, 96)):
+        photos = selfcheck.synthetic_photo(*size, 3)[np.newaxis]
+        found, expected = static.run(photos, keep), whole.run(photos, keep)
+        assert (found.foreground == expected.foreground).all()
+        assert found.classes is not None
+        assert (found.classes == expected.classes).all()
+    fixed = onnx_session(brightness_model, options)
+    assert not fixed._static  # pyright: ignore[reportPrivateUsage]  # it is of one size anyway
+    with (
+        LocalServer(
+            [colour_model], ["--provider", "cpu", "--static-size", "96x64", "--static-size", "64x96"]
+        ) as server,
+        mattebox.Client(server.address) as client,
+    ):
+        assert client.remove_background(images.encode(images.scene())).width == 96
 
 
 def test_the_spec_is_read_without_a_session(colour_model: Path) -> None:

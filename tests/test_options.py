@@ -112,6 +112,11 @@ def test_batches_by_default() -> None:
     assert EngineOptions(max_batch=3).max_batch_on("cpu") == 3
 
 
+def test_runs_at_once_share_the_threads() -> None:
+    shares = [EngineOptions(threads=8, sessions=sessions).threads_per_run for sessions in (1, 2, 3, 16)]
+    assert shares == [8, 4, 2, 1]
+
+
 def test_the_key_of_a_compiled_model_changes_with_all_that_it_depends_on() -> None:
     device = Device("openvino", "Xeon", {"onnxruntime": "1.32.0", "plugin": "1.8.1"}, frozenset({"bf16"}))
     settings = openvino_config("bf16", 2, None)

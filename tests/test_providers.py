@@ -33,7 +33,7 @@ def openvino_here() -> bool:
 
 
 def test_the_threads_do_not_spin() -> None:
-    options = providers.session_options(3)
+    options = providers.session_options(3, {})
     assert options.intra_op_num_threads == 3
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 

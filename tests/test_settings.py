@@ -29,6 +29,19 @@ def test_models_by_flag_and_environment(monkeypatch: pytest.MonkeyPatch) -> None
     assert load_settings(MODEL).model == [Path("a.onnx")]
 
 
+def test_the_engine_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--precision", "bf16", "--sessions", "2", "--max-batch", "3", "--max-queue", "4", "--cache-dir", "c"]
+    options = load_settings([*MODEL, *flags, "--batch-wait-seconds", "0.5", "--engine-threads", "6"]).engine
+    assert (options.precision, options.sessions, options.max_batch, options.max_queue) == ("bf16", 2, 3, 4)
+    assert (options.cache_dir, options.batch_wait_s, options.threads) == (Path("c"), 0.5, 6)
+    gpu = load_settings([*MODEL, "--provider", "cuda", "--device-id", "1", "--gpu-memory-bytes", "2000000000"]).engine
+    assert (gpu.provider, gpu.device_id, gpu.gpu_memory_bytes) == ("cuda", 1, 2_000_000_000)
+    assert load_settings([*MODEL, "--static-size", "4000x3000,1x2"]).engine.static_sizes == ((4000, 3000), (1, 2))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert load_settings(MODEL).cache_dir == tmp_path / "mattebox" / "compiled"
+    assert load_settings([*MODEL, "--cache-dir", "off"]).cache_dir is None
+
+
 def test_unknown_settings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "mattebox.toml"
     file.write_text("max_request = 3\n")
@@ -50,6 +63,12 @@ def test_unknown_settings_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         ([*MODEL, "--max-pixels", "5"], "max_pixels is below max_photo_pixels"),
         ([*MODEL, "--config", "nowhere.toml"], "can't read the settings file nowhere.toml"),
         ([*MODEL, "--grace-seconds", "soon"], "grace_seconds"),
+        ([*MODEL, "--max-batch", "0"], "max_batch"),
+        ([*MODEL, "--static-size", "4000"], "static_size: Value error, 4000: must be like 4000x3000"),
+        ([*MODEL, "--static-size", "8x8", "--provider", "cuda"], "static_size would have no effect"),
+        ([*MODEL, "--precision", "int8"], "precision"),
+        ([*MODEL, "--provider", "cpu", "--device-id", "1"], "device_id would have no effect with the provider cpu"),
+        ([*MODEL, "--provider", "openvino", "--gpu-memory-bytes", "9999999999"], "gpu_memory_bytes would have no"),
         ([*MODEL, "--max-photo-bytes", "1073741824"], "max_photo_bytes"),
     ],
 )

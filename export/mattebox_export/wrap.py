@@ -24,6 +24,7 @@ OPSET = 18
 _IR_VERSION = 10
 CORE_OUTPUT = "mattebox/resized"  # the core's output at the input's size: what the parity check looks at
 _RESERVED = ("image", "keep", "foreground", "classes")  # the artifact's own inputs and outputs
+_FREE = ("batch", "height", "width")  # names of the image's free lengths, which the server knows
 _TINY = 1e-6  # keeps a black photo and a flat map from dividing by zero
 
 
@@ -74,18 +75,21 @@ def wrap(core: Core, spec: ModelSpec) -> onnx.ModelProto:
         graph.add("Identity", [core_output.name], CORE_OUTPUT)
     else:
         _resize_to_image(graph, core_output.name)
-    shape = [batch, height, width]
+    # One set of names for what is free, so that the server can fix it.
+    named = zip((batch, height, width), _FREE, strict=True)
+    shape: list[int | str] = [length if isinstance(length, int) else name for length, name in named]
     inputs = [helper.make_tensor_value_info("image", TensorProto.UINT8, [*shape, 3])]
     outputs = [helper.make_tensor_value_info("foreground", TensorProto.UINT8, shape)]
     if spec.kind == "semantic":
         _semantic_tail(graph)
-        inputs.append(helper.make_tensor_value_info("keep", TensorProto.FLOAT, [batch, len(spec.labels)]))
+        inputs.append(helper.make_tensor_value_info("keep", TensorProto.FLOAT, [shape[0], len(spec.labels)]))
         outputs.append(helper.make_tensor_value_info("classes", TensorProto.UINT8, shape))
     else:
         _saliency_tail(graph, core.activation)
     # The core's own shapes stay: onnxruntime's CPU provider fuses a residual addition into the convolution before it
     # only where it can see that both have the same, which saves 3 % of a ResNet-101.
-    shapes = [value for value in model.graph.value_info if _is_shaped(value)]
+    known = shape == [batch, height, width]  # else they speak of lengths by other names
+    shapes = [value for value in model.graph.value_info if known and _is_shaped(value)]
     whole = helper.make_graph(
         graph.nodes, spec.name, inputs, outputs, [*model.graph.initializer, *graph.constants], value_info=shapes
     )

@@ -6,6 +6,7 @@ The only module that reads the environment. What it doesn't know is refused, whe
 import argparse
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from mattebox_server.engine.options import EngineOptions, RequestedPrecision
+from mattebox_server.engine.options import GPU_PROVIDERS, EngineOptions, RequestedPrecision
 from mattebox_server.errors import StartupError
 
 _PREFIX = "MATTEBOX_"
@@ -29,6 +30,15 @@ _MAX_PIXELS_CEILING = 178_956_970
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _MIB = 1024 * 1024
 _MAX_PORT = 65535
+
+
+def _default_cache() -> Path | None:
+    """In the user's cache folder; None for a user without a home."""
+    try:
+        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return user / "mattebox" / "compiled"
 
 
 class Settings(BaseSettings):
@@ -64,7 +74,7 @@ class Settings(BaseSettings):
         default=None, ge=_MIB, description="most that each session's arena may take of a GPU's memory"
     )
     cache_dir: Path | None = Field(
-        default_factory=lambda: _user_cache() / "mattebox" / "compiled",
+        default_factory=_default_cache,
         description="folder of compiled models, for openvino and tensorrt; off keeps none",
     )
     sessions: int = Field(default=1, ge=1, le=64, description="runs at once, each with a copy of every model")
@@ -77,8 +87,13 @@ class Settings(BaseSettings):
     max_queue: int = Field(
         default=64, ge=0, description="photos that wait for one model; more are refused as RESOURCE_EXHAUSTED"
     )
+    static_size: Annotated[list[str], NoDecode] = Field(
+        default=[],
+        description="WIDTHxHEIGHT of photos that are frequent: on a CPU their aspect gets a faster session of its own,"
+        " with a copy of the weights; repeat it for several",
+    )
     engine_threads: int = Field(
-        default=_CORES, ge=1, le=1024, description="threads inside one run of a network, on a CPU"
+        default=_CORES, ge=1, le=1024, description="threads of the networks on a CPU; runs at once share them"
     )
     pixel_threads: int = Field(default=_CORES, ge=1, le=1024, description="photos decoded, blended or encoded at once")
     max_photo_bytes: int = Field(default=32 * _MIB, ge=1, le=1023 * _MIB, description="largest image file or raw data")
@@ -100,11 +115,19 @@ class Settings(BaseSettings):
         """Largest request message: a photo and a background picture at their limit, and the fields around them."""
         return 2 * self.max_photo_bytes + 64 * 1024
 
-    @field_validator("model", mode="before")
+    @field_validator("model", "static_size", mode="before")
     @classmethod
-    def _split_paths(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         """Flags and environment come as one string with commas, a file as a list."""
-        return [path for path in value.split(",") if path] if isinstance(value, str) else value
+        return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+    @field_validator("static_size")
+    @classmethod
+    def _are_sizes(cls, value: list[str]) -> list[str]:
+        for size in value:
+            if not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", size):
+                raise ValueError(f"{size}: must be like 4000x3000")
+        return value
 
     @field_validator("cache_dir", mode="before")
     @classmethod
@@ -124,9 +147,11 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _gpu_options_have_a_gpu(self) -> "Settings":
-        given = [name for name in ("device_id", "gpu_memory_bytes") if name in self.model_fields_set]
-        if given and self.provider in ("cpu", "openvino"):
+    def _options_have_an_effect(self) -> "Settings":
+        on_gpu = self.provider in GPU_PROVIDERS
+        only = ("static_size",) if on_gpu else ("device_id", "gpu_memory_bytes")
+        given = [name for name in only if name in self.model_fields_set]
+        if given and self.provider != "auto":
             raise ValueError(f"{' and '.join(given)} would have no effect with the provider {self.provider}")
         return self
 
@@ -144,6 +169,7 @@ class Settings(BaseSettings):
             max_batch=self.max_batch,
             batch_wait_s=self.batch_wait_seconds,
             max_queue=self.max_queue,
+            static_sizes=tuple((int(width), int(height)) for width, height in (s.split("x") for s in self.static_size)),
         )
 
     @model_validator(mode="after")
@@ -163,10 +189,6 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags come first, by themselves; then these."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def load_settings(argv: Sequence[str]) -> Settings:

@@ -100,7 +100,7 @@ class ModelSpec(_Frozen):
     RGB.
     """
 
-    spec_version: Literal[1] = 1
+    spec_version: Literal[2] = 2
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     kind: Kind
     labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_LABELS)]
@@ -139,7 +139,7 @@ class ModelSpec(_Frozen):
         try:
             spec = cls.model_validate_json(metadata[METADATA_KEY])
         except ValidationError as error:
-            raise SpecError(f"{METADATA_KEY} is not valid here: {error}") from error
+            raise SpecError(f"its {METADATA_KEY} is not of this version, export it again: {error}") from error
         if spec.expectation is None:
             raise SpecError("it doesn't say what its network should answer")
         return spec

@@ -35,7 +35,7 @@ class EngineOptions:
     Args:
         provider: to run on; auto is the first of `LADDER` that works.
         precision: to compute in; auto is the fastest that the device has and the artifact allows.
-        threads: inside one run of a network, on a CPU.
+        threads: of all runs together, on a CPU.
         device_id: of the GPU.
         gpu_memory_bytes: most that one session's arena may take on a GPU; None for all there is.
         cache_dir: folder of compiled models; None for no cache.
@@ -43,6 +43,7 @@ class EngineOptions:
         max_batch: photos in one run; None means 1 on CPUs, where larger batches win nothing, and 8 on GPUs.
         batch_wait_s: how long a waiting photo may be passed over for a fuller batch.
         max_queue: photos that may wait for one network.
+        static_sizes: width and height of photos in pixels, for whose aspect a CPU gets a session of its own.
     """
 
     provider: ProviderName | Literal["auto"] = "auto"
@@ -55,6 +56,12 @@ class EngineOptions:
     max_batch: int | None = None
     batch_wait_s: float = 0.05
     max_queue: int = 64
+    static_sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def threads_per_run(self) -> int:
+        """Runs that go on at once share the threads."""
+        return max(1, self.threads // self.sessions)
 
     def max_batch_on(self, provider: ProviderName) -> int:
         """Photos in one run on that provider."""
@@ -157,6 +164,22 @@ def tensorrt_options(options: EngineOptions, spec: ModelSpec, cache: Path | None
             "trt_timing_cache_path": str(cache),
         }
     return found
+
+
+def fixed_lengths(options: EngineOptions, provider: ProviderName, size: tuple[int, int] | None) -> dict[str, int]:
+    """Lengths of the input that are known before any photo comes, by their names in the artifact.
+
+    CPUs win by them: a ResNet-101's run takes 3 % less time when all are known, U2-Net-p's 2 % with the batch alone.
+
+    Args:
+        options: of the engine.
+        provider: that runs the session.
+        size: height and width of the network's input, if the session is for one size only.
+    """
+    if provider in GPU_PROVIDERS:
+        return {}
+    fixed = {"batch": 1} if options.max_batch_on(provider) == 1 else {}
+    return fixed if size is None else fixed | {"height": size[0], "width": size[1]}
 
 
 def input_bounds(spec: ModelSpec, provider: ProviderName) -> tuple[int, int] | None:

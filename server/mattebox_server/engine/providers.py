@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnxruntime as ort
+import structlog
 
 from mattebox_server.engine.artifact import Artifact
 from mattebox_server.engine.cache import CacheEntry
@@ -24,10 +25,13 @@ from mattebox_server.engine.options import (
     ProviderUnavailable,
     RunningPrecision,
     cuda_options,
+    fixed_lengths,
     openvino_config,
     running_precision,
     tensorrt_options,
 )
+
+log = structlog.stdlib.get_logger(__name__)
 
 OPENVINO_EP = "OpenVINOExecutionProvider"
 _EP_NAMES: dict[ProviderName, str] = {
@@ -72,6 +76,19 @@ class Opened:
     cache: str
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What was decided on a session.
+
+    Args:
+        precision: that it computes in.
+        fixed: lengths of its input that are known, by their names.
+    """
+
+    precision: RunningPrecision
+    fixed: Mapping[str, int]
+
+
 def find_device(provider: ProviderName, device_id: int) -> Device:
     """What the provider would run on.
 
@@ -104,72 +121,86 @@ def best_provider() -> ProviderName:
     raise AssertionError("the CPU is always there")
 
 
-def create_session(artifact: Artifact, device: Device, options: EngineOptions) -> Opened:
+def create_session(
+    artifact: Artifact, device: Device, options: EngineOptions, size: tuple[int, int] | None = None
+) -> Opened:
     """A session of an artifact that really runs on the device.
+
+    Args:
+        artifact: to run.
+        device: to run it on.
+        options: of the engine.
+        size: height and width of the only photos that it will take; None for all that the spec allows.
 
     Raises:
         ProviderUnavailable: it would not.
     """
     provider = device.provider
-    precision = running_precision(options.precision, artifact.spec, provider, device.native)
-    entry = _cache_entry(artifact, device, options, precision)
+    plan = _Plan(
+        running_precision(options.precision, artifact.spec, provider, device.native),
+        fixed_lengths(options, provider, size),
+    )
+    entry = _cache_entry(artifact, device, options, plan)
     warm = entry is not None and entry.is_warm
     try:
-        session = _initialise(artifact, device, options, precision, entry)
+        session = _initialise(artifact, device, options, plan, entry)
         check_placement(session, provider)
         if entry is not None:
             entry.publish()
     finally:
         if entry is not None:
             entry.discard()
-    return Opened(session, precision, "none" if entry is None else "hit" if warm and entry.is_warm else "miss")
+    return Opened(session, plan.precision, "none" if entry is None else "hit" if warm and entry.is_warm else "miss")
 
 
 def _initialise(
-    artifact: Artifact, device: Device, options: EngineOptions, precision: RunningPrecision, entry: CacheEntry | None
+    artifact: Artifact, device: Device, options: EngineOptions, plan: _Plan, entry: CacheEntry | None
 ) -> ort.InferenceSession:
     """Compiles, or takes what was compiled before; what the provider can't take is compiled anew."""
     try:
-        session = _session(artifact, device, options, precision, entry)
+        session = _session(artifact, device, options, plan, entry)
     except ProviderUnavailable:
         raise
     except Exception as error:  # onnxruntime raises its own types, all of them undocumented
         if entry is not None and entry.is_warm:
             entry.reject()
-            return _initialise(artifact, device, options, precision, entry)
+            return _initialise(artifact, device, options, plan, entry)
         raise ProviderUnavailable(f"{_EP_NAMES[device.provider]} doesn't take the network: {error}") from error
     session.disable_fallback()
     return session
 
 
 def _session(
-    artifact: Artifact, device: Device, options: EngineOptions, precision: RunningPrecision, entry: CacheEntry | None
+    artifact: Artifact, device: Device, options: EngineOptions, plan: _Plan, entry: CacheEntry | None
 ) -> ort.InferenceSession:
-    common, cache = session_options(options.threads), None if entry is None else entry.folder
+    common, cache = session_options(options.threads_per_run, plan.fixed), None if entry is None else entry.folder
     match device.provider:
         case "cpu":
             return ort.InferenceSession(artifact.path, common, providers=[_EP_NAMES["cpu"]])
         case "openvino":
             handle = _openvino_cpu(ort.get_ep_devices())
-            common.add_provider_for_devices([handle], openvino_config(precision, options.threads, cache))
+            common.add_provider_for_devices([handle], openvino_config(plan.precision, options.threads_per_run, cache))
             return ort.InferenceSession(artifact.path, common)
         case "cuda":
-            named = [(_EP_NAMES["cuda"], cuda_options(options, precision))]
+            named = [(_EP_NAMES["cuda"], cuda_options(options, plan.precision))]
         case "tensorrt":  # what TensorRT has no layers for (it has for all here) may run on CUDA, never on the CPU
             named = [
                 (_EP_NAMES["tensorrt"], tensorrt_options(options, artifact.spec, cache)),
-                (_EP_NAMES["cuda"], cuda_options(options, precision)),
+                (_EP_NAMES["cuda"], cuda_options(options, plan.precision)),
             ]
     return ort.InferenceSession(artifact.path, common, providers=named)
 
 
-def session_options(threads: int) -> ort.SessionOptions:
+def session_options(threads: int, fixed: Mapping[str, int]) -> ort.SessionOptions:
     """Options that every provider shares.
 
     Args:
         threads: inside one run, on the CPU.
+        fixed: lengths of the input that are known, by their names.
     """
     options = ort.SessionOptions()
+    for name, length in fixed.items():
+        options.add_free_dimension_override_by_name(name, length)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Spinning would win microseconds a run and burn whole cores that decode and blend need.
@@ -219,16 +250,14 @@ def cache_facts(
     }
 
 
-def _cache_entry(
-    artifact: Artifact, device: Device, options: EngineOptions, precision: RunningPrecision
-) -> CacheEntry | None:
+def _cache_entry(artifact: Artifact, device: Device, options: EngineOptions, plan: _Plan) -> CacheEntry | None:
     """The place of the compiled model; None for providers that keep nothing, or if there is to be no cache.
 
     onnxruntime's CPU and CUDA providers have no such thing: optimising a ResNet-101's graph takes them half a second.
     """
     match device.provider:
         case "openvino":
-            settings = openvino_config(precision, options.threads, None)
+            settings = openvino_config(plan.precision, options.threads_per_run, None)
         case "tensorrt":
             settings = tensorrt_options(options, artifact.spec, None)
         case "cpu" | "cuda":
@@ -236,12 +265,11 @@ def _cache_entry(
     if options.cache_dir is None:
         return None
     try:
-        return CacheEntry(
-            options.cache_dir, device.provider, cache_facts(artifact.sha256(), device, precision, settings)
-        )
-    except OSError as error:
-        reason = f"can't keep compiled models in {options.cache_dir}: {error.strerror}; see --cache-dir"
-        raise ProviderUnavailable(reason) from error
+        facts = cache_facts(artifact.sha256(), device, plan.precision, settings | {"fixed": str(dict(plan.fixed))})
+        return CacheEntry(options.cache_dir, device.provider, facts)
+    except OSError as error:  # a read-only home costs time at every start, not the provider
+        log.warning("compiled models can't be kept", folder=str(options.cache_dir), reason=error.strerror)
+        return None
 
 
 def _gpu(provider: ProviderName, device_id: int) -> Gpu:

@@ -7,17 +7,20 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from mattebox_server import selfcheck
 from mattebox_server.engine.artifact import Artifact
 from mattebox_server.engine.options import (
     GPU_PROVIDERS,
     EngineOptions,
     ProviderName,
+    ProviderUnavailable,
     input_bounds,
 )
 from mattebox_server.engine.providers import Device, create_session
 from mattebox_server.errors import StartupError
 from mattebox_server.pixels import Pixels
-from mattebox_server.spec import ModelSpec
+from mattebox_server.preprocess import content_size
+from mattebox_server.spec import BACKGROUND, ModelSpec, ShortSide
 
 _IMAGE, _KEEP, _FOREGROUND, _CLASSES = "image", "keep", "foreground", "classes"
 _SIGNATURES: dict[str, tuple[list[str], list[str]]] = {
@@ -84,6 +87,7 @@ class OnnxSession:
         """
         opened = create_session(artifact, device, options)
         _check_signature(artifact, opened.session)
+        self._static: dict[tuple[int, int], _Plain] = {}
         self.spec = artifact.spec
         self.provider: ProviderName = device.provider
         self.precision: str = opened.precision
@@ -94,14 +98,31 @@ class OnnxSession:
             if device.provider in GPU_PROVIDERS
             else _Plain(opened.session)
         )
+        for size in static_sizes(artifact.spec, device.provider, options):
+            static = _Plain(create_session(artifact, device, options, size).session)
+            self._prove(static, size)
+            self._static[size] = static
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
         """See `Session.run`."""
         feeds: dict[str, NDArray[Any]] = {_IMAGE: images}
         if keep is not None:
             feeds[_KEEP] = keep
-        outputs = self._runner.run(feeds)
+        runner = self._static.get((images.shape[1], images.shape[2]), self._runner)
+        outputs = runner.run(feeds)
         return Maps(outputs[0], outputs[1] if len(outputs) > 1 else None)
+
+    def _prove(self, static: "_Plain", size: tuple[int, int]) -> None:
+        """Holds a session for one size against the one for all, which answers the check photo later."""
+        feeds: dict[str, NDArray[Any]] = {_IMAGE: selfcheck.synthetic_photo(*size, 0)[np.newaxis]}
+        if self.spec.kind == "semantic":
+            feeds[_KEEP] = np.array([[label != BACKGROUND for label in self.spec.labels]], np.float32)
+        found, expected = static.run(feeds)[0], self._runner.run(feeds)[0]
+        apart = float(np.abs(found.astype(int) - expected).mean())
+        if not selfcheck.is_within_limits(self.precision, apart, None):
+            raise ProviderUnavailable(
+                f"its session for {size[1]}x{size[0]} computes something else: {apart:.1f} levels"
+            )
 
 
 class _Plain:
@@ -160,6 +181,17 @@ class _Bound:
 
     def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ort.OrtValue:
         return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, *self._place)
+
+
+def static_sizes(spec: ModelSpec, provider: ProviderName, options: EngineOptions) -> set[tuple[int, int]]:
+    """Heights and widths of the network's input that get a session of their own.
+
+    Networks of one input size have it anyway, and GPUs choose kernels for each shape by themselves.
+    """
+    if provider in GPU_PROVIDERS or not isinstance(spec.resize, ShortSide):
+        return set()
+    sizes = (content_size(width, height, spec.resize) for width, height in options.static_sizes)
+    return {(height, width) for width, height in sizes}
 
 
 def _check_signature(artifact: Artifact, session: ort.InferenceSession) -> None:
