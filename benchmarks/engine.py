@@ -230,7 +230,7 @@ def plain_openvino(path: Path, model: str, photo: NDArray[np.uint8], threads: in
         yield Way(name, partial(request.infer, feeds))
 
 
-def mattebox_way(  # noqa: PLR0913, PLR0917 - a row of the table
+def mattebox_way(
     model: str,
     provider: ProviderName,
     precision: RequestedPrecision,

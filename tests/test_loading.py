@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from conftest import run_export
 from mattebox_server import selfcheck
 from mattebox_server.engine import loading, session
 from mattebox_server.engine.artifact import read_artifact, read_metadata
+from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import check_session, load_engine, warm_up
 from mattebox_server.engine.options import EngineOptions, ProviderName, ProviderUnavailable
 from mattebox_server.engine.providers import find_device
@@ -200,6 +202,20 @@ def test_frequent_sizes_get_sessions_of_their_own(colour_model: Path, brightness
         mattebox.Client(server.address) as client,
     ):
         assert client.remove_background(images.encode(images.scene())).width == 96
+
+
+def test_a_network_of_one_photo_a_run_never_gets_more(folder: Path) -> None:
+    core = networks.save_colour_core(folder / "core.onnx", 32, 1)
+    run_export("custom", "--core", core, "--labels", ",".join(networks.COLOUR_LABELS), "-o", folder / "one.onnx")
+    photos = [selfcheck.synthetic_photo(32, 32, seed) for seed in range(6)]
+
+    async def ask(engine: Engine) -> list[int]:
+        found = await asyncio.gather(*(engine.infer("", photo, frozenset({1}), None) for photo in photos))
+        return [answer.batch_size for answer in found]
+
+    engine = load_engine([folder / "one.onnx"], EngineOptions(provider="cpu", max_batch=4))
+    assert asyncio.run(ask(engine)) == [1] * 6
+    engine.close()
 
 
 def test_the_spec_is_read_without_a_session(colour_model: Path) -> None:

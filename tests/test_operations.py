@@ -206,3 +206,35 @@ def test_a_file_that_is_no_model_stops_the_start(folder: Path) -> None:
     for path, says in ((text, "not a whole ONNX file"), (folder / "colour-core.onnx", "mattebox-export custom")):
         with pytest.raises(StartupError, match=says):
             LocalServer([path]).__enter__()
+
+
+def resident_mib(server: LocalServer) -> float:
+    """Memory of the server's process."""
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_memory_of_large_photos_is_given_back(colour_model: Path) -> None:
+    """After many photos of many sizes the server takes what it took after few, once it is at rest."""
+    sizes = [(96, 64), (1500, 2000), (3000, 2000), (640, 480), (2000, 2000), (1200, 900)]
+    files = [images.encode(images.scene(*size), "JPEG") for size in sizes]
+
+    def burst(client: mattebox.Client, count: int) -> None:
+        with ThreadPoolExecutor(4) as callers:
+            list(callers.map(lambda n: client.remove_background(files[n % len(files)]), range(count)))
+
+    with LocalServer([colour_model], ["--provider", "cpu"]) as server, mattebox.Client(server.address) as client:
+        burst(client, 12)
+        few = settled_mib(server)
+        burst(client, 60)
+        assert settled_mib(server) <= few * 1.1
+
+
+def settled_mib(server: LocalServer) -> float:
+    """The least that the server takes within the seconds in which it comes to rest."""
+    least = resident_mib(server)
+    for _ in range(30):
+        time.sleep(0.1)
+        least = min(least, resident_mib(server))
+    return least

@@ -50,9 +50,7 @@ def load_engine(paths: Sequence[Path], options: EngineOptions) -> Engine:
         raise StartupError(f"two models have the same name: {', '.join(sorted(names))}")
     networks = [_open(artifact, options) for artifact in artifacts]
     limits = {
-        sessions[0].spec.name: BatchLimits(
-            options.max_batch_on(sessions[0].provider), options.batch_wait_s, options.max_queue
-        )
+        sessions[0].spec.name: BatchLimits(sessions[0].max_batch, options.batch_wait_s, options.max_queue)
         for sessions in networks
     }
     return Engine(networks, limits, options.sessions)
@@ -70,6 +68,7 @@ def _open(artifact: Artifact, options: EngineOptions) -> list[OnnxSession]:
         precision=session.precision,
         target=spec.target,
         sessions=len(sessions),
+        max_batch=session.max_batch,
         weights=spec.weights.source,
         weights_sha256=spec.weights.sha256,
     )
@@ -115,7 +114,7 @@ def _on_provider(artifact: Artifact, provider: ProviderName, options: EngineOpti
         with _phase("check", artifact.spec.name, provider) as facts:
             facts.update(check_session(session))
         with _phase("warm up", artifact.spec.name, provider) as facts:
-            facts["runs"] = warm_up(session, options.max_batch_on(provider))
+            facts["runs"] = warm_up(session, session.max_batch)
         sessions.append(session)
     return sessions
 

@@ -75,6 +75,7 @@ class OnnxSession:
     """A Mattebox artifact on onnxruntime.
 
     Attributes:
+        max_batch: photos in one run: as the options say, but 1 if the artifact's own batch is fixed.
         cache: "hit" if it was compiled before, "miss" if it was compiled now, "none" if there is nothing to keep.
     """
 
@@ -93,6 +94,8 @@ class OnnxSession:
         self.precision: str = opened.precision
         self.bounds = input_bounds(artifact.spec, device.provider)
         self.cache = opened.cache
+        fixed = isinstance(opened.session.get_inputs()[0].shape[0], int)
+        self.max_batch = 1 if fixed else options.max_batch_on(device.provider)
         self._runner: _Plain | _Bound = (
             _Bound(opened.session, "cuda", options.device_id)
             if device.provider in GPU_PROVIDERS
