@@ -64,6 +64,34 @@ def atrous_network(rates: tuple[int, ...], channels: int = 5, seed: int = 0) -> 
     return model
 
 
+def joined_network(parts: tuple[int, ...], bias: bool, seed: int = 0) -> onnx.ModelProto:
+    """1x1 convolutions of some channels each, joined, and a 3x3 convolution of them all: random weights."""
+    rng = np.random.default_rng(seed)
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
+    for index, channels in enumerate(parts):
+        kernel = rng.normal(0, 1, (channels, 3, 1, 1)).astype(np.float32)
+        weights.append(numpy_helper.from_array(kernel, f"part{index}_kernel"))
+        nodes.append(helper.make_node("Conv", ["pixels", f"part{index}_kernel"], [f"part{index}"]))
+    nodes.append(helper.make_node("Concat", [f"part{index}" for index in range(len(parts))], ["joined"], axis=1))
+    weights.append(numpy_helper.from_array(rng.normal(0, 1, (4, sum(parts), 3, 3)).astype(np.float32), "kernel"))
+    names = ["joined", "kernel"]
+    if bias:
+        weights.append(numpy_helper.from_array(rng.normal(0, 1, 4).astype(np.float32), "bias"))
+        names.append("bias")
+    nodes.append(helper.make_node("Conv", names, ["scores"], pads=[1, 1, 1, 1]))
+    graph = helper.make_graph(
+        nodes,
+        "joined",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 3, "height", "width"])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 4, "height", "width"])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)  # pyright: ignore[reportUnknownMemberType]
+    return model
+
+
 def _save(
     path: Path,
     op: str,

@@ -88,6 +88,39 @@ def test_weights_of_rewritten_convolutions_are_not_kept_twice() -> None:
     assert (as_it_is, about) == (PLAIN, "as it is")
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("parts", [(2, 3), (5, 1, 4), (1, 1, 1, 1, 1)])
+def test_convolutions_of_joined_channels_are_sums(parts: tuple[int, ...], bias: bool) -> None:
+    plain = networks.joined_network(parts, bias)
+    form, about = bring_to_form(plain, "cpu", "fp32")
+    onnx.checker.check_model(form)  # pyright: ignore[reportUnknownMemberType]
+    assert about == "1 convolutions of concatenations split"
+    assert not [node for node in form.graph.node if node.op_type == "Concat"]
+    assert "kernel" not in {weights.name for weights in form.graph.initializer}
+    for batch, height, width in ((1, 1, 1), (2, 7, 5), (3, 20, 30)):
+        image = np.random.default_rng(0).normal(0, 1, (batch, 3, height, width)).astype(np.float32)
+        assert np.abs(run(form, image) - run(plain, image)).max() <= 1e-4
+
+
+def test_joined_channels_that_somebody_else_needs_stay_joined() -> None:
+    for change in ("another use", "an output", "groups", "another axis"):
+        model = networks.joined_network((4, 4), bias=True)
+        convolution, join = model.graph.node[-1], model.graph.node[-2]
+        match change:
+            case "another use":
+                model.graph.node.append(onnx.helper.make_node("Relu", ["joined"], ["more"]))
+            case "an output":
+                value = onnx.helper.make_tensor_value_info("joined", onnx.TensorProto.FLOAT, None)
+                model.graph.output.append(value)
+            case "groups":
+                convolution.attribute.append(onnx.helper.make_attribute("group", 2))
+            case _:
+                join.attribute[0].i = 2
+        form, about = bring_to_form(model, "cpu", "fp32")
+        assert about == "as it is", change
+        assert form == model, change
+
+
 def test_half_precision_is_written_in_the_graph_and_fp32_goes_in_and_out() -> None:
     form, _ = bring_to_form(PLAIN, "cuda", "fp16")
     onnx.checker.check_model(form)  # pyright: ignore[reportUnknownMemberType]

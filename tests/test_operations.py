@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import subprocess
 import sys
@@ -222,7 +223,7 @@ def test_memory_of_large_photos_is_given_back(colour_model: Path) -> None:
 
     def burst(client: mattebox.Client, count: int) -> None:
         with ThreadPoolExecutor(4) as callers:
-            list(callers.map(lambda n: client.remove_background(files[n % len(files)]), range(count)))
+            list(callers.map(client.remove_background, itertools.islice(itertools.cycle(files), count)))
 
     with LocalServer([colour_model], ["--provider", "cpu"]) as server, mattebox.Client(server.address) as client:
         before = resident_mib(server)
