@@ -19,8 +19,9 @@ import mattebox
 import networks
 from conftest import run_export
 from mattebox_server import selfcheck
-from mattebox_server.engine import loading, session
+from mattebox_server.engine import loading, providers, session
 from mattebox_server.engine.artifact import read_artifact, read_metadata
+from mattebox_server.engine.cache import CacheEntry
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import check_session, load_engine, warm_up
 from mattebox_server.engine.options import EngineOptions, ProviderName, ProviderUnavailable
@@ -52,6 +53,8 @@ class Broken:
         maps = self._whole.run(images, keep)
         foreground, classes = maps.foreground, maps.classes
         match self._kind:
+            case "as it is":
+                return maps
             case "zeros":
                 return Maps(np.zeros_like(foreground), None if classes is None else np.zeros_like(classes))
             case "inverted":
@@ -88,6 +91,93 @@ def test_nonsense_stops_the_server(colour_model: Path, folder: Path) -> None:
     for provider in ("cpu", "auto"):
         with pytest.raises(StartupError, match="computes something else"):
             LocalServer([folder / "damaged.onnx"], ["--provider", provider]).__enter__()
+
+
+class Compiled(Broken):
+    """A session whose provider keeps compiled models."""
+
+    max_batch = 1
+
+    def __init__(self, whole: OnnxSession, kind: str, cache: str) -> None:
+        super().__init__(whole, kind)
+        self.cache = cache
+        self.fate = ""
+
+    def prove_static(self) -> None:
+        """There are none."""
+
+    def keep_compiled(self) -> None:
+        self.fate = "kept"
+
+    def forget_compiled(self) -> None:
+        self.fate = "forgotten"
+
+
+@pytest.mark.parametrize(
+    ("opened", "fates"),
+    [
+        ([("miss", "whole")], ["kept"]),
+        ([("hit", "whole")], ["kept"]),
+        ([("hit", "zeros"), ("miss", "whole")], ["forgotten", "kept"]),
+        ([("hit", "zeros"), ("miss", "zeros")], ["forgotten", "forgotten"]),
+        ([("miss", "zeros")], ["forgotten"]),
+    ],
+)
+def test_nonsense_from_a_cache_is_compiled_anew_once(
+    colour_model: Path, monkeypatch: pytest.MonkeyPatch, opened: list[tuple[str, str]], fates: list[str]
+) -> None:
+    whole = onnx_session(colour_model)
+    made: list[Compiled] = []
+
+    def session_of(*_: object) -> Compiled:
+        cache, kind = opened[len(made)]
+        made.append(Compiled(whole, "as it is" if kind == "whole" else kind, cache))
+        return made[-1]
+
+    monkeypatch.setattr(loading, "OnnxSession", session_of)
+    if fates[-1] == "kept":
+        load_engine([colour_model], OPTIONS).close()
+    else:
+        with pytest.raises(StartupError, match="computes something else"):
+            load_engine([colour_model], OPTIONS)
+    assert [each.fate for each in made] == fates
+
+
+def test_a_compiled_model_is_kept_only_when_it_is_proven(
+    colour_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a provider that writes into its folder, as OpenVINO does."""
+    initialise = providers._initialise  # pyright: ignore[reportPrivateUsage]
+
+    def entry_of(*_: object) -> CacheEntry:
+        return CacheEntry(tmp_path, "cpu", {"artifact": "a"})
+
+    def compiling(*arguments: Any) -> ort.InferenceSession:
+        entry: CacheEntry = arguments[-1]
+        if not entry.is_warm:
+            (entry.folder / "model.blob").write_bytes(b"compiled")
+        return initialise(*arguments)
+
+    monkeypatch.setattr(providers, "_cache_entry", entry_of)
+    monkeypatch.setattr(providers, "_initialise", compiling)
+    for cache in ("miss", "hit"):
+        opened = onnx_session(colour_model)
+        assert opened.cache == cache
+        opened.keep_compiled()
+    assert len(list(tmp_path.iterdir())) == 1
+    onnx_session(colour_model).forget_compiled()
+    assert not list(tmp_path.iterdir())
+    onnx_session(colour_model).forget_compiled()
+    assert not list(tmp_path.iterdir())
+
+    def failing(*arguments: Any) -> ort.InferenceSession:
+        compiling(*arguments)
+        raise ProviderUnavailable("no")
+
+    monkeypatch.setattr(providers, "_initialise", failing)
+    with pytest.raises(ProviderUnavailable):
+        onnx_session(colour_model)
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_phase_is_logged_with_its_time(colour_model: Path) -> None:

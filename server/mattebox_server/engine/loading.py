@@ -23,7 +23,7 @@ from mattebox_server.engine.options import (
     ProviderName,
     ProviderUnavailable,
 )
-from mattebox_server.engine.providers import find_device
+from mattebox_server.engine.providers import Device, find_device
 from mattebox_server.engine.session import OnnxSession, Session
 from mattebox_server.errors import InferenceFailed, StartupError
 from mattebox_server.preprocess import content_size
@@ -108,15 +108,31 @@ def _on_provider(artifact: Artifact, provider: ProviderName, options: EngineOpti
     device = find_device(provider, options.device_id)
     sessions: list[OnnxSession] = []
     for _ in range(options.sessions):
-        with _phase("compile", artifact.spec.name, provider) as facts:
-            session = OnnxSession(artifact, device, options)
-            facts["cache"] = session.cache
-        with _phase("check", artifact.spec.name, provider) as facts:
-            facts.update(check_session(session))
+        session = _proven(artifact, device, options)
         with _phase("warm up", artifact.spec.name, provider) as facts:
             facts["runs"] = warm_up(session, session.max_batch)
         sessions.append(session)
     return sessions
+
+
+def _proven(artifact: Artifact, device: Device, options: EngineOptions) -> OnnxSession:
+    """A session that computes what the network says; what a cache holds is compiled anew if it doesn't."""
+    with _phase("compile", artifact.spec.name, device.provider) as facts:
+        session = OnnxSession(artifact, device, options)
+        facts["cache"] = session.cache
+    was_compiled_before = session.cache == "hit"
+    try:
+        with _phase("check", artifact.spec.name, device.provider) as facts:
+            facts.update(check_session(session))
+            session.prove_static()
+    except ProviderUnavailable as error:
+        session.forget_compiled()
+        if not was_compiled_before:
+            raise
+        log.warning("what was compiled before is not what it was", model=artifact.spec.name, reason=str(error))
+        return _proven(artifact, device, options)
+    session.keep_compiled()
+    return session
 
 
 def check_session(session: Session) -> dict[str, float]:

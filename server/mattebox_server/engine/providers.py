@@ -68,12 +68,12 @@ class Opened:
     Args:
         session: onnxruntime's.
         precision: that it computes in.
-        cache: "hit", "miss", or "none" where the provider has nothing to keep.
+        compiled: where its compiled model is, or is to be kept once it is proven; None if there is nothing to keep.
     """
 
     session: ort.InferenceSession
     precision: RunningPrecision
-    cache: str
+    compiled: CacheEntry | None
 
 
 @dataclass(frozen=True)
@@ -141,16 +141,14 @@ def create_session(
         fixed_lengths(options, provider, size),
     )
     entry = _cache_entry(artifact, device, options, plan)
-    warm = entry is not None and entry.is_warm
     try:
         session = _initialise(artifact, device, options, plan, entry)
         check_placement(session, provider)
-        if entry is not None:
-            entry.publish()
-    finally:
+    except BaseException:
         if entry is not None:
             entry.discard()
-    return Opened(session, plan.precision, "none" if entry is None else "hit" if warm and entry.is_warm else "miss")
+        raise
+    return Opened(session, plan.precision, entry)
 
 
 def _initialise(

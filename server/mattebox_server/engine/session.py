@@ -77,6 +77,7 @@ class OnnxSession:
     Attributes:
         max_batch: photos in one run: as the options say, but 1 if the artifact's own batch is fixed.
         cache: "hit" if it was compiled before, "miss" if it was compiled now, "none" if there is nothing to keep.
+            Whoever has proven it calls `keep_compiled`, else `forget_compiled`.
     """
 
     def __init__(self, artifact: Artifact, device: Device, options: EngineOptions) -> None:
@@ -93,7 +94,7 @@ class OnnxSession:
         self.provider: ProviderName = device.provider
         self.precision: str = opened.precision
         self.bounds = input_bounds(artifact.spec, device.provider)
-        self.cache = opened.cache
+        self._compiled = [opened.compiled]
         fixed = isinstance(opened.session.get_inputs()[0].shape[0], int)
         self.max_batch = 1 if fixed else options.max_batch_on(device.provider)
         self._runner: _Plain | _Bound = (
@@ -102,9 +103,9 @@ class OnnxSession:
             else _Plain(opened.session)
         )
         for size in static_sizes(artifact.spec, device.provider, options):
-            static = _Plain(create_session(artifact, device, options, size).session)
-            self._prove(static, size)
-            self._static[size] = static
+            opened = create_session(artifact, device, options, size)
+            self._compiled.append(opened.compiled)
+            self._static[size] = _Plain(opened.session)
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
         """See `Session.run`."""
@@ -115,17 +116,41 @@ class OnnxSession:
         outputs = runner.run(feeds)
         return Maps(outputs[0], outputs[1] if len(outputs) > 1 else None)
 
-    def _prove(self, static: "_Plain", size: tuple[int, int]) -> None:
-        """Holds a session for one size against the one for all, which answers the check photo later."""
-        feeds: dict[str, NDArray[Any]] = {_IMAGE: selfcheck.synthetic_photo(*size, 0)[np.newaxis]}
-        if self.spec.kind == "semantic":
-            feeds[_KEEP] = np.array([[label != BACKGROUND for label in self.spec.labels]], np.float32)
-        found, expected = static.run(feeds)[0], self._runner.run(feeds)[0]
-        apart = float(np.abs(found.astype(int) - expected).mean())
-        if not selfcheck.is_within_limits(self.precision, apart, None):
-            raise ProviderUnavailable(
-                f"its session for {size[1]}x{size[0]} computes something else: {apart:.1f} levels"
-            )
+    @property
+    def cache(self) -> str:
+        """See the class."""
+        entries = [entry for entry in self._compiled if entry is not None]
+        return "none" if not entries else "hit" if all(entry.is_warm for entry in entries) else "miss"
+
+    def keep_compiled(self) -> None:
+        """Publishes what was compiled: it computes what it should."""
+        for entry in self._compiled:
+            if entry is not None:
+                entry.publish()
+                entry.discard()
+
+    def forget_compiled(self) -> None:
+        """Removes what was compiled, now or before: it doesn't."""
+        for entry in self._compiled:
+            if entry is not None:
+                if entry.is_warm:
+                    entry.reject()
+                entry.discard()
+
+    def prove_static(self) -> None:
+        """Holds the sessions for one size against the one for all, which answers the check photo.
+
+        Raises:
+            ProviderUnavailable: one of them computes something else.
+        """
+        for size, static in self._static.items():
+            feeds: dict[str, NDArray[Any]] = {_IMAGE: selfcheck.synthetic_photo(*size, 0)[np.newaxis]}
+            if self.spec.kind == "semantic":
+                feeds[_KEEP] = np.array([[label != BACKGROUND for label in self.spec.labels]], np.float32)
+            found, expected = static.run(feeds)[0], self._runner.run(feeds)[0]
+            apart = float(np.abs(found.astype(int) - expected).mean())
+            if not selfcheck.is_within_limits(self.precision, apart, None):
+                raise ProviderUnavailable(f"its session of {size[1]}x{size[0]} is {apart:.1f} levels off")
 
 
 class _Plain:
