@@ -75,7 +75,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="of every way (default: 2)")
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each way (default: 9)")
     parser.add_argument("--models", default=f"{FLAGSHIP},{LIGHT}", help="by commas")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too: takes minutes")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
     parser.add_argument("--no-server", action="store_true", help="leave out starts, latency and throughput")
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/.cache"), help="folder for exported models")
     parser.add_argument("--json", type=Path, help="default: benchmarks/results/engine-DATE.json")
@@ -156,8 +156,8 @@ def torch_ways(photo: NDArray[np.uint8], arguments: argparse.Namespace) -> Itera
             return channels_last(image, keep)
 
     yield Way("torch channels-last bf16 autocast", autocast)
-    if not arguments.compile:
-        yield Way("torch.compile fp32", None, "not asked for: --compile")
+    if arguments.no_compile:
+        yield Way("torch.compile fp32", None, "left out by --no-compile")
         return
     compiled: Any = torch.compile(network)
 
