@@ -119,7 +119,7 @@ def test_direction(module: str, forbidden: list[str]) -> None:
 
 def test_export_takes_little_of_the_server() -> None:
     """The artifact's description, its check photo, and the question which provider this machine has."""
-    allowed = ("mattebox_server.spec", "mattebox_server.selfcheck", "mattebox_server.engine.providers.best_provider")
+    allowed = ("mattebox_server.spec", "mattebox_server.selfcheck", "mattebox_server.engine.providers.best_target")
     for name, path in MODULES.items():
         if within(name, "mattebox_export"):
             for imported in imports(path):

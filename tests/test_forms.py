@@ -18,7 +18,7 @@ from mattebox_export.atrous import rewrite_atrous
 from mattebox_export.errors import ExportError
 from mattebox_export.forms import bring_to_form
 from mattebox_server.engine.artifact import read_artifact
-from mattebox_server.engine.providers import best_provider
+from mattebox_server.engine.providers import best_target
 
 RATES = (9, 12, 36)
 
@@ -138,7 +138,7 @@ def test_the_artifact_says_what_it_was_made_for(folder: Path) -> None:
     options = ["custom", "--core", core, "--labels", ",".join(networks.COLOUR_LABELS), "-o", folder / "t.onnx"]
     options += ["--mean", "0,0,0", "--std", "1,1,1"]
     lines = run_export(*options)
-    assert any(f"form for {best_provider()} (this machine's best" in line for line in lines)
+    assert any(f"form for {best_target()} (this machine's best" in line for line in lines)
     for target, precision in (("cpu", "fp32"), ("openvino", "fp32"), ("cuda", "fp32"), ("cuda", "fp16")):
         run_export(*options, "--target", target, "--precision", precision)
         spec = read_artifact(folder / "t.onnx").spec

@@ -19,7 +19,7 @@ from mattebox_export.forms import bring_to_form
 from mattebox_export.onnx_core import file_core, u2netp_core
 from mattebox_export.parity import check_parity
 from mattebox_export.wrap import describe, prepare, wrap
-from mattebox_server.engine.providers import best_provider
+from mattebox_server.engine.providers import best_target
 from mattebox_server.spec import Kind, ModelSpec, Resize, Stretch, Target, Weights
 
 _SUBJECT = ("subject",)
@@ -34,7 +34,7 @@ def export(arguments: Arguments) -> Iterator[str]:
     """
     core = _build_core(arguments)
     yield f"built {arguments.name}: weights {_source(arguments)}, sha256 {core.weights_sha256}"
-    target = arguments.target or _target_of_this_machine()
+    target = arguments.target or best_target()
     spec = _spec(arguments, core, target)
     model, form = bring_to_form(prepare(core.model), target, arguments.precision)
     whose = "" if arguments.target else " (this machine's best; --target chooses)"
@@ -57,11 +57,6 @@ def _build_core(arguments: Arguments) -> Core:
     from mattebox_export.torchvision_core import torchvision_core  # noqa: PLC0415 - takes seconds, others don't need it
 
     return torchvision_core(arguments.model, arguments.weights, len(arguments.labels or VOC_LABELS))
-
-
-def _target_of_this_machine() -> Target:
-    provider = best_provider()
-    return "cuda" if provider == "tensorrt" else provider
 
 
 def _spec(arguments: Arguments, core: Core, target: Target) -> ModelSpec:

@@ -123,6 +123,11 @@ class ModelSpec(_Frozen):
             raise ValueError("a saliency model has exactly one label")
         return self
 
+    @property
+    def foreground_classes(self) -> frozenset[int]:
+        """Indices of everything but the background: the subject, unless a caller says otherwise."""
+        return frozenset(index for index, label in enumerate(self.labels) if label != BACKGROUND)
+
     def to_json(self) -> str:
         """The spec as it stands in the artifact."""
         return self.model_dump_json()

@@ -22,7 +22,7 @@ from mattebox_server.options import (
 )
 from mattebox_server.pixels import Pixels, resize
 from mattebox_server.preprocess import ModelInput, content_size, preprocess
-from mattebox_server.spec import BACKGROUND, ModelSpec
+from mattebox_server.spec import ModelSpec
 from mattebox_server.subjects import Subject, find_subjects
 
 # Of the formats' own libraries: libpng, libjpeg, libwebp.
@@ -121,7 +121,7 @@ def kept_classes(spec: ModelSpec, keep: tuple[str, ...]) -> frozenset[int]:
         InvalidRequest: a label that the model doesn't have.
     """
     if not keep:
-        return frozenset(index for index, label in enumerate(spec.labels) if label != BACKGROUND)
+        return spec.foreground_classes
     known = ", ".join(spec.labels)
     unknown = [
         Violation(f"keep[{position}]", f"{label[:64]!r} is no label of {spec.name}, which has {known[:400]}")

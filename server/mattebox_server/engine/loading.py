@@ -27,7 +27,7 @@ from mattebox_server.engine.providers import Device, find_device
 from mattebox_server.engine.session import OnnxSession, Session
 from mattebox_server.errors import InferenceFailed, StartupError
 from mattebox_server.preprocess import content_size
-from mattebox_server.spec import BACKGROUND, Letterbox, ModelSpec
+from mattebox_server.spec import Letterbox, ModelSpec
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -148,9 +148,8 @@ def check_session(session: Session) -> dict[str, float]:
     if expected is None:
         raise ProviderUnavailable("the model doesn't say what its network should answer")
     photo = selfcheck.synthetic_photo(expected.height_px, expected.width_px, expected.seed)
-    kept = frozenset(index for index, label in enumerate(spec.labels) if label != BACKGROUND)
     try:
-        (found,) = run_session(session, [photo], [kept])
+        (found,) = run_session(session, [photo], [spec.foreground_classes])
     except InferenceFailed as error:
         raise ProviderUnavailable(str(error)) from error
     levels, share = selfcheck.deviation(expected, found.foreground, found.classes)

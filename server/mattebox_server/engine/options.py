@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch
+from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch, Target
 
 ProviderName = Literal["cpu", "openvino", "cuda", "tensorrt"]
 RequestedPrecision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
@@ -16,7 +16,7 @@ RunningPrecision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 LADDER: tuple[ProviderName, ...] = ("cuda", "openvino", "cpu")  # `auto`; tensorrt builds engines, so it is asked for
 GPU_PROVIDERS: frozenset[ProviderName] = frozenset({"cuda", "tensorrt"})
-TARGETS: dict[ProviderName, str] = {"cpu": "cpu", "openvino": "openvino", "cuda": "cuda", "tensorrt": "cuda"}
+TARGETS: dict[ProviderName, Target] = {"cpu": "cpu", "openvino": "openvino", "cuda": "cuda", "tensorrt": "cuda"}
 """The form of graph that each provider wants, see `mattebox_server.spec.Target`."""
 
 _GPU_MAX_BATCH = 8

@@ -20,6 +20,7 @@ from mattebox_server.engine.cache import CacheEntry
 from mattebox_server.engine.nvidia import Gpu, find_gpu
 from mattebox_server.engine.options import (
     LADDER,
+    TARGETS,
     EngineOptions,
     ProviderName,
     ProviderUnavailable,
@@ -30,6 +31,7 @@ from mattebox_server.engine.options import (
     running_precision,
     tensorrt_options,
 )
+from mattebox_server.spec import Target
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -111,12 +113,12 @@ def find_device(provider: ProviderName, device_id: int) -> Device:
     return Device(provider, gpu.name, versions, frozenset({"tf32"} if gpu.has_tf32 else ()))
 
 
-def best_provider() -> ProviderName:
-    """The first provider of the ladder that this machine and installation have."""
+def best_target() -> Target:
+    """What to export for: the first provider of the ladder that this machine and installation have."""
     for provider in LADDER:
         try:
-            return find_device(provider, 0).provider
-        except ProviderUnavailable:  # the exporter's default target: which provider runs is the server's own question
+            return TARGETS[find_device(provider, 0).provider]
+        except ProviderUnavailable:  # which provider runs is the server's own question, and it tells why
             continue
     raise AssertionError("the CPU is always there")
 
