@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 
 
 def main() -> int:
@@ -26,6 +27,8 @@ def _main(argv: list[str]) -> int:
     # from filling the log.
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(settings.max_photo_pixels)
     os.environ["OPENCV_LOG_LEVEL"] = "SILENT"
+    # Pillow warns of each entry of broken EXIF: one photo could print megabytes.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     from mattebox_server.app import run  # noqa: PLC0415
 
     return run(settings)

@@ -1,38 +1,56 @@
 """Image files to pixels and back.
 
-OpenCV decodes opaque photos: it is 1.5 to 2.5 times as fast as Pillow at 12 MP, turns every depth and colour model into
-8-bit BGR, applies the EXIF orientation, and refuses truncated files. Pillow reads the header, which OpenCV offers no
-call for, and decodes the two cases that OpenCV gets wrong: transparency (lost, or orientation ignored) and AVIF
-(rotation ignored).
+OpenCV decodes what it can: it is 1.5 to 2.5 times as fast as Pillow at 12 MP, turns every depth and colour model into
+8-bit BGR, and refuses truncated files. Pillow reads the header, which OpenCV offers no call for, and decodes what
+OpenCV gets wrong (most kinds of transparency), can't do (colour profiles) or doesn't do everywhere (AVIF).
+
+Of what a file holds beside its pixels nothing is passed on but the colour profile.
 """
 
 import io
 from dataclasses import dataclass
-from typing import cast
 
 import cv2
 import numpy as np
 from cv2.typing import MatLike
-from PIL import Image, ImageOps
+from PIL import Image
 
-from mattebox_server.errors import BadPhoto, PhotoTooLarge, Violation
+from mattebox_server import colors, orientation
+from mattebox_server.errors import BadPhoto, Violation
+from mattebox_server.headers import (
+    FORMATS,
+    PNG_SIGNATURE,
+    Decoder,
+    Header,
+    Limits,
+    check_bytes,
+    check_pixels,
+    png_chunks,
+    probe,
+)
 from mattebox_server.options import ImageFormat, PixelFormat, RawPhoto
 from mattebox_server.pixels import Pixels, as_pixels
 
-# Every format that both libraries read. A closed list: Pillow's other plugins (EPS, PSD, ICNS …) are attack surface.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
+__all__ = [
+    "Header",
+    "Limits",
+    "Photo",
+    "check_bytes",
+    "check_pixels",
+    "decode",
+    "encode",
+    "from_raw",
+    "probe",
+    "reduction_for",
+]
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_DEPTH_AT = 24  # the byte of the header that says how many bits a channel has
-_MAX_PNG_CHUNKS = 100_000  # 32 MiB in the usual 8 KiB pieces are 4096
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one image may cost: bytes of its file, and width x height."""
-
-    max_bytes: int
-    max_pixels: int
+_PIXELS_AT_ONCE = 262_144  # bounds the copies between Pillow's pixels and ours
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 
 
 @dataclass(frozen=True)
@@ -42,130 +60,122 @@ class Photo:
     Args:
         bgr: uint8 (H, W, 3), blue, green, red.
         alpha: uint8 (H, W), the photo's own transparency, 255 opaque; None if it has none.
+        profile: the RGB ICC profile that says what the numbers in `bgr` mean; None is sRGB, or not known.
     """
 
     bgr: Pixels
     alpha: Pixels | None = None
+    profile: bytes | None = None
 
 
-@dataclass(frozen=True)
-class Header:
-    """What an image file says of itself, before anything is decoded."""
+def reduction_for(header: Header, width_px: int, height_px: int) -> int:
+    """How far `decode` may reduce: the largest of 1, 2, 4, 8 that leaves the upright photo at least this large.
 
-    format: str
-    width_px: int
-    height_px: int
-    needs_pillow: bool
-    deep_key: tuple[int, ...] | None = None
-
-    @property
-    def pixels(self) -> int:
-        """Width x height."""
-        return self.width_px * self.height_px
-
-
-def probe(data: bytes, limits: Limits, field: str) -> Header:
-    """Reads an image file's header and holds it against the limits. Decodes nothing.
-
-    Raises:
-        BadPhoto: empty, or not an image of a known format.
-        PhotoTooLarge: over a limit. Both name `field`.
+    Only JPEG can be decoded to less than its size, and is the faster for it.
     """
-    if not data:
-        raise BadPhoto(Violation(field, "is empty"))
-    check_bytes(len(data), limits, field)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width_px, height_px = image.size
-            kind = image.format or ""
-            needs_pillow = image.has_transparency_data or kind == "AVIF"
-            deep_key = _deep_key(image, data)
-    except Image.DecompressionBombError as error:
-        raise _too_large(field, f"its header claims far more than {limits.max_pixels} pixels, the limit") from error
-    except Exception as error:  # a hostile header can make any parser fail in any way
-        raise BadPhoto(Violation(field, f"is not an image, of {', '.join(FORMATS)}, with a sound header")) from error
-    check_pixels(width_px, height_px, limits, field)
-    return Header(kind, width_px, height_px, needs_pillow, deep_key)
+    if header.format != "JPEG" or header.decoder is not Decoder.OPENCV:
+        return 1
+    return next(
+        (
+            factor
+            for factor in (8, 4, 2)
+            if -(-header.width_px // factor) >= width_px and -(-header.height_px // factor) >= height_px
+        ),
+        1,
+    )
 
 
-def check_bytes(size: int, limits: Limits, field: str) -> None:
-    """Raises PhotoTooLarge, naming `field`, if so many bytes are over the limit."""
-    if size > limits.max_bytes:
-        raise _too_large(field, f"{size} bytes, the limit is {limits.max_bytes}")
-
-
-def check_pixels(width_px: int, height_px: int, limits: Limits, field: str) -> None:
-    """Raises PhotoTooLarge, naming `field`, if width x height is over the limit."""
-    if width_px * height_px > limits.max_pixels:
-        raise _too_large(field, f"{width_px}x{height_px} pixels, the limit is {limits.max_pixels} in all")
-
-
-def decode(data: bytes, header: Header, field: str) -> Photo:
+def decode(data: bytes, header: Header, field: str, reduction: int = 1) -> Photo:
     """Decodes an image file that `probe` has passed; of several frames the first.
+
+    Args:
+        data: the file.
+        header: what `probe` said of it.
+        field: what errors name.
+        reduction: from `reduction_for`. The photo's sides are divided by it and rounded up.
 
     Raises:
         BadPhoto: the file is broken or truncated; names `field`.
     """
     try:
-        if header.deep_key is not None:
-            photo = _decode_deep_png(data, header.deep_key)
-        else:
-            photo = _decode_with_pillow(data) if header.needs_pillow else _decode_with_opencv(data)
+        bgr, alpha = _decode(data, header, reduction)
     except Exception as error:  # the decoders see hostile bytes: whatever they raise is the file's fault
         raise BadPhoto(Violation(field, f"is a broken, truncated or unsupported {header.format} file")) from error
-    if photo.bgr.shape[0] * photo.bgr.shape[1] != header.pixels:
+    if bgr.shape[:2] != (-(-header.height_px // reduction), -(-header.width_px // reduction)):
         raise BadPhoto(Violation(field, "has another size than its header says"))
-    return photo
+    return Photo(bgr, alpha, header.profile)
 
 
-def _decode_with_opencv(data: bytes) -> Photo:
-    return Photo(as_pixels(_imdecode(data, cv2.IMREAD_COLOR)))
+def _decode(data: bytes, header: Header, reduction: int) -> tuple[Pixels, Pixels | None]:
+    match header.decoder:
+        case Decoder.OPENCV:
+            bgr, alpha = as_pixels(_imdecode(data, _REDUCED[reduction])), None
+        case Decoder.OPENCV_BGRA:
+            bgr, alpha = _split(_imdecode(data, cv2.IMREAD_UNCHANGED))
+        case Decoder.OPENCV_KEYED:
+            bgr, alpha = _decode_keyed(data, header.key or ())
+        case Decoder.PILLOW:
+            bgr, alpha = _decode_with_pillow(data, header)
+    if header.format == "TIFF" and header.decoder is Decoder.OPENCV:
+        return bgr, alpha  # libtiff turns photos on its own account
+    turn = header.orientation
+    return orientation.upright(bgr, turn), None if alpha is None else orientation.upright(alpha, turn)
 
 
 def _imdecode(data: bytes, mode: int) -> MatLike:
-    if data.startswith(_PNG_SIGNATURE):
-        _check_png_chunks(data)
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+    if data.startswith(PNG_SIGNATURE):
+        # OpenCV allocates, and zeroes, what a chunk claims before it reads it: 2.5 kB can make it take 4 GiB.
+        for _ in png_chunks(data):
+            pass
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
     if decoded is None:
         raise ValueError("OpenCV can't decode it")
     return decoded
 
 
-def _deep_key(image: Image.Image, data: bytes) -> tuple[int, ...] | None:
-    """The transparent colour, grey or RGB, of a PNG with 16 bits a channel; Pillow loses it on the way to 8 bits."""
-    key: object = image.info.get("transparency")
-    if image.format != "PNG" or data[_PNG_DEPTH_AT] != 16 or key is None:
-        return None
-    return (key,) * 3 if isinstance(key, int) else cast("tuple[int, ...]", key)
+def _split(decoded: MatLike) -> tuple[Pixels, Pixels | None]:
+    bgra = as_pixels(decoded)
+    if bgra.ndim != 3 or bgra.shape[2] != 4 or bgra.dtype != np.uint8:
+        raise ValueError("isn't what its header says")
+    return as_pixels(cv2.cvtColor(bgra, cv2.COLOR_BGRA2BGR)), _unless_opaque(as_pixels(cv2.extractChannel(bgra, 3)))
 
 
-def _decode_deep_png(data: bytes, key: tuple[int, ...]) -> Photo:
-    deep = np.asarray(_imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH), np.uint16)
-    alpha = np.where((deep == key[::-1]).all(axis=2), 0, 255).astype(np.uint8)
-    return Photo(as_pixels((deep >> 8).astype(np.uint8)), alpha)
+def _unless_opaque(alpha: Pixels) -> Pixels | None:
+    return None if alpha.min() == 255 else alpha
 
 
-def _check_png_chunks(data: bytes) -> None:
-    """Raises ValueError if a chunk claims to be longer than the file.
-
-    OpenCV allocates, and zeroes, what a chunk claims before it reads it: 2.5 kB can make it take 4 GiB.
-    """
-    position = len(_PNG_SIGNATURE)
-    for _ in range(_MAX_PNG_CHUNKS):
-        length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
-        position += length + 12
-        if position > len(data):
-            raise ValueError("a chunk is longer than the file")
-        if kind == b"IEND":
-            return
-    raise ValueError("too many chunks")
+def _decode_keyed(data: bytes, key: tuple[int, ...]) -> tuple[Pixels, Pixels]:
+    deep = _imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    clear = cv2.inRange(deep, key[::-1], key[::-1])
+    bgr = np.empty(deep.shape, np.uint8)
+    np.right_shift(deep, 8, out=bgr, casting="unsafe")
+    return bgr, as_pixels(cv2.bitwise_not(clear, dst=clear))
 
 
-def _decode_with_pillow(data: bytes) -> Photo:
+def _decode_with_pillow(data: bytes, header: Header) -> tuple[Pixels, Pixels | None]:
+    width, height = header.stored_size
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        rgba = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))
-    alpha = np.ascontiguousarray(rgba[..., 3])
-    return Photo(as_pixels(cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGR)), None if alpha.min() == 255 else alpha)
+        if header.format == "TIFF":
+            image.getexif().pop(orientation.TAG, None)  # or else Pillow turns this format, and no other, itself
+        image.load()
+        bgr = np.empty((height, width, 3), np.uint8)
+        alpha = np.empty((height, width), np.uint8) if image.has_transparency_data else None
+        transform = None if header.left_profile is None else colors.into_srgb(*header.left_profile)
+        mode = "RGB" if header.left_profile is None else header.left_profile[1]
+        rows = max(1, _PIXELS_AT_ONCE // width)
+        for top in range(0, height, rows):
+            band = image.crop((0, top, width, min(top + rows, height)))
+            if alpha is not None:
+                alpha[top : top + rows] = np.asarray(band.convert("RGBA").getchannel("A"))
+            rgb = _in_mode(band, mode) if transform is None else transform.apply(_in_mode(band, mode))
+            bgr[top : top + rows] = cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR)
+    return bgr, None if alpha is None else _unless_opaque(alpha)
+
+
+def _in_mode(band: Image.Image, mode: str) -> Image.Image:
+    if band.mode.startswith("I;16"):  # Pillow would cap the numbers at 255
+        return Image.fromarray((np.asarray(band) >> 8).astype(np.uint8))
+    return band.convert(mode)
 
 
 _RAW_TO_BGR = {
@@ -177,21 +187,22 @@ _RAW_TO_BGR = {
 
 
 def from_raw(raw: RawPhoto) -> Photo:
-    """Wraps bare pixels, whose length is checked already; BGR8 without a copy."""
+    """Bare pixels, whose length is checked already, as a photo."""
     shape = (raw.height_px, raw.width_px, raw.pixel_format.channels)
     pixels = np.frombuffer(raw.data, np.uint8).reshape(shape)
     conversion = _RAW_TO_BGR.get(raw.pixel_format)
-    bgr = pixels if conversion is None else as_pixels(cv2.cvtColor(pixels, conversion))
+    bgr = pixels.copy() if conversion is None else as_pixels(cv2.cvtColor(pixels, conversion))
     return Photo(bgr, np.ascontiguousarray(pixels[..., 3]) if shape[2] == 4 else None)
 
 
-def encode(pixels: Pixels, image_format: ImageFormat, quality: int) -> bytes:
+def encode(pixels: Pixels, image_format: ImageFormat, quality: int, profile: bytes | None = None) -> bytes:
     """Pixels to an image file.
 
     Args:
         pixels: uint8 (H, W) grey, (H, W, 3) BGR or (H, W, 4) BGRA with straight alpha.
         image_format: JPEG takes no BGRA, WEBP no side over 16383 px (the caller sees to both).
         quality: 1 to 100, for JPEG and WEBP.
+        profile: the RGB ICC profile that says what colours mean. Grey pixels and RAW go without.
 
     Returns:
         The file; for RAW the bare pixels as grey, RGB or RGBA.
@@ -200,11 +211,29 @@ def encode(pixels: Pixels, image_format: ImageFormat, quality: int) -> bytes:
         case ImageFormat.RAW:
             return _to_rgb(pixels).tobytes()
         case ImageFormat.PNG:
-            return _imencode(".png", pixels, [])
+            file = _imencode(".png", pixels, _png_parameters(pixels))
         case ImageFormat.JPEG:
-            return _imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+            file = _imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
         case ImageFormat.WEBP:
-            return _imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])
+            file = _imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])
+    return file if profile is None or pixels.ndim == 2 else colors.embed(file, profile)
+
+
+def _png_parameters(pixels: Pixels) -> list[int]:
+    """What takes least time, and of that what takes fewest bytes.
+
+    Measured on one core, on a grainy picture of 12 MP and photos of two collections. Looking for runs alone (RLE)
+    takes 5 to 25 % less time than looking for matches (DEFAULT), for between 8 % fewer and 12 % more bytes. On opaque
+    photos the filter AVG takes 2 to 8 % fewer bytes than SUB or UP, for up to 5 % more time; cutouts and mattes, mostly
+    zeros that need no filter, are quickest with UP. A 12 MP cutout of a fifth of the frame takes 215 ms (616 ms with
+    the hidden colours left in), an opaque photo 500 ms, a matte 30 ms. Level 3 takes up to twice as long for 1 to 4 %.
+    """
+    filters = cv2.IMWRITE_PNG_FILTER_AVG if pixels.ndim == 3 and pixels.shape[2] == 3 else cv2.IMWRITE_PNG_FILTER_UP
+    return [
+        *(cv2.IMWRITE_PNG_COMPRESSION, 1),
+        *(cv2.IMWRITE_PNG_FILTER, filters),
+        *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
+    ]
 
 
 def _imencode(suffix: str, pixels: Pixels, parameters: list[int]) -> bytes:
@@ -219,7 +248,3 @@ def _to_rgb(pixels: Pixels) -> Pixels:
         return pixels
     conversion = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
     return as_pixels(cv2.cvtColor(pixels, conversion))
-
-
-def _too_large(field: str, what: str) -> PhotoTooLarge:
-    return PhotoTooLarge(Violation(field, what))
