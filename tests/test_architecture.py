@@ -82,7 +82,7 @@ def test_there_is_something_to_read() -> None:
         ("typer", {"mattebox.cli"}),
         ("rich", {"mattebox.cli"}),
         ("pydantic_settings", {"mattebox_server.settings"}),
-        ("PIL", {"mattebox_server.codec"}),
+        ("PIL", {"mattebox_server.codec", "mattebox_server.colors", "mattebox_server.headers"}),
     ],
 )
 def test_a_library_is_known_only_where_it_belongs(package: str, allowed: set[str]) -> None:
@@ -104,7 +104,10 @@ def within(name: str, package: str) -> bool:
         ("mattebox_server.engine", ["mattebox", "mattebox_server.service", "mattebox_server.pipeline"]),
         *(
             (f"mattebox_server.{pure}", ["mattebox", "onnxruntime", "mattebox_server.engine", "asyncio"])
-            for pure in ("codec", "preprocess", "matte", "blend", "subjects", "pixels")
+            for pure in (
+                *("codec", "colors", "headers", "orientation", "preprocess", "matte", "grid", "foreground", "blend"),
+                *("backdrop", "frame", "subjects", "pixels"),
+            )
         ),
         ("mattebox_server.pipeline", ["mattebox", "onnxruntime"]),
         ("mattebox_server.stages", ["mattebox", "onnxruntime", "asyncio"]),

@@ -177,23 +177,25 @@ def test_every_mistake_at_once(client: Shell) -> None:
         client,
         mattebox.RawPhoto(b"123", 1, 2),
         "raw.data",
-        "matte.method",
+        "matte.blur_kernel_px",
         "background.color.red",
         "output.quality",
-        matte="grabcut",
+        matte=mattebox.Matte("grabcut", blur_kernel=9),
         background=mattebox.Background.color(300, 0, 0),
         output=mattebox.Output(quality=9),
     )
 
 
-def test_not_implemented_yet(client: Shell) -> None:
-    cases: dict[str, dict[str, Any]] = {
-        "matte.method": {"matte": "guided"},
-        "background.blur": {"background": mattebox.Background.blur(4)},
-        "output.crop": {"output": mattebox.Output(crop=10)},
-    }
-    for field, options in cases.items():
-        assert "not implemented" in str(refused(client, PHOTO, field, **options))
+def test_blur_out_of_range(client: Shell) -> None:
+    for sigma in (-1.0, 200.5, float("nan"), float("inf"), -float("inf")):
+        refused(client, PHOTO, "background.blur.sigma_px", background=mattebox.Background.blur(sigma))
+
+
+def test_edge_colors_that_nobody_estimates(client: Shell) -> None:
+    for method in ("gaussian", "none"):
+        refused(client, PHOTO, "matte.keep_edge_colors", matte=mattebox.Matte(method, keep_edge_colors=True))
+    matte, output = mattebox.Matte("guided", keep_edge_colors=True), mattebox.Output(alpha_only=True)
+    refused(client, PHOTO, "matte.keep_edge_colors", matte=matte, output=output)
 
 
 def test_bad_background_picture(client: Shell) -> None:

@@ -36,7 +36,7 @@ def pipeline(session: FakeSession) -> Generator[Pipeline]:
 
 def test_an_answer_holds_everything(pipeline: Pipeline) -> None:
     answer = asyncio.run(pipeline.remove_background(RemovalRequest(PHOTO)))
-    assert answer.prepared.output_size == (96, 64)
+    assert answer.finished.size == (96, 64)
     assert answer.found.batch_size == 1
     assert images.decode(answer.finished.image).shape == (64, 96, 3)
     assert answer.total_s > 0

@@ -81,13 +81,13 @@ def test_sizes(client: Shell) -> None:
 def test_formats(client: Shell) -> None:
     photo = images.encode(images.textured(120, 90))
     exact = images.decode(client.remove_background(photo).image)
-    cases: list[tuple[Any, bytes, int]] = [("jpeg", b"\xff\xd8\xff", 40), ("webp", b"RIFF", 60), ("png", b"\x89PNG", 0)]
+    cases: list[tuple[Any, bytes, int]] = [("jpeg", b"\xff\xd8\xff", 8), ("webp", b"RIFF", 8), ("png", b"\x89PNG", 0)]
     for image_format, magic, error in cases:
         result = client.remove_background(photo, output=Output(format=image_format))
         assert result.format == image_format
         assert result.pixel_format is None
         assert result.image.startswith(magic)
-        assert np.abs(images.decode(result.image).astype(int) - exact).max() <= error
+        assert np.abs(images.decode(result.image).astype(int) - exact).mean() <= error
     bare = client.remove_background(photo, output=Output(format="raw"))
     assert (bare.format, bare.pixel_format) == ("raw", "rgb")
     assert (pixels(bare) == exact).all()
@@ -152,7 +152,8 @@ def test_blur_kernel(client: Shell) -> None:
     assert soft("none") == 0
     assert soft(mattebox.Matte("gaussian", blur_kernel=1)) == 0
     assert 0 < soft(mattebox.Matte("gaussian", blur_kernel=3)) < soft("gaussian")
-    assert soft("gaussian") == soft(None) == soft(mattebox.Matte(blur_kernel=7)) < soft(mattebox.Matte(blur_kernel=31))
+    assert soft("gaussian") == soft(mattebox.Matte("gaussian", blur_kernel=7))
+    assert soft("gaussian") < soft(mattebox.Matte("gaussian", blur_kernel=31))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

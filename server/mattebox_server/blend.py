@@ -1,54 +1,71 @@
-"""Photo and alpha to composite. All arrays are uint8, colours BGR, alpha straight: 0 background, 255 subject."""
+"""Photo, matte and background to composite. Colours are uint8 BGR, alpha is straight: 0 background, 255 subject."""
 
 import cv2
 import numpy as np
 
-from mattebox_server.pixels import Pixels, as_pixels, resize
+from mattebox_server.foreground import Restorer
+from mattebox_server.grid import Grid, Strip
+from mattebox_server.pixels import Floats, Pixels, as_pixels, opacity
 
-_ROWS_AT_ONCE = 256  # bounds the float weights: 2 x 4 bytes a pixel of this many rows instead of the whole photo
+_ROWS_AT_ONCE = 64
 
 
-def over_color(bgr: Pixels, alpha: Pixels, color: tuple[int, int, int]) -> Pixels:
-    """Foreground (H, W, 3) over one colour with alpha (H, W): foreground * a + colour * (1 - a), a = alpha / 255."""
-    background = np.empty((min(_ROWS_AT_ONCE, len(bgr)), *bgr.shape[1:]), np.uint8)
-    background[:] = color
-    result = np.empty_like(bgr)
-    for rows in _row_blocks(len(bgr)):
-        _blend_into(result[rows], bgr[rows], background[: rows.stop - rows.start], alpha[rows])
+def composite(photo: Pixels, alpha: Pixels, background: Pixels, restorer: Restorer | None = None) -> None:
+    """Puts the background behind the subject, in place: photo * a + background * (1 - a), a = alpha / 255, rounded.
+
+    Args:
+        photo: (H, W, 3).
+        alpha: (H, W).
+        background: (H, W, 3), or (1, W, 3) for one that is the same in all rows.
+        restorer: takes the old background out of the photo's mixed colours first; None: they stay as they are.
+    """
+    for strip in Grid.over(*alpha.shape[::-1]).mixed_strips(alpha):
+        mixed = _colors(photo, strip, restorer)
+        behind = strip.pack(background) if len(background) > 1 else Strip(0, 1, strip.spans).pack(background)
+        mixed -= behind
+        mixed *= opacity(strip.pack(alpha))
+        mixed += behind
+        strip.unpack(_rounded(mixed), photo)
+    fill_clear(photo, alpha, background)
+
+
+def cutout(photo: Pixels, alpha: Pixels, restorer: Restorer | None = None) -> Pixels:
+    """BGRA (H, W, 4) with zero colour where alpha is 0: nothing of the old background hides in it.
+
+    Args:
+        photo: (H, W, 3); changes.
+        alpha: (H, W).
+        restorer: as for `composite`.
+    """
+    if restorer is not None:
+        restore(photo, alpha, restorer)
+    fill_clear(photo, alpha, np.zeros((1, photo.shape[1], 3), np.uint8))
+    result = as_pixels(cv2.cvtColor(photo, cv2.COLOR_BGR2BGRA))
+    cv2.insertChannel(alpha, result, 3)
     return result
 
 
-def over_image(bgr: Pixels, alpha: Pixels, background: Pixels) -> Pixels:
-    """Foreground (H, W, 3) over a background (H, W, 3) with alpha (H, W)."""
-    result = np.empty_like(bgr)
-    for rows in _row_blocks(len(bgr)):
-        _blend_into(result[rows], bgr[rows], background[rows], alpha[rows])
-    return result
+def restore(photo: Pixels, alpha: Pixels, restorer: Restorer) -> None:
+    """Takes the old background out of the mixed colours of a photo (H, W, 3) with its matte (H, W), in place."""
+    for strip in Grid.over(*alpha.shape[::-1]).mixed_strips(alpha):
+        strip.unpack(_rounded(_colors(photo, strip, restorer)), photo)
 
 
-def cutout(bgr: Pixels, alpha: Pixels) -> Pixels:
-    """BGRA (H, W, 4) with zero colour where alpha is 0, so that nothing of the old background hides in the file."""
-    result = as_pixels(cv2.cvtColor(bgr, cv2.COLOR_BGR2BGRA))
-    result[..., 3] = alpha
-    result[alpha == 0] = 0
-    return result
+def _colors(photo: Pixels, strip: Strip, restorer: Restorer | None) -> Floats:
+    colors = strip.pack(photo).astype(np.float32)
+    return colors if restorer is None else restorer.restore(colors, strip)
 
 
-def cover(background: Pixels, width_px: int, height_px: int) -> Pixels:
-    """Scales a picture (h, w, 3) until it covers the frame, aspect kept, and cuts the centre: (height, width, 3)."""
-    old_height, old_width = background.shape[:2]
-    scale = max(width_px / old_width, height_px / old_height)
-    # Cut before scaling: what overhangs a thin picture may be far larger than the frame.
-    cut_width = min(old_width, max(1, round(width_px / scale)))
-    cut_height = min(old_height, max(1, round(height_px / scale)))
-    x, y = (old_width - cut_width) // 2, (old_height - cut_height) // 2
-    return resize(background[y : y + cut_height, x : x + cut_width], width_px, height_px)
+def _rounded(colors: Floats) -> Pixels:
+    colors += np.float32(0.5)
+    return colors.astype(np.uint8)
 
 
-def _row_blocks(height: int) -> list[slice]:
-    return [slice(top, min(top + _ROWS_AT_ONCE, height)) for top in range(0, height, _ROWS_AT_ONCE)]
-
-
-def _blend_into(result: Pixels, bgr: Pixels, background: Pixels, alpha: Pixels) -> None:
-    weight = alpha.astype(np.float32) * np.float32(1 / 255)
-    cv2.blendLinear(bgr, background, weight, 1 - weight, dst=result)
+def fill_clear(photo: Pixels, alpha: Pixels, background: Pixels) -> None:
+    """Writes the background wherever alpha is 0."""
+    same = np.repeat(background, _ROWS_AT_ONCE, axis=0) if len(background) == 1 else None
+    for top in range(0, len(alpha), _ROWS_AT_ONCE):
+        rows = slice(top, min(top + _ROWS_AT_ONCE, len(alpha)))
+        clear = cv2.inRange(alpha[rows], 0, 0)
+        behind = background[rows] if same is None else same[: rows.stop - top]
+        cv2.copyTo(behind, clear, photo[rows])

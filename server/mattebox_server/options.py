@@ -44,8 +44,15 @@ class ImageFormat(Enum):
 class MatteMethod(Enum):
     """How the matte is made."""
 
+    GUIDED = "guided"
+    GRABCUT = "grabcut"
     GAUSSIAN = "gaussian"
     NONE = "none"
+
+    @property
+    def restores_colors(self) -> bool:
+        """Whether the subject's own colours are worked out at its edge, unless the caller wants the photo's."""
+        return self in (MatteMethod.GUIDED, MatteMethod.GRABCUT)
 
 
 class SizeMode(Enum):
@@ -74,10 +81,11 @@ class RawPhoto:
 
 @dataclass(frozen=True)
 class MatteOptions:
-    """`blur_kernel_px` is odd and for GAUSSIAN only."""
+    """`blur_kernel_px` is odd and for GAUSSIAN only, `keep_edge_colors` for the methods that restore colours."""
 
-    method: MatteMethod = MatteMethod.GAUSSIAN
+    method: MatteMethod = MatteMethod.GUIDED
     blur_kernel_px: int = 7
+    keep_edge_colors: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,20 +103,37 @@ class ImageBackground:
 
 
 @dataclass(frozen=True)
+class BlurBackground:
+    """The photo itself without its subject, blurred with a Gaussian of `sigma_px` output pixels."""
+
+    sigma_px: float = 12.0
+
+
+@dataclass(frozen=True)
 class TransparentBackground:
     """None at all: the output has an alpha channel."""
 
 
-Background = ColorBackground | ImageBackground | TransparentBackground
+Background = ColorBackground | ImageBackground | BlurBackground | TransparentBackground
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """`size` is a named size or the longest side in pixels; `quality` in [1, 100]."""
+    """What comes back.
+
+    Args:
+        format: of the composite.
+        quality: in [1, 100].
+        size: a named size, or the longest side in pixels.
+        crop_margin_px: space around the subject to which the output is cut; None: the whole frame.
+        include_alpha: the matte comes beside the composite.
+        alpha_only: the matte comes instead of a composite.
+    """
 
     format: ImageFormat = ImageFormat.PNG
     quality: int = 90
     size: SizeMode | int = SizeMode.ORIGINAL
+    crop_margin_px: int | None = None
     include_alpha: bool = False
     alpha_only: bool = False
 

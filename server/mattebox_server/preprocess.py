@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mattebox_server.pixels import Pixels, resize
+from mattebox_server.pixels import Pixels, resize, shrink_fast
 from mattebox_server.spec import Letterbox, Resize, ShortSide, Stretch
 
 
@@ -56,10 +56,10 @@ def _short_side_size(width_px: int, height_px: int, policy: ShortSide) -> tuple[
     return (new_short, new_long) if width_px <= height_px else (new_long, new_short)
 
 
-def preprocess(bgr: Pixels, policy: Resize) -> ModelInput:
-    """Brings a photo uint8 (H, W, 3) to the model's input size."""
+def preprocess(bgr: Pixels, policy: Resize, exact: bool = False) -> ModelInput:
+    """Brings a photo uint8 (H, W, 3) to the model's input size; `exact` is slower and means areas cut to a fraction."""
     width_px, height_px = content_size(bgr.shape[1], bgr.shape[0], policy)
-    content = resize(bgr, width_px, height_px)
+    content = resize(bgr, width_px, height_px) if exact else shrink_fast(bgr, width_px, height_px)
     if not isinstance(policy, Letterbox):
         return ModelInput(np.ascontiguousarray(content), Geometry(0, 0, width_px, height_px))
     x_px, y_px = (policy.width_px - width_px) // 2, (policy.height_px - height_px) // 2

@@ -7,6 +7,7 @@ from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.errors import InvalidRequest, Violation
 from mattebox_server.options import (
     Background,
+    BlurBackground,
     ColorBackground,
     EncodedPhoto,
     ImageBackground,
@@ -23,7 +24,8 @@ from mattebox_server.options import (
 
 MAX_KEEP = 256
 MAX_BLUR_KERNEL_PX = 99
-_NOT_YET = "is not implemented by this version of the server"
+MAX_BLUR_SIGMA_PX = 200.0
+MAX_MARGIN_PX = 10_000
 
 _PIXEL_FORMATS = {
     pb.PIXEL_FORMAT_RGB8: PixelFormat.RGB8,
@@ -39,7 +41,9 @@ _IMAGE_FORMATS = {
     pb.IMAGE_FORMAT_RAW: ImageFormat.RAW,
 }
 _MATTE_METHODS = {
-    pb.MATTE_METHOD_UNSPECIFIED: MatteMethod.GAUSSIAN,
+    pb.MATTE_METHOD_UNSPECIFIED: MatteMethod.GUIDED,
+    pb.MATTE_METHOD_GUIDED: MatteMethod.GUIDED,
+    pb.MATTE_METHOD_GRABCUT: MatteMethod.GRABCUT,
     pb.MATTE_METHOD_GAUSSIAN: MatteMethod.GAUSSIAN,
     pb.MATTE_METHOD_NONE: MatteMethod.NONE,
 }
@@ -113,18 +117,17 @@ def _parse_raw(raw: pb.RawImage, wrong: _Violations) -> RawPhoto:
 def _parse_matte(matte: pb.Matte, wrong: _Violations) -> MatteOptions:
     method = _MATTE_METHODS.get(matte.method)
     if method is None:
-        known = matte.method in pb.MatteMethod.values()
-        wrong.add("matte.method", f"{pb.MatteMethod.Name(matte.method)} {_NOT_YET}" if known else "is unknown")
-        method = MatteMethod.GAUSSIAN
-    kernel = matte.blur_kernel_px
+        wrong.add("matte.method", "is unknown")
+        return MatteOptions()
+    default, kernel = MatteOptions(method), matte.blur_kernel_px
     if kernel:
-        wrong.check(
-            kernel % 2 == 1 and kernel <= MAX_BLUR_KERNEL_PX,
-            "matte.blur_kernel_px",
-            f"must be odd and at most {MAX_BLUR_KERNEL_PX}, not {kernel}",
-        )
+        what = f"must be odd and at most {MAX_BLUR_KERNEL_PX}, not {kernel}"
+        wrong.check(kernel % 2 == 1 and kernel <= MAX_BLUR_KERNEL_PX, "matte.blur_kernel_px", what)
         wrong.check(method is MatteMethod.GAUSSIAN, "matte.blur_kernel_px", "is for the method GAUSSIAN only")
-    return MatteOptions(method, kernel) if kernel else MatteOptions(method)
+    if matte.keep_edge_colors:
+        what = f"is for GUIDED and GRABCUT only: {method.name} keeps them anyway"
+        wrong.check(method.restores_colors, "matte.keep_edge_colors", what)
+    return MatteOptions(method, kernel or default.blur_kernel_px, matte.keep_edge_colors)
 
 
 def _parse_background(background: pb.Background, wrong: _Violations) -> Background:
@@ -140,10 +143,18 @@ def _parse_background(background: pb.Background, wrong: _Violations) -> Backgrou
         case "transparent":
             return TransparentBackground()
         case "blur":
-            wrong.add("background.blur", _NOT_YET)
-            return ColorBackground()
+            return _parse_blur(background.blur.sigma_px, wrong)
         case _:
             return ColorBackground()
+
+
+def _parse_blur(sigma_px: float, wrong: _Violations) -> BlurBackground:
+    if sigma_px == 0:
+        return BlurBackground()
+    fine = 0 < sigma_px <= MAX_BLUR_SIGMA_PX  # NaN is not
+    what = f"must be above 0 and at most {MAX_BLUR_SIGMA_PX:g}, not {sigma_px:g}"
+    wrong.check(fine, "background.blur.sigma_px", what)
+    return BlurBackground(sigma_px)
 
 
 def _parse_output(output: pb.Output, wrong: _Violations) -> OutputOptions:
@@ -151,7 +162,9 @@ def _parse_output(output: pb.Output, wrong: _Violations) -> OutputOptions:
     image_format = _IMAGE_FORMATS.get(output.format, default.format)
     wrong.check(output.format in pb.ImageFormat.values(), "output.format", "is unknown")
     wrong.check(output.quality <= 100, "output.quality", f"must be 1 to 100, not {output.quality}")
-    wrong.check(not output.HasField("crop"), "output.crop", _NOT_YET)
+    margin = output.crop.margin_px if output.HasField("crop") else None
+    what = f"must be at most {MAX_MARGIN_PX}, not {margin}"
+    wrong.check(margin is None or margin <= MAX_MARGIN_PX, "output.crop.margin_px", what)
     size: SizeMode | int = default.size
     match output.WhichOneof("size"):
         case "size_mode":
@@ -163,7 +176,7 @@ def _parse_output(output: pb.Output, wrong: _Violations) -> OutputOptions:
         case _:
             pass
     quality = output.quality or default.quality
-    return OutputOptions(image_format, quality, size, output.include_alpha, output.alpha_only)
+    return OutputOptions(image_format, quality, size, margin, output.include_alpha, output.alpha_only)
 
 
 def _check_contradictions(
@@ -173,9 +186,12 @@ def _check_contradictions(
     name = output.format.name
     if message.output.quality and not output.format.is_lossy:
         wrong.add("output.quality", f"is for JPEG and WEBP only, not for {name}")
-    if isinstance(background, TransparentBackground) and not output.format.has_alpha:
-        wrong.add("output.format", f"{name} can't be transparent: choose PNG, WEBP or RAW, or a background")
+    if isinstance(background, TransparentBackground) and not (output.format.has_alpha or output.include_alpha):
+        what = f"{name} can't be transparent: choose PNG, WEBP or RAW, or a background, or include_alpha beside it"
+        wrong.add("output.format", what)
     if output.alpha_only and output.include_alpha:
         wrong.add("output.include_alpha", "makes no sense together with alpha_only")
     if output.alpha_only and message.background.WhichOneof("kind") is not None:
         wrong.add("background", "makes no sense together with output.alpha_only")
+    if output.alpha_only and message.matte.keep_edge_colors:
+        wrong.add("matte.keep_edge_colors", "makes no sense together with output.alpha_only")

@@ -25,7 +25,7 @@ _MODEL_KINDS = {"semantic": pb.MODEL_KIND_SEMANTIC, "saliency": pb.MODEL_KIND_SA
 def build_response(composite: Composite, output: OutputOptions) -> pb.RemoveBackgroundResponse:
     """The answer to one request."""
     finished = composite.finished
-    width, height = composite.prepared.output_size
+    width, height = finished.size
     raw = output.format is ImageFormat.RAW
     return pb.RemoveBackgroundResponse(
         image=finished.image,

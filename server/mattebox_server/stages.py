@@ -5,22 +5,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mattebox_server import blend, codec
+from mattebox_server import codec, colors
 from mattebox_server.admission import Permit
+from mattebox_server.backdrop import blurred, cover, plain, subject_colors
+from mattebox_server.blend import composite, cutout, fill_clear, restore
 from mattebox_server.codec import Limits, Photo
 from mattebox_server.engine.inference import Inference
 from mattebox_server.errors import InvalidRequest, Violation
-from mattebox_server.matte import hard_mask, make_matte
+from mattebox_server.frame import Frame, around_subject, whole
+from mattebox_server.matte import Matte, hard_mask, make_matte
 from mattebox_server.options import (
+    Background,
+    BlurBackground,
     ColorBackground,
-    EncodedPhoto,
     ImageBackground,
     ImageFormat,
+    OutputOptions,
     RawPhoto,
     RemovalRequest,
     SizeMode,
+    TransparentBackground,
 )
-from mattebox_server.pixels import Pixels, resize
+from mattebox_server.pixels import Pixels, resize, shrink_fast
 from mattebox_server.preprocess import ModelInput, content_size, preprocess
 from mattebox_server.spec import ModelSpec
 from mattebox_server.subjects import Subject, find_subjects
@@ -35,20 +41,24 @@ class Prepared:
     """A photo on its way into the network.
 
     Args:
-        photo: upright, at its own size.
+        photo: upright, at the size of the answer (before a crop); its pixels belong to the request and will change.
         model_input: what the network gets.
-        output_size: width and height of the answer in pixels.
-        backdrop: uint8 (height, width, 3) BGR at the size of the answer, if the background is a picture.
+        backdrop: uint8 (h, w, 3) BGR in the photo's colours, if the background is a picture: at the answer's size, but
+            for a crop at its own.
         decode_s: seconds that decoding took.
         preprocess_s: seconds that preprocessing took.
     """
 
     photo: Photo
     model_input: ModelInput
-    output_size: tuple[int, int]
     backdrop: Pixels | None
     decode_s: float
     preprocess_s: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the photo in pixels."""
+        return self.photo.bgr.shape[1], self.photo.bgr.shape[0]
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ class Finished:
 
     Args:
         image: the composite, or the matte for `alpha_only`.
+        size: its width and height in pixels.
         channels: of `image`: 1 grey, 3 colour, 4 with alpha.
         alpha: the matte as PNG, if it was asked for.
         subjects: what was found, largest first.
@@ -65,6 +76,7 @@ class Finished:
     """
 
     image: bytes
+    size: tuple[int, int]
     channels: int
     alpha: bytes | None
     subjects: tuple[Subject, ...]
@@ -81,37 +93,55 @@ def prepare(request: RemovalRequest, spec: ModelSpec, limits: Limits, permit: Pe
         Overloaded: no room for so many pixels now.
     """
     started_s = time.monotonic()
-    photo = _load(request.photo, limits, permit)
-    size = output_size(photo, request.output.size, spec)
-    _check_format_holds(request.output.format, size, "output.format")
-    if request.output.include_alpha:
-        _check_format_holds(ImageFormat.PNG, size, "output.include_alpha")
+    photo, size = _load(request, spec, limits, permit)
     backdrop = None
     if isinstance(request.background, ImageBackground):
-        backdrop = blend.cover(_load_picture(request.background.data, limits, permit), *size)
+        backdrop = _load_backdrop(request.background.data, limits, permit, photo.profile)
+        backdrop = backdrop if request.output.crop_margin_px is not None else cover(backdrop, *size)
     decoded_s = time.monotonic()
-    model_input = preprocess(photo.bgr, spec.resize)
-    return Prepared(photo, model_input, size, backdrop, decoded_s - started_s, time.monotonic() - decoded_s)
+    # The size MODEL shows the very pixels that the network gets, as the classic recipe does.
+    exact = request.output.size is SizeMode.MODEL
+    model_input = preprocess(photo.bgr, spec.resize, exact)
+    bgr = model_input.geometry.crop(model_input.image).copy() if exact else shrink_fast(photo.bgr, *size)
+    alpha = None if photo.alpha is None else resize(photo.alpha, *size)
+    photo = Photo(bgr, alpha, photo.profile)
+    return Prepared(photo, model_input, backdrop, decoded_s - started_s, time.monotonic() - decoded_s)
 
 
-def _load(photo: EncodedPhoto | RawPhoto, limits: Limits, permit: Permit) -> Photo:
-    if isinstance(photo, EncodedPhoto):
-        return _decode(photo.data, limits, permit, "encoded")
-    codec.check_bytes(len(photo.data), limits, "raw.data")
-    codec.check_pixels(photo.width_px, photo.height_px, limits, "raw")
-    permit.add_pixels(photo.width_px * photo.height_px)
-    return codec.from_raw(photo)
+def _load(request: RemovalRequest, spec: ModelSpec, limits: Limits, permit: Permit) -> tuple[Photo, tuple[int, int]]:
+    """The photo, no larger than it must be, and the width and height of the answer in pixels."""
+    photo, output = request.photo, request.output
+    if isinstance(photo, RawPhoto):
+        codec.check_bytes(len(photo.data), limits, "raw.data")
+        codec.check_pixels(photo.width_px, photo.height_px, limits, "raw")
+        size = _answer_size(photo.width_px, photo.height_px, output, spec)
+        permit.add_pixels(photo.width_px * photo.height_px)
+        return codec.from_raw(photo), size
+    header = codec.probe(photo.data, limits, "encoded")
+    size = _answer_size(header.width_px, header.height_px, output, spec)
+    reduction = 1
+    if output.size is not SizeMode.MODEL:
+        model_size = content_size(header.width_px, header.height_px, spec.resize)
+        reduction = codec.reduction_for(header, max(size[0], model_size[0]), max(size[1], model_size[1]))
+    permit.add_pixels(header.pixels // reduction**2)
+    return codec.decode(photo.data, header, "encoded", reduction), size
 
 
-def _load_picture(data: bytes, limits: Limits, permit: Permit) -> Pixels:
-    picture = _decode(data, limits, permit, "background.image")
-    return picture.bgr if picture.alpha is None else blend.over_color(picture.bgr, picture.alpha, _WHITE)
+def _answer_size(width_px: int, height_px: int, output: OutputOptions, spec: ModelSpec) -> tuple[int, int]:
+    size = output_size(width_px, height_px, output.size, spec)
+    _check_format_holds(output.format, size, "output.format")
+    if output.include_alpha:
+        _check_format_holds(ImageFormat.PNG, size, "output.include_alpha")
+    return size
 
 
-def _decode(data: bytes, limits: Limits, permit: Permit, field: str) -> Photo:
-    header = codec.probe(data, limits, field)
+def _load_backdrop(data: bytes, limits: Limits, permit: Permit, profile: bytes | None) -> Pixels:
+    header = codec.probe(data, limits, "background.image")
     permit.add_pixels(header.pixels)
-    return codec.decode(data, header, field)
+    picture = codec.decode(data, header, "background.image")
+    if picture.alpha is not None:
+        composite(picture.bgr, picture.alpha, plain(header.width_px, _WHITE))
+    return colors.convert(picture.bgr, picture.profile, profile)
 
 
 def kept_classes(spec: ModelSpec, keep: tuple[str, ...]) -> frozenset[int]:
@@ -133,15 +163,14 @@ def kept_classes(spec: ModelSpec, keep: tuple[str, ...]) -> frozenset[int]:
     return frozenset(spec.labels.index(label) for label in keep)
 
 
-def output_size(photo: Photo, size: SizeMode | int, spec: ModelSpec) -> tuple[int, int]:
-    """Width and height of the answer in pixels."""
-    height, width = photo.bgr.shape[:2]
+def output_size(width_px: int, height_px: int, size: SizeMode | int, spec: ModelSpec) -> tuple[int, int]:
+    """Width and height in pixels of the answer to a photo of this size, before a crop."""
     if size is SizeMode.ORIGINAL:
-        return width, height
+        return width_px, height_px
     if size is SizeMode.MODEL:
-        return content_size(width, height, spec.resize)
-    scale = min(1.0, size / max(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
+        return content_size(width_px, height_px, spec.resize)
+    scale = min(1.0, size / max(width_px, height_px))
+    return max(1, round(width_px * scale)), max(1, round(height_px * scale))
 
 
 def _check_format_holds(image_format: ImageFormat, size: tuple[int, int], field: str) -> None:
@@ -154,30 +183,56 @@ def _check_format_holds(image_format: ImageFormat, size: tuple[int, int], field:
 def finish(
     request: RemovalRequest, spec: ModelSpec, kept: frozenset[int], prepared: Prepared, found: Inference
 ) -> Finished:
-    """Makes the answer of what the network found."""
+    """Makes the answer of what the network found. Changes the prepared photo."""
     started_s = time.monotonic()
-    geometry = prepared.model_input.geometry
+    output, photo, geometry = request.output, prepared.photo, prepared.model_input.geometry
     classes = None if found.classes is None else geometry.crop(found.classes)
-    mask = hard_mask(geometry.crop(found.foreground), classes, kept)
-    subjects = find_subjects(mask, classes, spec.labels, prepared.output_size)
-    alpha = resize(make_matte(mask, request.matte), *prepared.output_size)
-    if prepared.photo.alpha is not None:
-        alpha = np.minimum(alpha, resize(prepared.photo.alpha, *prepared.output_size))
-    pixels = alpha if request.output.alpha_only else _compose(request, prepared, alpha)
+    probability = geometry.crop(found.foreground)
+    mask = hard_mask(probability, classes, kept)
+    matte = make_matte(photo.bgr, probability, mask, request.matte)
+    alpha = matte.alpha if photo.alpha is None else np.minimum(matte.alpha, photo.alpha)
+    frame = whole(alpha)
+    if output.crop_margin_px is not None:
+        frame = around_subject(alpha, output.crop_margin_px)
+    subjects = find_subjects(mask, classes, spec.labels, prepared.size, frame)
+    pixels = frame.of(alpha) if output.alpha_only else _compose(request, prepared, matte, alpha, frame)
     blended_s = time.monotonic()
-    image = codec.encode(pixels, request.output.format, request.output.quality)
-    alpha_png = codec.encode(alpha, ImageFormat.PNG, 0) if request.output.include_alpha else None
+    image = codec.encode(pixels, output.format, output.quality, photo.profile)
+    alpha_png = codec.encode(frame.of(alpha), ImageFormat.PNG, 0) if output.include_alpha else None
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    return Finished(image, channels, alpha_png, subjects, blended_s - started_s, time.monotonic() - blended_s)
+    size = (frame.width_px, frame.height_px)
+    return Finished(image, size, channels, alpha_png, subjects, blended_s - started_s, time.monotonic() - blended_s)
 
 
-def _compose(request: RemovalRequest, prepared: Prepared, alpha: Pixels) -> Pixels:
-    if request.output.size is SizeMode.MODEL:
-        foreground = prepared.model_input.geometry.crop(prepared.model_input.image)
-    else:
-        foreground = resize(prepared.photo.bgr, *prepared.output_size)
-    if prepared.backdrop is not None:
-        return blend.over_image(foreground, alpha, prepared.backdrop)
-    if isinstance(request.background, ColorBackground):
-        return blend.over_color(foreground, alpha, request.background.bgr)
-    return blend.cutout(foreground, alpha)
+def _compose(request: RemovalRequest, prepared: Prepared, matte: Matte, alpha: Pixels, frame: Frame) -> Pixels:
+    """The frame's colours on their background, (H, W, 3) BGR, or as a cutout, (H, W, 4) BGRA."""
+    photo = prepared.photo.bgr
+    behind = _behind(request.background, prepared, alpha, frame)  # before the photo changes
+    restorer = matte.restorer()
+    if restorer is not None and frame != whole(alpha):
+        restore(photo, alpha, restorer)  # it knows the whole photo only
+        restorer = None
+    photo, alpha = frame.of(photo), frame.of(alpha)
+    if behind is not None:
+        composite(photo, alpha, behind, restorer)
+        return photo
+    if request.output.format.has_alpha:
+        return cutout(photo, alpha, restorer)
+    if restorer is not None:
+        restore(photo, alpha, restorer)
+    fill_clear(photo, alpha, subject_colors(photo, alpha))
+    return photo
+
+
+def _behind(background: Background, prepared: Prepared, alpha: Pixels, frame: Frame) -> Pixels | None:
+    """What comes behind the subject, for `composite`; None for nothing."""
+    match background:
+        case ColorBackground(bgr=color):
+            pixel = colors.from_srgb(plain(1, color), prepared.photo.profile)
+            return np.repeat(pixel, frame.width_px, axis=1)
+        case ImageBackground():
+            return None if prepared.backdrop is None else cover(prepared.backdrop, frame.width_px, frame.height_px)
+        case BlurBackground(sigma_px=sigma_px):
+            return frame.of(blurred(prepared.photo.bgr, alpha, sigma_px))
+        case TransparentBackground():
+            return None

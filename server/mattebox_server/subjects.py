@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from mattebox_server.frame import Frame
 from mattebox_server.pixels import Pixels
 
 
@@ -27,15 +28,16 @@ class Subject:
 
 
 def find_subjects(
-    mask: Pixels, classes: Pixels | None, labels: tuple[str, ...], output_size: tuple[int, int]
+    mask: Pixels, classes: Pixels | None, labels: tuple[str, ...], size: tuple[int, int], frame: Frame
 ) -> tuple[Subject, ...]:
-    """Lists the kept classes that the network found, largest coverage first.
+    """Lists the kept classes that the network found, largest coverage first; those outside of the frame are left out.
 
     Args:
         mask: uint8 (h, w) at the model's resolution, 255 where a kept class is, else 0.
         classes: uint8 (h, w), class of each pixel; None: all of the mask is class 0.
         labels: names of the classes.
-        output_size: width and height of the answer in pixels, to which the boxes are scaled.
+        size: width and height in pixels to which the boxes are scaled.
+        frame: the part of that which comes back, in whose pixels the boxes are given.
     """
     if classes is None:
         planes = {0: mask} if mask.any() else {}
@@ -43,17 +45,18 @@ def find_subjects(
         found = np.unique(classes[mask > 0]).tolist()
         planes = {index: np.where(classes == index, mask, 0).astype(np.uint8) for index in found}
     subjects = [
-        Subject(labels[index], index, cv2.countNonZero(plane) / plane.size, _box(plane, output_size))
+        Subject(labels[index], index, cv2.countNonZero(plane) / plane.size, box)
         for index, plane in planes.items()
+        if (box := frame.clip(*_box(plane, size))) is not None
     ]
     return tuple(sorted(subjects, key=lambda subject: -subject.coverage))
 
 
-def _box(plane: Pixels, output_size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Bounding box of the pixels that are set, scaled outwards to whole output pixels."""
+def _box(plane: Pixels, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Bounding box of the pixels that are set, scaled outwards to whole pixels."""
     x, y, width, height = cv2.boundingRect(plane)
-    scale_x, scale_y = output_size[0] / plane.shape[1], output_size[1] / plane.shape[0]
+    scale_x, scale_y = size[0] / plane.shape[1], size[1] / plane.shape[0]
     left, top = math.floor(x * scale_x), math.floor(y * scale_y)
-    right = min(output_size[0], math.ceil((x + width) * scale_x))
-    bottom = min(output_size[1], math.ceil((y + height) * scale_y))
+    right = min(size[0], math.ceil((x + width) * scale_x))
+    bottom = min(size[1], math.ceil((y + height) * scale_y))
     return left, top, right - left, bottom - top

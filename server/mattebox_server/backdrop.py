@@ -1,0 +1,82 @@
+"""Pictures to put behind the subject."""
+
+import cv2
+import numpy as np
+
+from mattebox_server.pixels import Floats, Pixels, as_floats, as_pixels, opacity, shrink_fast
+
+_SIGMA_PX = 3.0  # to which a blur is brought by shrinking: below it the enlarged pixels would show
+_REACH = 0.02  # in short sides, how far beyond the matte the subject's colours may reach
+_RADII = (1.0, 0.4, 0.15, 0.05, 0.02)  # of the windows that colours are continued from, in long sides
+_TRUST = 10.0  # a window that is a tenth full tells all
+_CONTINUED_PX = 256  # long side at which colours are continued
+
+
+def plain(width_px: int, bgr: tuple[int, int, int]) -> Pixels:
+    """One colour: uint8 (1, width, 3), the same for all rows."""
+    return np.tile(np.array(bgr, np.uint8), (1, width_px, 1))
+
+
+def cover(picture: Pixels, width_px: int, height_px: int) -> Pixels:
+    """Scales a picture (h, w, 3) until it covers the frame, aspect kept, and cuts the centre: (height, width, 3)."""
+    old_height, old_width = picture.shape[:2]
+    scale = max(width_px / old_width, height_px / old_height)
+    # Cut before scaling: what overhangs a thin picture may be far larger than the frame.
+    cut_width = min(old_width, max(1, round(width_px / scale)))
+    cut_height = min(old_height, max(1, round(height_px / scale)))
+    x, y = (old_width - cut_width) // 2, (old_height - cut_height) // 2
+    return shrink_fast(picture[y : y + cut_height, x : x + cut_width], width_px, height_px)
+
+
+def blurred(photo: Pixels, alpha: Pixels, sigma_px: float) -> Pixels:
+    """The photo without its subject, blurred: uint8 (H, W, 3) BGR.
+
+    What is around the subject is continued into its place first, or else it would be smeared into a glow.
+
+    Args:
+        photo: uint8 (H, W, 3) BGR.
+        alpha: uint8 (H, W), the subject's matte.
+        sigma_px: standard deviation of the Gaussian in pixels.
+    """
+    height, width = alpha.shape
+    factor = max(1, int(sigma_px / _SIGMA_PX))
+    size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    small, matte = shrink_fast(photo, *size), shrink_fast(alpha, *size)
+    side = 2 * max(1, round(_REACH * min(size))) + 1
+    kept = 1 - opacity(as_pixels(cv2.dilate(matte, np.ones((side, side), np.uint8))))
+    empty = _continued(small, kept)
+    empty += (small - empty) * kept
+    soft = cv2.GaussianBlur(empty.round().astype(np.uint8), (0, 0), sigma_px * size[0] / width)
+    return as_pixels(cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def subject_colors(photo: Pixels, alpha: Pixels) -> Pixels:
+    """The subject's colours, continued into all of the frame: uint8 (H, W, 3) BGR, smooth.
+
+    For files without transparency: what they hold where alpha is 0 is mixed into the edge by their compression.
+
+    Args:
+        photo: uint8 (H, W, 3) BGR; where alpha is 0 it doesn't count.
+        alpha: uint8 (H, W).
+    """
+    height, width = alpha.shape
+    scale = min(1, _CONTINUED_PX / max(width, height))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    continued = _continued(shrink_fast(photo, *size), opacity(shrink_fast(alpha, *size)))
+    return as_pixels(cv2.resize(continued.round().astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def _continued(photo: Pixels, kept: Floats) -> Floats:
+    """Colours (h, w, 3) in [0, 255] from ever nearer around for where `kept` (h, w, 3) is 0; 0 if nothing is kept."""
+    height, width = photo.shape[:2]
+    scale = min(1, _CONTINUED_PX / max(width, height))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    weights = cv2.resize(kept, size, interpolation=cv2.INTER_AREA)
+    colors = cv2.resize(photo * kept, size, interpolation=cv2.INTER_AREA)
+    continued = np.zeros_like(colors) + colors.sum(axis=(0, 1)) / (weights.sum(axis=(0, 1)) + np.float32(1e-5))
+    for radius in _RADII:
+        side = 2 * max(1, round(radius * max(size))) + 1
+        share = cv2.blur(weights, (side, side))
+        mean = cv2.blur(colors, (side, side)) / (share + np.float32(1e-5))
+        continued += np.minimum(1, share * _TRUST) * (mean - continued)
+    return as_floats(cv2.resize(continued.clip(0, 255), (width, height), interpolation=cv2.INTER_LINEAR))

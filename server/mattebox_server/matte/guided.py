@@ -1,0 +1,142 @@
+"""Edges that follow the photo: the colour guided filter, at low resolution, its coefficients enlarged.
+
+He, Sun and Tang, "Guided Image Filtering", 2010 (equations 14 and 15: a colour guide), and He and Sun, "Fast Guided
+Filter", 2015 (filter a small image, apply the coefficients to the large one). In each window alpha is explained as a
+linear function of colour; of the windows that hold a pixel the mean counts.
+
+Mattebox's own: the probability is sharpened first, as a soft ramp would be copied into the matte; the filter runs
+twice, the second time over what the first found, so that an edge that the network missed by more than a window is
+still reached; and away from edges there is nothing but a constant, so that only edges cost work at full resolution.
+ARCHITECTURE.md, "The matte", has the measurements that chose the parameters.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mattebox_server.grid import Grid
+from mattebox_server.pixels import Floats, Pixels, as_floats, as_pixels
+
+CELLS = (160, 640)
+"""Cells that this wants along the photo's sides at most: 128 to 450 along the short one measured the same."""
+
+_SHARPNESS = 20.0  # of the sigmoid that the probability goes through
+_RADII = (0.06, 0.03)  # of the windows of both runs, in short sides of the photo
+_EPSILON = np.float32(1e-4)  # variance of colours in [0, 1] that counts as flat
+_GAIN = 6.0  # contrast around 0.5 that the second run's input gets
+_LEVELS = (0.1, 0.9)  # what becomes 0 and 1: a mean of windows hardly reaches either
+_REACH_CELLS = 1  # beside an edge, within which the photo may still decide
+
+
+@dataclass(frozen=True)
+class LinearMatte:
+    """Alpha as a linear function of the photo's colours, which changes from place to place.
+
+    Args:
+        alpha: uint8 (h, w), the matte at the guide's resolution.
+        weights: float32 (h, w, 3), of blue, green and red in [0, 255].
+        constants: float32 (h, w). The weighted sum and the constant, rounded and held to [0, 255], are alpha.
+        edge: bool (h, w). Where it is False the weights are 0 and the constant is 0 or 255.
+    """
+
+    alpha: Pixels
+    weights: Floats
+    constants: Floats
+    edge: NDArray[np.bool_]
+
+    def render(self, photo: Pixels, grid: Grid) -> Pixels:
+        """The matte uint8 (H, W) of the photo uint8 (H, W, 3) BGR, over which the grid lies."""
+        alpha = grid.nearest(self.alpha)
+        weights, constants = grid.enlarger(self.weights), grid.enlarger(self.constants)
+        total = np.ones((1, 3), np.float32)
+        for strip in grid.strips_near(self.edge):
+            explained = cv2.multiply(weights.at(strip), strip.pack(photo).astype(np.float32))
+            found = cv2.add(cv2.transform(explained, total), constants.at(strip), dtype=cv2.CV_8U)
+            strip.unpack(as_pixels(found), alpha)
+        return alpha
+
+
+def guided(guide: Pixels, probability: Pixels) -> LinearMatte:
+    """A matte with the photo's edges.
+
+    Args:
+        guide: uint8 (h, w, 3) BGR, the photo at low resolution.
+        probability: uint8 (h, w), round(255 x probability of the subject).
+    """
+    return refine(guide, sharpen(probability), _RADII)
+
+
+def sharpen(probability: Pixels) -> Floats:
+    """Probability uint8 (h, w) to float32 in [0, 1], steeper around a half."""
+    return as_floats(1 / (1 + np.exp(-_SHARPNESS * (probability.astype(np.float32) / 255 - 0.5))))
+
+
+def filtered(guide: Pixels, rough: Floats, radius: float) -> Floats:
+    """One run of the filter, with contrast: float32 (h, w) in [0, 1].
+
+    Args:
+        guide: uint8 (h, w, 3) BGR.
+        rough: float32 (h, w) in [0, 1], 1 subject.
+        radius: of the windows, in short sides of the guide.
+    """
+    colors = _planes(guide)
+    found = _apply(colors, *_explain(colors, rough, radius))
+    return as_floats(np.clip((found - 0.5) * _GAIN + 0.5, 0, 1))
+
+
+def refine(guide: Pixels, rough: Floats, radii: tuple[float, float]) -> LinearMatte:
+    """Both runs of the filter; arguments as for `filtered`."""
+    colors = _planes(guide)
+    weights, constants = _explain(colors, filtered(guide, rough, radii[0]), radii[1])
+    low, high = _LEVELS
+    weights, constants = [weight / (high - low) for weight in weights], (constants - low) / (high - low)
+    alpha = np.rint(np.clip(_apply(colors, weights, constants), 0, 1) * 255).astype(np.uint8)
+    return _flat_away_from_edges(alpha, as_floats(cv2.merge(weights)), as_floats(constants * 255))
+
+
+def _planes(guide: Pixels) -> list[Floats]:
+    return [as_floats(plane) for plane in cv2.split(guide.astype(np.float32) / 255)]
+
+
+def _apply(colors: list[Floats], weights: list[Floats], constants: Floats) -> Floats:
+    blue, green, red = (color * weight for color, weight in zip(colors, weights, strict=True))
+    return as_floats(blue + green + red + constants)
+
+
+def _flat_away_from_edges(alpha: Pixels, weights: Floats, constants: Floats) -> LinearMatte:
+    window = np.ones((2 * _REACH_CELLS + 1,) * 2, np.uint8)
+    edge = (cv2.dilate(alpha, window) != cv2.erode(alpha, window)) | ((alpha > 0) & (alpha < 255))
+    weights[~edge] = 0
+    return LinearMatte(alpha, weights, as_floats(np.where(edge, constants, alpha)), edge)
+
+
+def _explain(colors: list[Floats], target: Floats, radius: float) -> tuple[list[Floats], Floats]:
+    """Weights of the colours, and constants, that explain the target best in the windows around each pixel."""
+    side = 2 * max(1, round(radius * min(target.shape))) + 1
+    blue, green, red = colors
+    mean_b, mean_g, mean_r, mean = _means([blue, green, red, target], side)
+    bb, bg, br, gg = _means([blue * blue, blue * green, blue * red, green * green], side)
+    gr, rr, bt, gt = _means([green * red, red * red, blue * target, green * target], side)
+    (rt,) = _means([red * target], side)
+    # Covariances: of the colours (a symmetric 3x3 matrix), and of each colour with the target.
+    bb, gg, rr = (_EPSILON + each for each in (bb - mean_b * mean_b, gg - mean_g * mean_g, rr - mean_r * mean_r))
+    bg, br, gr = bg - mean_b * mean_g, br - mean_b * mean_r, gr - mean_g * mean_r
+    bt, gt, rt = bt - mean_b * mean, gt - mean_g * mean, rt - mean_r * mean
+    # Its inverse by cofactors, times the target's.
+    c_bb, c_bg, c_br = gg * rr - gr * gr, gr * br - bg * rr, bg * gr - gg * br
+    c_gg, c_gr, c_rr = bb * rr - br * br, bg * br - bb * gr, bb * gg - bg * bg
+    per_det = np.float32(1) / (bb * c_bb + bg * c_bg + br * c_br)
+    weight_b = (c_bb * bt + c_bg * gt + c_br * rt) * per_det
+    weight_g = (c_bg * bt + c_gg * gt + c_gr * rt) * per_det
+    weight_r = (c_br * bt + c_gr * gt + c_rr * rt) * per_det
+    constant = as_floats(mean - weight_b * mean_b - weight_g * mean_g - weight_r * mean_r)
+    *weights, constant = _means([as_floats(weight_b), as_floats(weight_g), as_floats(weight_r), constant], side)
+    return weights, constant
+
+
+def _means(planes: list[Floats], side: int) -> list[Floats]:
+    """The mean of each plane float32 (h, w) in the square window around each pixel."""
+    blurred = cv2.blur(cv2.merge(planes), (side, side), borderType=cv2.BORDER_REFLECT)
+    return [as_floats(plane) for plane in (cv2.split(blurred) if len(planes) > 1 else [blurred])]
