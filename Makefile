@@ -15,7 +15,7 @@ BENCH := $(VENV)/installed-$(ENGINE)+export+bench
 ALL := $(VENV)/installed-$(ENGINE)+export+bench+dev
 PROTO := .venv-proto/installed
 
-.PHONY: help demo test lint format proto bench bench-engine gpu-check clean
+.PHONY: help demo test lint format proto bench bench-engine bench-quality bench-pixels gpu-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,13 @@ bench: $(DEMO) ## time a photo through the server, against the reference recipe 
 
 bench-engine: $(BENCH) ## time the networks by everything that runs them here [ARGS="--models u2netp"]
 	$(BIN)/python benchmarks/engine.py $(ARGS)
+
+bench-quality: $(DEMO) ## score the mattes of photos whose true mattes are known: DATA=folder [ARGS="--limit 4"]
+	@test -n "$(DATA)" || { echo "say which photos: make bench-quality DATA=folder"; exit 2; }
+	$(BIN)/python benchmarks/quality.py --data "$(DATA)" $(ARGS)
+
+bench-pixels: $(DEMO) ## time the stages that touch pixels, against the classic recipe [ARGS="--rounds 9"]
+	$(BIN)/python benchmarks/pixels.py $(ARGS)
 
 gpu-check: $(BENCH) ## on an NVIDIA machine: parity, latency and throughput of cuda and tensorrt [ARGS="--rounds 20"]
 	$(BIN)/python benchmarks/gpu_check.py $(ARGS)

@@ -9,8 +9,6 @@ import argparse
 import asyncio
 import json
 import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ import cv2
 import numpy as np
 import onnxruntime as ort
 import skimage.data
+from material import light_model
 from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Console
@@ -47,7 +46,7 @@ def main() -> int:
     """Prints a table, and writes it as JSON where asked to; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of JPEG photos (default: an astronaut at three sizes)")
-    parser.add_argument("--model", type=Path, help="artifact (default: u2netp, exported into demo/)")
+    parser.add_argument("--model", type=Path, help="artifact (default: u2netp, exported)")
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each photo (default: 9)")
     parser.add_argument("--threads", type=int, default=2, help="of the engine, and for pixels (default: 2)")
     parser.add_argument("--json", type=Path, help="write the results here too")
@@ -120,14 +119,6 @@ def photos_of(folder: Path | None) -> dict[str, bytes]:
     return photos
 
 
-def light_model() -> Path:
-    """U2-Net-p, exported unless it is there."""
-    model = Path("demo") / "u2netp.onnx"
-    if not model.exists():
-        subprocess.run([sys.executable, "-m", "mattebox_export.cli", "u2netp", "-o", str(model)], check=True)
-    return model
-
-
 def show(rows: dict[str, dict[str, float]]) -> None:
     """Prints medians and what they are to each other."""
     table = Table(title="median ms a photo, JPEG to JPEG on white", box=SIMPLE)
@@ -153,4 +144,4 @@ def machine() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -4,9 +4,10 @@ He, Sun and Tang, "Guided Image Filtering", 2010 (equations 14 and 15: a colour 
 Filter", 2015 (filter a small image, apply the coefficients to the large one). In each window alpha is explained as a
 linear function of colour; of the windows that hold a pixel the mean counts.
 
-Mattebox's own: the probability is sharpened first, as a soft ramp would be copied into the matte; the filter runs
-twice, the second time over what the first found, so that an edge that the network missed by more than a window is
-still reached; and away from edges there is nothing but a constant, so that only edges cost work at full resolution.
+Mattebox's own: the windows are as large as the network is unsure, so that a network with fine edges keeps them; the
+probability is sharpened first, as a soft ramp would be copied into the matte; the filter runs twice, the second time
+over what the first found, so that an edge that the network missed by more than a window is still reached; and away from
+edges, or where the network is sure, there is a constant, so that only edges cost work at full resolution.
 ARCHITECTURE.md, "The matte", has the measurements that chose the parameters.
 """
 
@@ -23,7 +24,10 @@ CELLS = (160, 640)
 """Cells that this wants along the photo's sides at most: 128 to 450 along the short one measured the same."""
 
 _SHARPNESS = 20.0  # of the sigmoid that the probability goes through
-_RADII = (0.06, 0.03)  # of the windows of both runs, in short sides of the photo
+_SURE = (0.02, 0.98)  # probabilities beyond which the network has the last word
+_UNSURE = (0.1, 0.9)  # probabilities between which it is unsure: how wide that is along its edge is the radius
+_MIN_RADIUS = 0.02  # of the windows, in short sides of the photo
+_MAX_RADII = (0.06, 0.03)  # of those of the first and the second run
 _EPSILON = np.float32(1e-4)  # variance of colours in [0, 1] that counts as flat
 _GAIN = 6.0  # contrast around 0.5 that the second run's input gets
 _LEVELS = (0.1, 0.9)  # what becomes 0 and 1: a mean of windows hardly reaches either
@@ -65,7 +69,19 @@ def guided(guide: Pixels, probability: Pixels) -> LinearMatte:
         guide: uint8 (h, w, 3) BGR, the photo at low resolution.
         probability: uint8 (h, w), round(255 x probability of the subject).
     """
-    return refine(guide, sharpen(probability), _RADII)
+    return refine(guide, probability, sharpen(probability), radii(probability))
+
+
+def radii(probability: Pixels) -> tuple[float, float]:
+    """Of the windows of both runs, in short sides, from how wide the network of probability uint8 (h, w) is unsure."""
+    low, high = (round(255 * bound) for bound in _UNSURE)
+    unsure = cv2.countNonZero(cv2.inRange(probability, low, high))
+    subject = (probability > 127).astype(np.uint8)
+    # The gradient marks an edge on both of its sides.
+    edge = cv2.countNonZero(cv2.morphologyEx(subject, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))) / 2
+    width = unsure / max(1, edge) / min(probability.shape)
+    first, second = (min(most, max(_MIN_RADIUS, width)) for most in _MAX_RADII)
+    return first, second
 
 
 def sharpen(probability: Pixels) -> Floats:
@@ -86,13 +102,22 @@ def filtered(guide: Pixels, rough: Floats, radius: float) -> Floats:
     return as_floats(np.clip((found - 0.5) * _GAIN + 0.5, 0, 1))
 
 
-def refine(guide: Pixels, rough: Floats, radii: tuple[float, float]) -> LinearMatte:
-    """Both runs of the filter; arguments as for `filtered`."""
+def refine(guide: Pixels, probability: Pixels, rough: Floats, radii: tuple[float, float]) -> LinearMatte:
+    """Both runs of the filter.
+
+    Args:
+        guide: uint8 (h, w, 3) BGR.
+        probability: uint8 (h, w), which is believed where it is sure.
+        rough: float32 (h, w) in [0, 1], 1 subject, which is filtered.
+        radii: of the windows of both runs, in short sides of the guide.
+    """
     colors = _planes(guide)
     weights, constants = _explain(colors, filtered(guide, rough, radii[0]), radii[1])
     low, high = _LEVELS
     weights, constants = [weight / (high - low) for weight in weights], (constants - low) / (high - low)
     alpha = np.rint(np.clip(_apply(colors, weights, constants), 0, 1) * 255).astype(np.uint8)
+    alpha[probability <= round(255 * _SURE[0])] = 0
+    alpha[probability >= round(255 * _SURE[1])] = 255
     return _flat_away_from_edges(alpha, as_floats(cv2.merge(weights)), as_floats(constants * 255))
 
 

@@ -1,0 +1,245 @@
+"""`make bench-pixels`: what the stages cost that touch pixels, against the least that is possible.
+
+Each photo goes JPEG to JPEG on white, JPEG to PNG as a cutout, and JPEG to WebP, with one and with two threads, in
+turns with decoding and encoding alone and with the classic recipe (float64 blend at full size). What counts are the
+ratios within one run; milliseconds are this machine's. The photo is an astronaut (a person before a busy room),
+enlarged and with grain; U²-Net-p is asked once.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import numpy as np
+import skimage.data
+from machine import describe_machine
+from material import light_model
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from mattebox_server import codec, logs
+from mattebox_server.admission import Admission
+from mattebox_server.backdrop import plain
+from mattebox_server.blend import composite, cutout
+from mattebox_server.codec import Limits
+from mattebox_server.engine.engine import Engine
+from mattebox_server.engine.inference import Inference
+from mattebox_server.engine.loading import load_engine
+from mattebox_server.engine.options import EngineOptions
+from mattebox_server.matte import hard_mask, make_matte
+from mattebox_server.memory import share_arenas
+from mattebox_server.options import (
+    ColorBackground,
+    EncodedPhoto,
+    ImageFormat,
+    MatteMethod,
+    MatteOptions,
+    OutputOptions,
+    RemovalRequest,
+    TransparentBackground,
+)
+from mattebox_server.pixels import Pixels, as_pixels
+from mattebox_server.preprocess import preprocess
+from mattebox_server.spec import ModelSpec
+from mattebox_server.stages import finish, prepare
+
+QUALITY = 90
+LIMITS = Limits(10**9, 10**9)
+WHITE = (255, 255, 255)
+SUBJECT = frozenset((0,))
+METHODS = (MatteMethod.GAUSSIAN, MatteMethod.GUIDED, MatteMethod.GRABCUT)
+
+Timed = dict[str, Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One photo, and what the network says of it."""
+
+    spec: ModelSpec
+    file: bytes
+    photo: Pixels
+    found: Inference
+
+
+def main() -> int:
+    """Prints the tables, and writes JSON where asked to; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megapixels", type=float, nargs="*", default=[1, 12, 48], help="sizes (default: 1 12 48)")
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="OpenCV's threads (default: 1 2)")
+    parser.add_argument("--rounds", type=int, default=7, help="measurements of each (default: 7)")
+    parser.add_argument("--json", type=Path, help="write the results here too")
+    arguments = parser.parse_args()
+    share_arenas()  # as the server does
+    logs.configure("console", "warning")
+    engine = load_engine([light_model()], EngineOptions(provider="cpu"))
+    runs: list[dict[str, Any]] = []
+    for megapixels in arguments.megapixels:
+        scene = scene_of(engine, megapixels)
+        for threads in arguments.threads:
+            cv2.setNumThreads(threads)
+            # Apart from each other: after PNG's buffers the recipe's large arrays take several times as long here.
+            groups = (whole_ways(scene), stages(scene), encodings(scene))
+            ms = {name: value for group in groups for name, value in measure(group, arguments.rounds).items()}
+            runs.append({"megapixels": megapixels, "threads": threads, "ms": ms, "ratios": ratios(ms)})
+            show(runs[-1])
+    engine.close()
+    if arguments.json:
+        report = {"machine": describe_machine(), "rounds": arguments.rounds, "runs": runs}
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def scene_of(engine: Engine, megapixels: float) -> Scene:
+    """A photo of so many megapixels, 4 to 3, with a subject of about a fifth of it."""
+    person = np.asarray(cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR), np.uint8)
+    framed = cv2.copyMakeBorder(person, 120, 0, 160, 170, cv2.BORDER_REFLECT_101)
+    height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
+    enlarged = cv2.resize(framed, (height * 4 // 3, height), interpolation=cv2.INTER_CUBIC)
+    grain = np.asarray(np.random.default_rng(0).normal(0, 3, enlarged.shape), np.float32)
+    photo = as_pixels(np.clip(enlarged + grain, 0, 255).astype(np.uint8))
+    session = engine.session("")
+    file = codec.encode(photo, ImageFormat.JPEG, QUALITY)
+    found = session.run(preprocess(photo, session.spec.resize).image[np.newaxis], None)
+    return Scene(session.spec, file, photo, Inference(found.foreground[0], None, 1, 0, 0))
+
+
+def whole_ways(scene: Scene) -> Timed:
+    """Bytes to bytes: by each method, without any work, and matte and blend of the classic recipe."""
+    ways: Timed = {}
+    for name, output_format in (("jpeg", ImageFormat.JPEG), ("png", ImageFormat.PNG), ("webp", ImageFormat.WEBP)):
+        ways[f"{name}: decode and encode alone"] = partial(recode, scene.file, output_format)
+        background = TransparentBackground() if output_format is ImageFormat.PNG else ColorBackground()
+        for method in METHODS:
+            request = RemovalRequest(
+                EncodedPhoto(scene.file),
+                matte=MatteOptions(method),
+                background=background,
+                output=OutputOptions(output_format, QUALITY),
+            )
+            ways[f"{name}: {method.value}"] = partial(serve, scene, request)
+    return ways
+
+
+def serve(scene: Scene, request: RemovalRequest) -> bytes:
+    """The server's own stages, with the network's answer at hand."""
+    with Admission(1, 10**9).enter() as permit:
+        prepared = prepare(request, scene.spec, LIMITS, permit)
+    return finish(request, scene.spec, SUBJECT, prepared, scene.found).image
+
+
+def recode(file: bytes, output_format: ImageFormat) -> bytes:
+    """By the server's own codec."""
+    return codec.encode(codec.decode(file, codec.probe(file, LIMITS, "photo"), "photo").bgr, output_format, QUALITY)
+
+
+def stages(scene: Scene) -> Timed:
+    """One by one. Foreground estimation is what guided costs more with it than without."""
+    photo, probability = scene.photo, scene.found.foreground
+    mask = hard_mask(probability, None, SUBJECT)
+    header = codec.probe(scene.file, LIMITS, "photo")
+    bare = MatteOptions(MatteMethod.GUIDED, keep_edge_colors=True)
+    rough = make_matte(photo, probability, mask, MatteOptions(MatteMethod.GAUSSIAN)).alpha
+    matte = make_matte(photo, probability, mask, MatteOptions(MatteMethod.GUIDED))
+    alpha, white, work = matte.alpha, plain(photo.shape[1], WHITE), photo.copy()
+
+    def with_estimation() -> None:
+        made = make_matte(photo, probability, mask, MatteOptions(MatteMethod.GUIDED))
+        composite(work, alpha, white, made.restorer())
+
+    def without_estimation() -> None:
+        make_matte(photo, probability, mask, bare)
+        composite(work, alpha, white)
+
+    return {
+        "probe": lambda: codec.probe(scene.file, LIMITS, "photo"),
+        "decode": lambda: codec.decode(scene.file, header, "photo"),
+        "preprocess": lambda: preprocess(photo, scene.spec.resize),
+        "matte gaussian": lambda: make_matte(photo, probability, mask, MatteOptions(MatteMethod.GAUSSIAN)),
+        "matte guided": lambda: make_matte(photo, probability, mask, bare),
+        "matte grabcut": lambda: make_matte(
+            photo, probability, mask, MatteOptions(MatteMethod.GRABCUT, keep_edge_colors=True)
+        ),
+        "matte and blend, guided, with estimation": with_estimation,
+        "matte and blend, guided, without": without_estimation,
+        "blend on white, gaussian": lambda: composite(work, rough, white),
+        "blend on white, guided": lambda: composite(work, alpha, white),
+        "cutout": lambda: cutout(work, alpha),
+        "recipe: matte and blend": lambda: recipe(photo, mask),
+    }
+
+
+def encodings(scene: Scene) -> Timed:
+    """Of what guided makes of the photo, and OpenCV's PNG of a cutout that still has all of the photo's colours."""
+    mask = hard_mask(scene.found.foreground, None, SUBJECT)
+    matte = make_matte(scene.photo, scene.found.foreground, mask, MatteOptions(MatteMethod.GUIDED))
+    on_white, unzeroed = scene.photo.copy(), np.dstack([scene.photo, matte.alpha])
+    composite(on_white, matte.alpha, plain(on_white.shape[1], WHITE), matte.restorer())
+    cut = cutout(scene.photo.copy(), matte.alpha, matte.restorer())
+    return {
+        "encode jpeg": lambda: codec.encode(on_white, ImageFormat.JPEG, QUALITY),
+        "encode png cutout": lambda: codec.encode(cut, ImageFormat.PNG, 0),
+        "encode webp": lambda: codec.encode(on_white, ImageFormat.WEBP, QUALITY),
+        "OpenCV's png, colours left in": lambda: cv2.imencode(".png", unzeroed),
+    }
+
+
+def recipe(photo: Pixels, mask: Pixels) -> Pixels:
+    """7x7 blur and float64 blend on white, written as in a notebook."""
+    blurred = cv2.resize(cv2.GaussianBlur(mask, (7, 7), 0), (photo.shape[1], photo.shape[0]))
+    alpha = (np.asarray(blurred) / 255.0)[..., np.newaxis]
+    return (photo * alpha + np.full_like(photo, 255) * (1.0 - alpha)).astype(np.uint8)
+
+
+def measure(ways: Timed, rounds: int) -> dict[str, float]:
+    """Median milliseconds of each; they take turns, and the first round is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, call in ways.items():
+            started = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - started) * 1000)
+    return {name: median(values[1:]) for name, values in times.items()}
+
+
+def ratios(ms: dict[str, float]) -> dict[str, float]:
+    """What the README promises."""
+    quick = ms["matte gaussian"] + ms["blend on white, gaussian"]
+    found = {
+        f"{name}: {method.value} / decode and encode alone": ms[f"{name}: {method.value}"]
+        / ms[f"{name}: decode and encode alone"]
+        for name in ("jpeg", "png", "webp")
+        for method in METHODS
+    }
+    return {
+        **found,
+        "recipe / gaussian, matte and blend": ms["recipe: matte and blend"] / quick,
+        "recipe / guided with estimation, matte and blend": ms["recipe: matte and blend"]
+        / ms["matte and blend, guided, with estimation"],
+        "OpenCV's png / png cutout, encode": ms["OpenCV's png, colours left in"] / ms["encode png cutout"],
+    }
+
+
+def show(run: dict[str, Any]) -> None:
+    """Prints one size."""
+    table = Table(title=f"{run['megapixels']:g} MP, {run['threads']} thread(s): median ms", box=SIMPLE)
+    table.add_column("what")
+    table.add_column("ms", justify="right")
+    for name, value in run["ms"].items():
+        table.add_row(name, f"{value:.1f}")
+    table.add_section()
+    for name, value in run["ratios"].items():
+        table.add_row(name, f"{value:.2f}")
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,288 @@
+"""`make bench-quality DATA=folder`: how good the mattes are, method by method.
+
+The folder holds `voc/images/*.jpg` with `voc/masks/*.png` (class indices, 255 unknown), `alpha/images`, `alpha/alphas`
+and `alpha/trimaps` (*.png; 128 unknown), and may hold `models/deeplabv3_mobilenetv2_257.onnx`; README.md, "Measured",
+says where such photos come from. Each method makes the mattes of all photos, once of what each model finds and once of
+a coarse map worked out of the true matte, which judges the method without the network.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import cv2
+import numpy as np
+from machine import describe_machine
+from material import exported, light_model
+from matting import AlphaErrors, MaskScores, Where, alpha_errors, coarse_map, mask_scores
+from PIL import Image
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from mattebox_server import logs
+from mattebox_server.backdrop import plain
+from mattebox_server.blend import composite, restore
+from mattebox_server.engine.engine import Engine
+from mattebox_server.engine.loading import load_engine
+from mattebox_server.engine.options import EngineOptions
+from mattebox_server.foreground import Restorer, separate
+from mattebox_server.grid import Grid
+from mattebox_server.matte import hard_mask, make_matte
+from mattebox_server.options import MatteMethod, MatteOptions
+from mattebox_server.pixels import Pixels
+from mattebox_server.preprocess import preprocess
+from mattebox_server.stages import kept_classes
+
+METHODS = (MatteMethod.NONE, MatteMethod.GAUSSIAN, MatteMethod.GUIDED, MatteMethod.GRABCUT)
+SIMULATED = "coarse map of the truth"
+WHITE, SATURATED = (255, 255, 255), (60, 220, 40)
+UNKNOWN = 128
+VOID = 255
+
+
+@dataclass(frozen=True)
+class Case:
+    """One photo: pixels, the true matte, and where it is known or uncertain."""
+
+    name: str
+    photo: Pixels
+    truth: Pixels
+    known: Where
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a network says of a photo: probability and mask uint8 (h, w)."""
+
+    probability: Pixels
+    mask: Pixels
+
+
+def main() -> int:
+    """Prints the tables, writes JSON and contact sheets; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of photos and truths")
+    parser.add_argument(
+        "--models", type=Path, nargs="*", help="artifacts (default: u2netp, and the folder's DeepLabV3)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="folder of JSON and contact sheets (default: demo)"
+    )
+    parser.add_argument("--limit", type=int, help="take so many photos of each kind only")
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    logs.configure("console", "warning")
+    masks, alphas = mask_cases(arguments.data)[: arguments.limit], alpha_cases(arguments.data)[: arguments.limit]
+    if not masks and not alphas:
+        raise SystemExit(f"bench-quality: no photos in {arguments.data}")
+    engine = load_engine(arguments.models or default_models(arguments.data), EngineOptions(provider="cpu"))
+    names = [session.spec.name for session in engine.sessions]
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        found = [find(engine, name, case.photo) for case in masks]
+        rows += [score_masks(name, method, masks, found) for method in METHODS]
+    for name in [*names, SIMULATED]:
+        found = [simulate(case) if name == SIMULATED else find(engine, name, case.photo) for case in alphas]
+        rows += [score_alphas(name, method, alphas, found) for method in METHODS]
+    colors = color_errors(alphas, masks)
+    write_sheets(arguments.out, engine, names, masks, alphas)
+    engine.close()
+    show(rows, colors)
+    report = {"machine": describe_machine(), "photos": [len(masks), len(alphas)], "rows": rows, "colors": colors}
+    (arguments.out / "quality.json").write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def mask_cases(folder: Path) -> list[Case]:
+    """Photos with a mask for each class; the subject is whatever isn't background."""
+    cases: list[Case] = []
+    for path in sorted((folder / "voc" / "images").glob("*.jpg")):
+        # Palette images, of which Pillow gives the indices.
+        classes = np.asarray(Image.open(folder / "voc" / "masks" / f"{path.stem}.png"))
+        truth = np.where((classes > 0) & (classes < VOID), 255, 0).astype(np.uint8)
+        cases.append(Case(path.stem, read(path), truth, classes < VOID))
+    return cases
+
+
+def alpha_cases(folder: Path) -> list[Case]:
+    """Photos with a measured matte; `known` is where the trimap is not."""
+    cases: list[Case] = []
+    for path in sorted((folder / "alpha" / "images").glob("*.png")):
+        truth = read(folder / "alpha" / "alphas" / path.name, cv2.IMREAD_GRAYSCALE)
+        trimap = read(folder / "alpha" / "trimaps" / path.name, cv2.IMREAD_GRAYSCALE)
+        cases.append(Case(path.stem, read(path), truth, trimap != UNKNOWN))
+    return cases
+
+
+def read(path: Path, mode: int = cv2.IMREAD_COLOR) -> Pixels:
+    """Pixels of a file."""
+    pixels = cv2.imread(str(path), mode)
+    if pixels is None:
+        raise SystemExit(f"bench-quality: {path} can't be read")
+    return np.asarray(pixels, np.uint8)
+
+
+def default_models(folder: Path) -> list[Path]:
+    """U²-Net-p, and the small DeepLabV3 of the folder if it is there."""
+    core, half = folder / "models" / "deeplabv3_mobilenetv2_257.onnx", "0.5,0.5,0.5"
+    if not core.exists():
+        return [light_model()]
+    words = ("custom", "--core", str(core), "--labels", "voc", "--mean", half, "--std", half, "--name", "deeplab257")
+    return [light_model(), exported("deeplab257", *words)]
+
+
+def find(engine: Engine, name: str, photo: Pixels) -> Found:
+    """Runs a network."""
+    session = engine.session(name)
+    spec = session.spec
+    kept = kept_classes(spec, ())
+    prepared = preprocess(photo, spec.resize)
+    keep = np.isin(np.arange(len(spec.labels)), sorted(kept)).astype(np.float32)[np.newaxis]
+    answer = session.run(prepared.image[np.newaxis], keep if spec.kind == "semantic" else None)
+    probability = prepared.geometry.crop(answer.foreground[0])
+    classes = None if answer.classes is None else prepared.geometry.crop(answer.classes[0])
+    return Found(probability, hard_mask(probability, classes, kept))
+
+
+def simulate(case: Case) -> Found:
+    """What a network that is right would say."""
+    probability = coarse_map(case.truth)
+    return Found(probability, hard_mask(probability, None, frozenset((0,))))
+
+
+def mattes(method: MatteMethod, cases: list[Case], found: list[Found]) -> tuple[list[Pixels], float]:
+    """The mattes, and milliseconds a photo."""
+    started = time.perf_counter()
+    options = MatteOptions(method, keep_edge_colors=True)
+    made = [
+        make_matte(case.photo, each.probability, each.mask, options).alpha
+        for case, each in zip(cases, found, strict=True)
+    ]
+    return made, (time.perf_counter() - started) * 1000 / max(1, len(cases))
+
+
+def score_masks(source: str, method: MatteMethod, cases: list[Case], found: list[Found]) -> dict[str, Any]:
+    """Mean scores of a method over photos with masks."""
+    made, ms = mattes(method, cases, found)
+    scores = [mask_scores(matte, case.truth > 0, case.known) for matte, case in zip(made, cases, strict=True)]
+    return {"photos": "masks", "map": source, "method": method.value, "ms": ms, **means(scores)}
+
+
+def score_alphas(source: str, method: MatteMethod, cases: list[Case], found: list[Found]) -> dict[str, Any]:
+    """Mean errors of a method over photos with mattes: in the trimap's unknown band, and in the whole photo."""
+    made, ms = mattes(method, cases, found)
+    pairs = list(zip(made, cases, strict=True))
+    band = [alpha_errors(matte, case.truth, ~case.known) for matte, case in pairs]
+    whole = [alpha_errors(matte, case.truth, np.ones_like(case.known)) for matte, case in pairs]
+    result = {"photos": "mattes", "map": source, "method": method.value, "ms": ms, **means(band)}
+    return {**result, **{f"whole_{name}": value for name, value in means(whole).items()}}
+
+
+def means(scores: list[MaskScores] | list[AlphaErrors]) -> dict[str, float]:
+    """Field by field."""
+    if not scores:
+        return {}
+    columns = zip(*map(astuple, scores), strict=True)
+    return {name: mean(values) for name, values in zip(asdict(scores[0]), columns, strict=True)}
+
+
+def color_errors(alphas: list[Case], others: list[Case]) -> dict[str, float]:
+    """Mean error of colours in the band, in levels, with the true matte: as the photo has them, and as estimated.
+
+    The photos are composites with a known foreground: each subject's solid colours, continued to where it is thin, over
+    another photo. What counts is how far a composite on a new colour is off that of the true foreground.
+    """
+    rng = np.random.default_rng(0)
+    errors: list[list[float]] = [[], []]
+    for number, case in enumerate(alphas):
+        height, width = case.truth.shape
+        other = (others or alphas)[(5 * number + 7) % len(others or alphas)].photo
+        behind = cv2.resize(other, (width, height), interpolation=cv2.INTER_AREA).astype(np.float64)
+        grain = rng.normal(0, 5, case.photo.shape)
+        truth = np.clip(
+            continued(case.photo, case.truth) + np.where(case.truth[..., np.newaxis] < 250, grain, 0), 0, 255
+        )
+        weight = case.truth[..., np.newaxis] / 255
+        photo = np.round(truth * weight + behind * (1 - weight)).astype(np.uint8)
+        estimated, grid = photo.copy(), Grid.over(width, height)
+        layers = separate(grid.means(photo), grid.means(case.truth))
+        restore(estimated, case.truth, Restorer.of(case.truth, layers, grid))
+        band = (case.truth > 0) & (case.truth < 255)
+        for each, colors in zip(errors, (photo, estimated), strict=True):
+            each.append(float((np.abs(colors - truth) * weight)[band].mean()))
+    if not alphas:
+        return {}
+    kept, restored = (mean(each) for each in errors)
+    return {"kept": kept, "estimated": restored, "ratio": restored / kept}
+
+
+def continued(photo: Pixels, alpha: Pixels) -> Pixels:
+    """The subject's solid colours, and outside of them the mean of the nearest ones."""
+    filled, missing = photo.astype(np.float64), alpha < 250
+    weight = (~missing).astype(np.float64)
+    colors = filled * weight[..., np.newaxis]
+    for side in (5, 9, 17, 33, 65, 129, 257, 513):
+        share = cv2.blur(weight, (side, side))
+        now = missing & (share > 0.02)
+        filled[now] = cv2.blur(colors, (side, side))[now] / share[now][:, np.newaxis]
+        missing &= ~now
+    return np.round(filled).astype(np.uint8)
+
+
+def write_sheets(folder: Path, engine: Engine, names: list[str], masks: list[Case], alphas: list[Case]) -> None:
+    """One picture for each map: photo, true matte, then each method on white and on a saturated colour."""
+    folder.mkdir(exist_ok=True)
+    for name in [*names, SIMULATED]:
+        cases = alphas if name == SIMULATED else [*alphas, *masks[:10]]
+        rows = [
+            sheet_row(case, simulate(case) if name == SIMULATED else find(engine, name, case.photo)) for case in cases
+        ]
+        if rows:
+            path = folder / f"quality-{name.replace(' ', '-')}.png"
+            cv2.imwrite(str(path), np.vstack(rows))
+            print(f"looked at best: {path}")
+
+
+def sheet_row(case: Case, found: Found) -> Pixels:
+    """One row of a contact sheet."""
+    pictures = [case.photo, np.asarray(cv2.cvtColor(case.truth, cv2.COLOR_GRAY2BGR), np.uint8)]
+    for method in METHODS:
+        matte = make_matte(case.photo, found.probability, found.mask, MatteOptions(method))
+        for color in (WHITE, SATURATED):
+            picture = case.photo.copy()
+            composite(picture, matte.alpha, plain(picture.shape[1], color), matte.restorer())
+            pictures.append(picture)
+    size = (320, round(320 * case.photo.shape[0] / case.photo.shape[1]))
+    return np.hstack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures])
+
+
+def show(rows: list[dict[str, Any]], colors: dict[str, float]) -> None:
+    """Prints what was measured."""
+    tables = {
+        "masks": ("iou", "band_iou", "band_accuracy"),
+        "mattes": ("sad", "mad", "mse", "grad", "conn", "whole_sad", "whole_mad"),
+    }
+    console = Console(width=120)
+    for kind, columns in tables.items():
+        chosen = [row for row in rows if row["photos"] == kind and columns[0] in row]
+        table = Table(title=f"photos with {kind}", box=SIMPLE)
+        for column in ("map", "method", "ms", *columns):
+            table.add_column(column, justify="left" if column in ("map", "method") else "right")
+        for row in chosen:
+            digits = 4 if kind == "masks" else 2
+            values = [f"{row[column]:.{digits}f}" for column in columns]
+            table.add_row(row["map"], row["method"], f"{row['ms']:.1f}", *values)
+        if chosen:
+            console.print(table)
+    if colors:
+        text = "{kept:.2f} levels as the photo has them, {estimated:.2f} estimated: {ratio:.2f} times"
+        console.print("error of the colours in the band: " + text.format(**colors))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
