@@ -6,6 +6,7 @@ import numpy as np
 from mattebox_server.pixels import Floats, Pixels, as_floats, as_pixels, opacity, shrink_fast
 
 _SIGMA_PX = 3.0  # to which a blur is brought by shrinking: below it the enlarged pixels would show
+_SMALLEST_PX = 64  # short side, below which subject and background would share pixels
 _REACH = 0.02  # in short sides, how far beyond the matte the subject's colours may reach
 _RADII = (1.0, 0.4, 0.15, 0.05, 0.02)  # of the windows that colours are continued from, in long sides
 _TRUST = 10.0  # a window that is a tenth full tells all
@@ -39,7 +40,7 @@ def blurred(photo: Pixels, alpha: Pixels, sigma_px: float) -> Pixels:
         sigma_px: standard deviation of the Gaussian in pixels.
     """
     height, width = alpha.shape
-    factor = max(1, int(sigma_px / _SIGMA_PX))
+    factor = max(1, min(int(sigma_px / _SIGMA_PX), min(height, width) // _SMALLEST_PX))
     size = (max(1, round(width / factor)), max(1, round(height / factor)))
     small, matte = shrink_fast(photo, *size), shrink_fast(alpha, *size)
     side = 2 * max(1, round(_REACH * min(size))) + 1

@@ -14,6 +14,7 @@ import numpy as np
 from mattebox_server.grid import Enlarger, Grid, Strip
 from mattebox_server.pixels import Floats, Pixels, as_floats, opacity
 
+_LITTLE = np.float32(1e-3)  # share of a window
 _RADII = (0.1, 0.03, 0.01)  # of the windows, in short sides of the photo
 
 
@@ -41,18 +42,18 @@ def separate(means: Pixels, alpha: Pixels) -> Layers:
     foreground = background = mean_foreground = mean_background = photo
     for radius in _RADII:
         side = 2 * max(1, round(radius * min(alpha.shape))) + 1
-        mean_foreground = _weighted_mean(foreground, share, side)
-        mean_background = _weighted_mean(background, 1 - share, side)
+        mean_foreground = _weighted_mean(foreground, share, side, mean_foreground)
+        mean_background = _weighted_mean(background, 1 - share, side, mean_background)
         unexplained = photo - share * mean_foreground - (1 - share) * mean_background
         foreground = as_floats(np.clip(mean_foreground + share * unexplained, 0, 255))
         background = as_floats(np.clip(mean_background + (1 - share) * unexplained, 0, 255))
     return Layers(mean_foreground, mean_background)
 
 
-def _weighted_mean(colors: Floats, weights: Floats, side: int) -> Floats:
-    """In the window around each pixel; 0 where it holds no weight."""
-    total = cv2.blur(colors * weights, (side, side))
-    return as_floats(total / (cv2.blur(weights, (side, side)) + np.float32(1e-5)))
+def _weighted_mean(colors: Floats, weights: Floats, side: int, otherwise: Floats) -> Floats:
+    """In the window around each pixel; `otherwise`, a mean of larger windows, where that holds next to no weight."""
+    total, weight = cv2.blur(colors * weights, (side, side)), cv2.blur(weights, (side, side))
+    return as_floats((total + _LITTLE * otherwise) / (weight + _LITTLE))
 
 
 @dataclass(frozen=True)

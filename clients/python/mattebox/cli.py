@@ -36,16 +36,22 @@ Timeout = Annotated[float, typer.Option(min=0, help="Seconds until a call is giv
 def remove(
     photo: Annotated[str, typer.Argument(help="Image file, or - for standard input.")],
     out: Annotated[str, typer.Option("-o", "--out", help="File to write, or - for standard output.")],
-    background: Annotated[str, typer.Option(help="Colour name, #rrggbb, transparent, or a picture's path.")] = "white",
+    background: Annotated[
+        str, typer.Option(help="Colour name, #rrggbb, transparent, blur, blur:SIGMA, or a picture's path.")
+    ] = "white",
     keep: Annotated[list[str] | None, typer.Option(help="Label of what is the subject; repeat it for several.")] = None,
     model: Annotated[str, typer.Option(help="Model, as `mattebox models` names it.")] = "",
     matte: Annotated[MatteMethod | None, typer.Option(help="How the matte is made.")] = None,
     blur_kernel: Annotated[int | None, typer.Option(help="Kernel of the gaussian matte in pixels, odd.")] = None,
+    keep_edge_colors: Annotated[
+        bool, typer.Option("--keep-edge-colors", help="Leave the old background's colour in the edge.")
+    ] = False,
     image_format: Annotated[
         ImageFormat | None, typer.Option("--format", help="Default: by the suffix of --out.")
     ] = None,
     quality: Annotated[int | None, typer.Option(help="1 to 100, for jpeg and webp.")] = None,
     size: Annotated[str, typer.Option(help="original, model, or the longest side in pixels.")] = "original",
+    crop: Annotated[int | None, typer.Option(help="Cut to the subject and so many pixels around it.")] = None,
     alpha: Annotated[Path | None, typer.Option(help="Also write the matte, as PNG, to this file.")] = None,
     alpha_only: Annotated[bool, typer.Option("--alpha-only", help="Write the matte instead of a composite.")] = False,
     address: Address = "127.0.0.1:50051",
@@ -59,12 +65,13 @@ def remove(
             _standard(sys.stdin, "standard input").read() if photo == "-" else photo,
             model=model,
             keep=keep or (),
-            matte=Matte(matte, blur_kernel),
+            matte=Matte(matte, blur_kernel, keep_edge_colors),
             background=background,
             output=Output(
                 format=_format(image_format, out),
                 quality=quality,
                 size=_size(size),
+                crop=crop,
                 include_alpha=alpha is not None,
                 alpha_only=alpha_only,
             ),

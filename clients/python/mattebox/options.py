@@ -93,7 +93,7 @@ class Background:
 
     @classmethod
     def blur(cls, sigma: float = 0) -> Background:
-        """The photo itself, blurred; `sigma` in output pixels, 0 for the server's default."""
+        """The photo without its subject, blurred; `sigma` in output pixels, up to 200; 0 for the server's default."""
         return cls(pb.Background(blur=pb.Blur(sigma_px=sigma)))
 
     @classmethod
@@ -103,7 +103,7 @@ class Background:
 
     @classmethod
     def parse(cls, text: str | os.PathLike[str]) -> Background:
-        """A colour by name, "#rgb", "#rrggbb", "transparent", or the path of a picture.
+        """A colour by name, "#rgb", "#rrggbb", "transparent", "blur", "blur:20" (sigma), or the path of a picture.
 
         Raises:
             ValueError: a word that is none of these.
@@ -113,19 +113,30 @@ class Background:
             return cls.image(text)
         if text == "transparent":
             return cls.transparent()
+        if text == "blur" or text.startswith("blur:"):
+            return cls.blur(_parse_sigma(text))
         if text.startswith("#"):
             return cls.color(*_parse_hex(text))
         if text in COLORS:
             return cls.color(*COLORS[text])
         if not text or (not Path(text).exists() and "." not in text and os.sep not in text):
-            raise ValueError(
-                f"background {text!r} is no colour ({', '.join(COLORS)}, #rrggbb), no file, not transparent"
-            )
+            known = f"no colour ({', '.join(COLORS)}, #rrggbb), no file, not transparent or blur"
+            raise ValueError(f"background {text!r} is {known}")
         return cls.image(text)
 
     def to_message(self) -> pb.Background:
         """The contract's message."""
         return self._message
+
+
+def _parse_sigma(text: str) -> float:
+    _, colon, sigma = text.partition(":")
+    if not colon:
+        return 0
+    try:
+        return float(sigma)
+    except ValueError:
+        raise ValueError(f"background {text!r} must be blur or blur:SIGMA, such as blur:20") from None
 
 
 def _parse_hex(text: str) -> tuple[int, int, int]:

@@ -268,7 +268,9 @@ class RemoveBackgroundResponse(_message.Message):
     """Layout of `image` if `format` is RAW (RGB8, RGBA8 or GRAY8, rows top to bottom without padding), else UNSPECIFIED."""
     @_builtins.property
     def subjects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subject]:
-        """What was found, largest coverage first. Empty when nothing was: that is an answer, not an error."""
+        """What was found, largest coverage first; what lies outside of a crop is left out. Empty when nothing was found: that
+        is an answer, not an error.
+        """
 
     @_builtins.property
     def execution(self) -> Global___Execution:
@@ -460,12 +462,12 @@ class Matte(_message.Message):
     BLUR_KERNEL_PX_FIELD_NUMBER: _builtins.int
     KEEP_EDGE_COLORS_FIELD_NUMBER: _builtins.int
     method: Global___MatteMethod.ValueType
-    """Default: GUIDED where the server has it, else GAUSSIAN."""
+    """Default: GUIDED."""
     blur_kernel_px: _builtins.int
     """Side of the Gaussian kernel in pixels of the model's input, for GAUSSIAN only: odd, 1 to 99. Default (0): 7."""
     keep_edge_colors: _builtins.bool
     """Leave the photo's own colours in the edge, where the old background shines through, instead of estimating the
-    subject's. GUIDED and GRABCUT estimate by default; GAUSSIAN and NONE never do. Default: false.
+    subject's. For GUIDED and GRABCUT only, which estimate by default; GAUSSIAN and NONE never do. Default: false.
     """
     def __init__(
         self,
@@ -498,15 +500,18 @@ class Background(_message.Message):
     """
     @_builtins.property
     def color(self) -> Global___Color:
-        """One colour."""
+        """One colour, whatever the photo's colour profile."""
 
     @_builtins.property
     def blur(self) -> Global___Blur:
-        """The photo itself, blurred."""
+        """The photo itself without its subject, blurred."""
 
     @_builtins.property
     def transparent(self) -> Global___Transparent:
-        """Nothing: the output has an alpha channel. PNG, WEBP and RAW only."""
+        """Nothing: the output has an alpha channel, and no colour where it is 0. PNG, WEBP and RAW. JPEG only together with
+        Output.include_alpha: the image then holds the subject's colours, continued beyond its edge, and `alpha` the
+        matte to put over them, which is the smallest way to send a cutout.
+        """
 
     def __init__(
         self,
@@ -558,7 +563,7 @@ Global___Color: _TypeAlias = Color  # noqa: Y015
 
 @_typing.final
 class Blur(_message.Message):
-    """The photo itself as background, blurred."""
+    """The photo itself as background, blurred. What is around the subject is continued into its place first."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -597,7 +602,10 @@ Global___Transparent: _TypeAlias = Transparent  # noqa: Y015
 
 @_typing.final
 class Output(_message.Message):
-    """What comes back."""
+    """What comes back. PNG, JPEG and WEBP carry the photo's own colour profile (ICC, if it is an RGB one), and nothing else
+    of what the photo's file held beside its pixels; RAW is in the same colours. Photos with a grey or CMYK profile are
+    converted to sRGB.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -647,7 +655,7 @@ Global___Output: _TypeAlias = Output  # noqa: Y015
 
 @_typing.final
 class Crop(_message.Message):
-    """Cuts the output to the bounding box of the matte; nothing found: the whole frame."""
+    """Cuts the output to the bounding box of the matte, where it is at least 5 % opaque; nothing found: the whole frame."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
