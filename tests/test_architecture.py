@@ -82,6 +82,7 @@ def test_there_is_something_to_read() -> None:
         ("typer", {"mattebox.cli"}),
         ("rich", {"mattebox.cli"}),
         ("pydantic_settings", {"mattebox_server.settings"}),
+        ("isal", {"mattebox_server.png"}),
         ("PIL", {"mattebox_server.codec", "mattebox_server.colors", "mattebox_server.headers"}),
     ],
 )
@@ -106,7 +107,7 @@ def within(name: str, package: str) -> bool:
             (f"mattebox_server.{pure}", ["mattebox", "onnxruntime", "mattebox_server.engine", "asyncio"])
             for pure in (
                 *("codec", "colors", "headers", "orientation", "preprocess", "matte", "grid", "foreground", "blend"),
-                *("backdrop", "frame", "subjects", "pixels"),
+                *("backdrop", "frame", "subjects", "pixels", "png"),
             )
         ),
         ("mattebox_server.pipeline", ["mattebox", "onnxruntime"]),

@@ -138,9 +138,9 @@ def test_into_srgb(mode: str) -> None:
 
 
 @pytest.mark.parametrize("length", [480, 481, 65519, 65520, 70001, 200_000, 2**20])
-@pytest.mark.parametrize("kind", ["png", "png-alpha", "jpg", "webp", "webp-alpha"])
+@pytest.mark.parametrize("kind", ["jpg", "webp", "webp-alpha"])
 def test_a_profile_in_a_file_is_read_back(kind: str, length: int) -> None:
-    """Random bytes, so that PNG can't compress them; JPEG needs a segment for each 65519."""
+    """JPEG needs a segment for each 65519 bytes."""
     profile = np.random.default_rng(length).bytes(length)
     suffix, _, alpha = kind.partition("-")
     pixels = images.textured(61, 43)

@@ -15,7 +15,7 @@ import numpy as np
 from cv2.typing import MatLike
 from PIL import Image
 
-from mattebox_server import colors, orientation
+from mattebox_server import colors, orientation, png
 from mattebox_server.errors import BadPhoto, Violation
 from mattebox_server.headers import (
     FORMATS,
@@ -207,33 +207,17 @@ def encode(pixels: Pixels, image_format: ImageFormat, quality: int, profile: byt
     Returns:
         The file; for RAW the bare pixels as grey, RGB or RGBA.
     """
+    profile = None if pixels.ndim == 2 else profile
     match image_format:
         case ImageFormat.RAW:
             return _to_rgb(pixels).tobytes()
         case ImageFormat.PNG:
-            file = _imencode(".png", pixels, _png_parameters(pixels))
+            return png.encode(pixels, profile)
         case ImageFormat.JPEG:
             file = _imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
         case ImageFormat.WEBP:
             file = _imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])
-    return file if profile is None or pixels.ndim == 2 else colors.embed(file, profile)
-
-
-def _png_parameters(pixels: Pixels) -> list[int]:
-    """What takes least time, and of that what takes fewest bytes.
-
-    Measured on one core, on a grainy picture of 12 MP and photos of two collections. Looking for runs alone (RLE)
-    takes 5 to 25 % less time than looking for matches (DEFAULT), for between 8 % fewer and 12 % more bytes. On opaque
-    photos the filter AVG takes 2 to 8 % fewer bytes than SUB or UP, for up to 5 % more time; cutouts and mattes, mostly
-    zeros that need no filter, are quickest with UP. A 12 MP cutout of a fifth of the frame takes 215 ms (616 ms with
-    the hidden colours left in), an opaque photo 500 ms, a matte 30 ms. Level 3 takes up to twice as long for 1 to 4 %.
-    """
-    filters = cv2.IMWRITE_PNG_FILTER_AVG if pixels.ndim == 3 and pixels.shape[2] == 3 else cv2.IMWRITE_PNG_FILTER_UP
-    return [
-        *(cv2.IMWRITE_PNG_COMPRESSION, 1),
-        *(cv2.IMWRITE_PNG_FILTER, filters),
-        *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
-    ]
+    return file if profile is None else colors.embed(file, profile)
 
 
 def _imencode(suffix: str, pixels: Pixels, parameters: list[int]) -> bytes:

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zlib
 
 import cv2
 import numpy as np
@@ -25,7 +24,6 @@ _AS_IT_IS = _FLAGS | ImageCms.Flags.NOOPTIMIZE
 _FEW_PIXELS = 4096
 _PIXELS_AT_ONCE = 65536  # bounds Pillow's copies, which take 4 bytes a pixel each
 
-_PNG_HEADER_BYTES = 33  # signature and IHDR, after which a profile may stand
 _JPEG_SEGMENT_BYTES = 65519  # what is left of 64 KiB beside the length, the name and the numbering
 
 
@@ -100,19 +98,11 @@ def convert(pixels: Pixels, from_profile: bytes | None, to_profile: bytes | None
 
 
 def embed(file: bytes, profile: bytes) -> bytes:
-    """Puts a profile into a PNG, JPEG or WebP file that has none.
+    """Puts a profile into a JPEG or WebP file that has none.
 
     By hand: of OpenCV's `imencodeWithMetadata` 4.12 does it for no format, 4.13 and 5.0 fail for JPEG over 64 KiB.
     """
-    if file.startswith(b"\x89PNG"):
-        return _embed_in_png(file, profile)
     return _embed_in_webp(file, profile) if file.startswith(b"RIFF") else _embed_in_jpeg(file, profile)
-
-
-def _embed_in_png(file: bytes, profile: bytes) -> bytes:
-    body = b"iCCPICC\0\0" + zlib.compress(profile)
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    return b"".join((file[:_PNG_HEADER_BYTES], chunk, file[_PNG_HEADER_BYTES:]))
 
 
 def _embed_in_jpeg(file: bytes, profile: bytes) -> bytes:

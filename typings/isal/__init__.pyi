@@ -1,0 +1,1 @@
+from . import isal_zlib as isal_zlib
