@@ -3,13 +3,15 @@
 import cv2
 import numpy as np
 
-from mattebox_server.pixels import Floats, Pixels, as_floats, as_pixels, opacity, shrink_fast
+from mattebox_server.blend import fill_clear
+from mattebox_server.pixels import Pixels, as_pixels, opacity, resize, shrink_fast
 
 _SIGMA_PX = 3.0  # to which a blur is brought by shrinking: below it the enlarged pixels would show
 _SMALLEST_PX = 64  # short side, below which subject and background would share pixels
 _REACH = 0.02  # in short sides, how far beyond the matte the subject's colours may reach
 _RADII = (1.0, 0.4, 0.15, 0.05, 0.02)  # of the windows that colours are continued from, in long sides
 _TRUST = 10.0  # a window that is a tenth full tells all
+_LITTLE = np.float32(1e-5)
 _CONTINUED_PX = 256  # long side at which colours are continued
 
 
@@ -42,42 +44,43 @@ def blurred(photo: Pixels, alpha: Pixels, sigma_px: float) -> Pixels:
     height, width = alpha.shape
     factor = max(1, min(int(sigma_px / _SIGMA_PX), min(height, width) // _SMALLEST_PX))
     size = (max(1, round(width / factor)), max(1, round(height / factor)))
-    small, matte = shrink_fast(photo, *size), shrink_fast(alpha, *size)
     side = 2 * max(1, round(_REACH * min(size))) + 1
-    kept = 1 - opacity(as_pixels(cv2.dilate(matte, np.ones((side, side), np.uint8))))
-    empty = _continued(small, kept)
-    empty += (small - empty) * kept
-    soft = cv2.GaussianBlur(empty.round().astype(np.uint8), (0, 0), sigma_px * size[0] / width)
-    return as_pixels(cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR))
+    subject = cv2.dilate(shrink_fast(alpha, *size), np.ones((side, side), np.uint8))
+    kept = as_pixels(cv2.inRange(subject, 0, 0))
+    empty = shrink_fast(photo, *size)
+    empty = _continued(empty.copy() if empty is photo else empty, kept)
+    soft = cv2.GaussianBlur(empty, (0, 0), sigma_px * size[0] / width)
+    return resize(as_pixels(soft), width, height)
 
 
-def subject_colors(photo: Pixels, alpha: Pixels) -> Pixels:
-    """The subject's colours, continued into all of the frame: uint8 (H, W, 3) BGR, smooth.
+def continue_subject(photo: Pixels, alpha: Pixels) -> None:
+    """Continues the subject's colours to wherever alpha is 0, in place.
 
-    For files without transparency: what they hold where alpha is 0 is mixed into the edge by their compression.
+    For files without transparency: what they hold there is mixed into the edge by their compression.
 
     Args:
-        photo: uint8 (H, W, 3) BGR; where alpha is 0 it doesn't count.
+        photo: uint8 (H, W, 3) BGR.
         alpha: uint8 (H, W).
     """
-    height, width = alpha.shape
-    scale = min(1, _CONTINUED_PX / max(width, height))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    continued = _continued(shrink_fast(photo, *size), opacity(shrink_fast(alpha, *size)))
-    return as_pixels(cv2.resize(continued.round().astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR))
+    _continued(photo, as_pixels(cv2.inRange(alpha, 1, 255)))
 
 
-def _continued(photo: Pixels, kept: Floats) -> Floats:
-    """Colours (h, w, 3) in [0, 255] from ever nearer around for where `kept` (h, w, 3) is 0; 0 if nothing is kept."""
-    height, width = photo.shape[:2]
+def _continued(photo: Pixels, kept: Pixels) -> Pixels:
+    """Fills a photo (H, W, 3) in place where `kept` (H, W) is 0 and not 255: with the colours from ever nearer around.
+
+    Black if nothing is kept.
+    """
+    height, width = kept.shape
+    fill_clear(photo, kept, plain(width, (0, 0, 0)))
     scale = min(1, _CONTINUED_PX / max(width, height))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    weights = cv2.resize(kept, size, interpolation=cv2.INTER_AREA)
-    colors = cv2.resize(photo * kept, size, interpolation=cv2.INTER_AREA)
-    continued = np.zeros_like(colors) + colors.sum(axis=(0, 1)) / (weights.sum(axis=(0, 1)) + np.float32(1e-5))
+    weights, colors = opacity(shrink_fast(kept, *size)), shrink_fast(photo, *size).astype(np.float32)
+    continued = np.zeros_like(colors) + colors.sum(axis=(0, 1)) / (weights.sum(axis=(0, 1)) + _LITTLE)
     for radius in _RADII:
         side = 2 * max(1, round(radius * max(size))) + 1
         share = cv2.blur(weights, (side, side))
-        mean = cv2.blur(colors, (side, side)) / (share + np.float32(1e-5))
+        mean = cv2.blur(colors, (side, side)) / (share + _LITTLE)
         continued += np.minimum(1, share * _TRUST) * (mean - continued)
-    return as_floats(cv2.resize(continued.clip(0, 255), (width, height), interpolation=cv2.INTER_LINEAR))
+    filling = continued.clip(0, 255).round().astype(np.uint8)
+    fill_clear(photo, kept, as_pixels(cv2.resize(filling, (width, height), interpolation=cv2.INTER_LINEAR)))
+    return photo

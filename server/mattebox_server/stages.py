@@ -7,8 +7,8 @@ import numpy as np
 
 from mattebox_server import codec, colors
 from mattebox_server.admission import Permit
-from mattebox_server.backdrop import blurred, cover, plain, subject_colors
-from mattebox_server.blend import composite, cutout, fill_clear, restore
+from mattebox_server.backdrop import blurred, continue_subject, cover, plain
+from mattebox_server.blend import composite, cutout, restore
 from mattebox_server.codec import Limits, Photo
 from mattebox_server.engine.inference import Inference
 from mattebox_server.errors import InvalidRequest, Violation
@@ -220,7 +220,7 @@ def _compose(request: RemovalRequest, prepared: Prepared, matte: Matte, alpha: P
         return cutout(photo, alpha, restorer)
     if restorer is not None:
         restore(photo, alpha, restorer)
-    fill_clear(photo, alpha, subject_colors(photo, alpha))
+    continue_subject(photo, alpha)
     return photo
 
 
