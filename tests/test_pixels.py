@@ -1,4 +1,4 @@
-"""Preprocess, matte, blend and subjects: properties, and oracles in float64."""
+"""From photo to model input, from classes to mask, and what was found: properties and oracles."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mattebox_server import blend
+from mattebox_server.frame import Frame
 from mattebox_server.matte import hard_mask, make_matte
 from mattebox_server.options import MatteMethod, MatteOptions
 from mattebox_server.pixels import Pixels, resize
@@ -30,7 +30,7 @@ def noise(*shape: int, seed: int = 0) -> Pixels:
 @settings(deadline=None, max_examples=150)
 def test_model_input(width: int, height: int, policy: Resize) -> None:
     photo = noise(height, width, 3)
-    made = preprocess(photo, policy)
+    made = preprocess(photo, policy, exact=True)
     content = made.geometry.crop(made.image)
     assert made.image.flags.c_contiguous
     assert (content.shape[1], content.shape[0]) == content_size(width, height, policy)
@@ -47,6 +47,18 @@ def test_model_input(width: int, height: int, policy: Resize) -> None:
             padding = np.ones((31, 40), np.uint8)
             made.geometry.crop(padding)[:] = 0
             assert (made.image[padding == 1] == 7).all()
+
+
+@given(width=st.integers(30, 300), height=st.integers(30, 300), policy=st.sampled_from(POLICIES))
+@settings(deadline=None, max_examples=60)
+def test_a_fast_model_input_is_hardly_another(width: int, height: int, policy: Resize) -> None:
+    rows, columns = np.indices((height, width))
+    photo = np.stack([60 * rows / height + 60 * columns / width] * 3, axis=-1).astype(np.uint8)
+    fast, exact = preprocess(photo, policy), preprocess(photo, policy, exact=True)
+    assert fast.geometry == exact.geometry
+    assert fast.image.flags.c_contiguous
+    step = 60 / exact.geometry.width_px + 60 / exact.geometry.height_px  # a pixel of the result
+    assert np.abs(fast.image.astype(int) - exact.image).max() <= 3 + step
 
 
 @pytest.mark.parametrize(
@@ -69,13 +81,21 @@ def test_a_panorama_is_bounded() -> None:
 @settings(deadline=None, max_examples=80)
 def test_gaussian_matte(seed: int, kernel: int, height: int) -> None:
     mask = np.where(noise(height, 40, seed=seed) > 128, 255, 0).astype(np.uint8)
-    alpha = make_matte(mask, MatteOptions(MatteMethod.GAUSSIAN, kernel))
-    expected = cv2.GaussianBlur(mask, (kernel, kernel), 0)
-    assert (alpha == expected).all()
-    assert (make_matte(mask, MatteOptions(MatteMethod.NONE)) == mask).all()
+    photo, unused = noise(height, 40, 3, seed=seed), noise(height, 40, seed=seed + 1)
+
+    def alpha(mask: Pixels, options: MatteOptions, photo: Pixels = photo) -> Pixels:
+        return make_matte(photo, unused, mask, options).alpha
+
+    classic, hard = MatteOptions(MatteMethod.GAUSSIAN, kernel), MatteOptions(MatteMethod.NONE)
+    blurred = cv2.GaussianBlur(mask, (kernel, kernel), 0)
+    assert (alpha(mask, classic) == blurred).all()
+    assert (alpha(mask, hard) == mask).all()
     for value in (0, 255):
-        flat = np.full((height, 40), value, np.uint8)
-        assert (make_matte(flat, MatteOptions(MatteMethod.GAUSSIAN, kernel)) == value).all()
+        assert (alpha(np.full((height, 40), value, np.uint8), classic) == value).all()
+    large = np.zeros((2 * height, 100, 3), np.uint8)
+    for options, small in ((classic, blurred), (hard, mask)):
+        enlarged = cv2.resize(small, (100, 2 * height), interpolation=cv2.INTER_LINEAR)
+        assert (alpha(mask, options, large) == enlarged).all()
 
 
 @given(seed=st.integers(0, 50), kept=st.frozensets(st.integers(0, 255), max_size=20))
@@ -92,69 +112,45 @@ def test_hard_mask_of_saliency_takes_the_likelier() -> None:
     assert (hard_mask(foreground, None, frozenset({0})) == np.where(foreground >= 128, 255, 0)).all()
 
 
-SHAPES = st.tuples(st.integers(1, 600), st.integers(1, 9))
-
-
-@given(shape=SHAPES, seed=st.integers(0, 50))
-@settings(deadline=None, max_examples=60)
-def test_blend_equals_the_formula_within_one_level(shape: tuple[int, int], seed: int) -> None:
-    photo, behind, alpha = noise(*shape, 3, seed=seed), noise(*shape, 3, seed=seed + 1), noise(*shape, seed=seed + 2)
-    alpha[alpha < 60], alpha[alpha > 200] = 0, 255
-    weight = alpha[..., np.newaxis] / 255
-    over_image = blend.over_image(photo, alpha, behind)
-    assert np.abs(over_image - (photo * weight + behind * (1 - weight))).max() <= 1
-    over_color = blend.over_color(photo, alpha, (10, 200, 77))
-    assert np.abs(over_color - (photo * weight + np.array([10, 200, 77]) * (1 - weight))).max() <= 1
-    for result, background in ((over_image, behind), (over_color, np.full_like(photo, (10, 200, 77)))):
-        assert (result[alpha == 255] == photo[alpha == 255]).all()
-        assert (result[alpha == 0] == background[alpha == 0]).all()
-
-
-@given(shape=SHAPES, seed=st.integers(0, 50))
-@settings(deadline=None, max_examples=40)
-def test_cutout(shape: tuple[int, int], seed: int) -> None:
-    photo, alpha = noise(*shape, 3, seed=seed), noise(*shape, seed=seed + 1)
-    alpha[alpha < 128] = 0
-    result = blend.cutout(photo, alpha)
-    assert (result[..., 3] == alpha).all()
-    assert (result[alpha > 0][:, :3] == photo[alpha > 0]).all()
-    assert not result[alpha == 0].any()
-
-
-@given(picture=st.tuples(SIDES, SIDES), frame=st.tuples(SIDES, SIDES))
-@settings(deadline=None, max_examples=150)
-def test_cover_fills_the_frame(picture: tuple[int, int], frame: tuple[int, int]) -> None:
-    covered = blend.cover(np.full((picture[1], picture[0], 3), 90, np.uint8), *frame)
-    assert covered.shape == (frame[1], frame[0], 3)
-    assert (covered == 90).all()
-
-
-def test_cover_keeps_the_centre() -> None:
-    stripes = np.zeros((10, 30, 3), np.uint8)
-    stripes[:, 10:20] = 255
-    assert (blend.cover(stripes, 5, 5) == 255).all()
-    assert (blend.cover(np.ascontiguousarray(stripes.transpose(1, 0, 2)), 40, 40) == 255).all()
+LABELS = ("background", "one", "two")
 
 
 def test_subjects() -> None:
     classes = np.zeros((10, 20), np.uint8)
     classes[2:4, 3:9], classes[5:, 10:] = 2, 1
     mask = np.where(classes > 0, 255, 0).astype(np.uint8)
-    one, two = find_subjects(mask, classes, ("background", "one", "two"), (40, 10))
+    one, two = find_subjects(mask, classes, LABELS, (40, 10), Frame(0, 0, 40, 10))
     assert (one.label, one.class_index, one.coverage, one.box) == ("one", 1, 0.25, (20, 5, 20, 5))
     assert (two.label, two.class_index, two.coverage, two.box) == ("two", 2, 0.06, (6, 2, 12, 2))
-    assert find_subjects(np.zeros_like(mask), classes, ("background", "one", "two"), (40, 10)) == ()
-    (whole,) = find_subjects(np.full_like(mask, 255), None, ("subject",), (3, 3))
+    assert find_subjects(np.zeros_like(mask), classes, LABELS, (40, 10), Frame(0, 0, 40, 10)) == ()
+    kept = np.where(classes == 2, mask, 0).astype(np.uint8)
+    assert find_subjects(kept, classes, LABELS, (40, 10), Frame(0, 0, 40, 10)) == (two,)
+    (whole,) = find_subjects(np.full_like(mask, 255), None, ("subject",), (3, 3), Frame(0, 0, 3, 3))
     assert (whole.coverage, whole.box) == (1, (0, 0, 3, 3))
+    assert find_subjects(np.zeros_like(mask), None, ("subject",), (3, 3), Frame(0, 0, 3, 3)) == ()
+
+
+def test_subjects_in_a_frame() -> None:
+    """Boxes are the frame's, coverage is the whole photo's."""
+    classes = np.zeros((10, 20), np.uint8)
+    classes[2:4, 3:9], classes[5:, 10:] = 2, 1
+    mask = np.where(classes > 0, 255, 0).astype(np.uint8)
+    one, two = find_subjects(mask, classes, LABELS, (40, 10), Frame(10, 3, 20, 4))
+    assert (one.label, one.coverage, one.box) == ("one", 0.25, (10, 2, 10, 2))
+    assert (two.label, two.coverage, two.box) == ("two", 0.06, (0, 0, 8, 1))
+    (alone,) = find_subjects(mask, classes, LABELS, (40, 10), Frame(18, 0, 22, 10))
+    assert (alone.label, alone.box) == ("one", (2, 5, 20, 5))
+    assert find_subjects(mask, classes, LABELS, (40, 10), Frame(0, 0, 6, 10)) == ()
 
 
 @given(seed=st.integers(0, 99), size=st.tuples(st.integers(1, 77), st.integers(1, 77)))
 @settings(deadline=None, max_examples=60)
 def test_boxes_lie_in_the_frame(seed: int, size: tuple[int, int]) -> None:
     classes = (noise(13, 29, seed=seed) > 250).astype(np.uint8)
-    for subject in find_subjects(classes * 255, classes, ("background", "thing"), size):
+    frame = Frame(size[0] // 3, size[1] // 4, size[0] - size[0] // 3, size[1] // 2 + 1)
+    for subject in find_subjects(classes * 255, classes, ("background", "thing"), size, frame):
         x, y, width, height = subject.box
         assert x >= 0
         assert y >= 0
-        assert 1 <= width <= size[0] - x
-        assert 1 <= height <= size[1] - y
+        assert 1 <= width <= frame.width_px - x
+        assert 1 <= height <= frame.height_px - y

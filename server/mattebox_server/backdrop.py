@@ -45,8 +45,10 @@ def blurred(photo: Pixels, alpha: Pixels, sigma_px: float) -> Pixels:
     factor = max(1, min(int(sigma_px / _SIGMA_PX), min(height, width) // _SMALLEST_PX))
     size = (max(1, round(width / factor)), max(1, round(height / factor)))
     side = 2 * max(1, round(_REACH * min(size))) + 1
-    subject = cv2.dilate(shrink_fast(alpha, *size), np.ones((side, side), np.uint8))
-    kept = as_pixels(cv2.inRange(subject, 0, 0))
+    matte = shrink_fast(alpha, *size)
+    kept = as_pixels(cv2.inRange(cv2.dilate(matte, np.ones((side, side), np.uint8)), 0, 0))
+    if not kept.any():  # a background that narrow is better mixed than lost
+        kept = as_pixels(cv2.inRange(matte, 0, 127))
     empty = shrink_fast(photo, *size)
     empty = _continued(empty.copy() if empty is photo else empty, kept)
     soft = cv2.GaussianBlur(empty, (0, 0), sigma_px * size[0] / width)

@@ -1,5 +1,7 @@
 """Photo, matte and background to composite. Colours are uint8 BGR, alpha is straight: 0 background, 255 subject."""
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 
@@ -19,7 +21,7 @@ def composite(photo: Pixels, alpha: Pixels, background: Pixels, restorer: Restor
         background: (H, W, 3), or (1, W, 3) for one that is the same in all rows.
         restorer: takes the old background out of the photo's mixed colours first; None: they stay as they are.
     """
-    for strip in Grid.over(*alpha.shape[::-1]).mixed_strips(alpha):
+    for strip in _strips(alpha, restorer):
         mixed = _colors(photo, strip, restorer)
         behind = strip.pack(background) if len(background) > 1 else Strip(0, 1, strip.spans).pack(background)
         mixed -= behind
@@ -46,9 +48,18 @@ def cutout(photo: Pixels, alpha: Pixels, restorer: Restorer | None = None) -> Pi
 
 
 def restore(photo: Pixels, alpha: Pixels, restorer: Restorer) -> None:
-    """Takes the old background out of the mixed colours of a photo (H, W, 3) with its matte (H, W), in place."""
-    for strip in Grid.over(*alpha.shape[::-1]).mixed_strips(alpha):
+    """Takes the old background out of the mixed colours of a photo (H, W, 3) with its matte (H, W), in place.
+
+    Where alpha is 0 the photo may change too.
+    """
+    for strip in _strips(alpha, restorer):
         strip.unpack(_rounded(_colors(photo, strip, restorer)), photo)
+
+
+def _strips(alpha: Pixels, restorer: Restorer | None) -> Iterator[Strip]:
+    """Of the restorer's grid, whose cells begin where its strips do."""
+    grid = Grid.over(alpha.shape[1], alpha.shape[0]) if restorer is None else restorer.foreground.grid
+    return grid.mixed_strips(alpha)
 
 
 def _colors(photo: Pixels, strip: Strip, restorer: Restorer | None) -> Floats:

@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mattebox_server.pixels import Floats, Image, Pixels, as_floats, as_pixels, halve
+from mattebox_server.pixels import Floats, Image, Pixels, as_floats, as_pixels, halve, resize
 
-_CELLS = (160, 640)
+_CELLS = (256, 1024)
+_ODD_CELLS_PX = 8  # the means of even cells take half the time, which counts for large photos
 _STRIP_PX = 64
 _MAX_STRIP_PX = 524_288  # pixels of a strip, from its first column to its last: bounds the float planes
 _GAP_PX = 16  # two spans with fewer columns in between are one
@@ -94,7 +95,7 @@ class Grid:
         """The grid for a photo of this size, with at most so many cells along its short and its long side."""
         short, long = sorted((width_px, height_px))
         side = max(ceil(short / cells[0]), ceil(long / cells[1]))
-        side += side > 2 and side % 2  # the means of even cells take half the time
+        side += side > _ODD_CELLS_PX and side % 2
         return Grid(width_px, height_px, min(side, width_px), min(side, height_px))
 
     @property
@@ -118,7 +119,12 @@ class Grid:
         return as_pixels(cv2.resize(whole, (self.columns, self.rows), interpolation=cv2.INTER_AREA))
 
     def sample(self, plane: Pixels) -> Pixels:
-        """A plane uint8 (h, w) that covers the photo exactly, at the centres of the cells: uint8 (rows, columns)."""
+        """A plane uint8 (h, w) that covers the photo exactly, at the centres of the cells: uint8 (rows, columns).
+
+        Of a finer plane the mean around each centre, or else what is thinner than a cell would come and go.
+        """
+        columns, rows = round(self.width_px / self.cell_width_px), round(self.height_px / self.cell_height_px)
+        plane = resize(plane, min(plane.shape[1], columns), min(plane.shape[0], rows))
         step_x = self.cell_width_px * plane.shape[1] / self.width_px
         step_y = self.cell_height_px * plane.shape[0] / self.height_px
         placed = np.array([[step_x, 0, step_x / 2 - 0.5], [0, step_y, step_y / 2 - 0.5]])

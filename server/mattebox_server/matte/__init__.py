@@ -54,6 +54,6 @@ def make_matte(photo: Pixels, probability: Pixels, mask: Pixels, options: MatteO
         case MatteMethod.GRABCUT:
             grid, method = Grid.over(width, height, grabcut.CELLS), grabcut.grabcut
     cells = grid.means(photo)
-    linear = method(cells, grid.sample(probability))
+    linear = method(cells, grid.sample(probability), grid.sample(guided.sharpen(probability)))
     layers = None if options.keep_edge_colors else separate(cells, linear.alpha)
     return Matte(linear.render(photo, grid), grid, layers)

@@ -9,7 +9,7 @@ ARCHITECTURE.md, "The matte", has the measurements that chose the parameters.
 import cv2
 import numpy as np
 
-from mattebox_server.matte.guided import LinearMatte, filtered, radii, refine, sharpen
+from mattebox_server.matte.guided import LinearMatte, filtered, radii, refine, unit
 from mattebox_server.pixels import Floats, Pixels, as_floats, as_pixels
 
 CELLS = (400, 800)
@@ -23,7 +23,7 @@ _NO_BOX = (0, 0, 1, 1)  # unused where there are labels
 _SEED = 0  # OpenCV starts its colour models at random
 
 
-def grabcut(guide: Pixels, probability: Pixels) -> LinearMatte:
+def grabcut(guide: Pixels, probability: Pixels, sharp: Pixels) -> LinearMatte:
     """A matte with the photo's edges, better than `guided` where the network is wrong, and slower.
 
     The same photo and probability give the same matte.
@@ -31,8 +31,9 @@ def grabcut(guide: Pixels, probability: Pixels) -> LinearMatte:
     Args:
         guide: uint8 (h, w, 3) BGR, the photo at low resolution.
         probability: uint8 (h, w), round(255 x probability of the subject).
+        sharp: uint8 (h, w), the same, sharpened at the network's own resolution.
     """
-    rough, sizes = sharpen(probability), radii(probability)
+    rough, sizes = unit(sharp), radii(probability)
     cut = _cut(guide, probability)
     if cut is not None:
         network = filtered(guide, rough, sizes[0])

@@ -20,16 +20,17 @@ from numpy.typing import NDArray
 from mattebox_server.grid import Grid
 from mattebox_server.pixels import Floats, Pixels, as_floats, as_pixels
 
-CELLS = (160, 640)
-"""Cells that this wants along the photo's sides at most: 128 to 450 along the short one measured the same."""
+CELLS = (256, 1024)
+"""Cells that this wants along the photo's sides at most. 128 to 450 along the short one measured the same, but that
+a line of two pixels in a photo of 480 can get lost between two of 160."""
 
 _SHARPNESS = 20.0  # of the sigmoid that the probability goes through
 _SURE = (0.02, 0.98)  # probabilities beyond which the network has the last word
 _UNSURE = (0.1, 0.9)  # probabilities between which it is unsure: how wide that is along its edge is the radius
 _MIN_RADIUS = 0.02  # of the windows, in short sides of the photo
 _MAX_RADII = (0.06, 0.03)  # of those of the first and the second run
-_EPSILON = np.float32(1e-4)  # variance of colours in [0, 1] that counts as flat
-_GAIN = 6.0  # contrast around 0.5 that the second run's input gets
+_EPSILON = 1e-4  # variance of colours in [0, 1] that counts as flat
+_GAIN = 1.5  # contrast around 0.5 that the second run's input gets; more would lose what is thinner than a cell
 _LEVELS = (0.1, 0.9)  # what becomes 0 and 1: a mean of windows hardly reaches either
 _REACH_CELLS = 1  # beside an edge, within which the photo may still decide
 
@@ -62,14 +63,15 @@ class LinearMatte:
         return alpha
 
 
-def guided(guide: Pixels, probability: Pixels) -> LinearMatte:
+def guided(guide: Pixels, probability: Pixels, sharp: Pixels) -> LinearMatte:
     """A matte with the photo's edges.
 
     Args:
         guide: uint8 (h, w, 3) BGR, the photo at low resolution.
         probability: uint8 (h, w), round(255 x probability of the subject).
+        sharp: uint8 (h, w), the same, sharpened at the network's own resolution.
     """
-    return refine(guide, probability, sharpen(probability), radii(probability))
+    return refine(guide, probability, unit(sharp), radii(probability))
 
 
 def radii(probability: Pixels) -> tuple[float, float]:
@@ -84,9 +86,18 @@ def radii(probability: Pixels) -> tuple[float, float]:
     return first, second
 
 
-def sharpen(probability: Pixels) -> Floats:
-    """Probability uint8 (h, w) to float32 in [0, 1], steeper around a half."""
-    return as_floats(1 / (1 + np.exp(-_SHARPNESS * (probability.astype(np.float32) / 255 - 0.5))))
+def sharpen(probability: Pixels) -> Pixels:
+    """Probability uint8 (h, w), steeper around a half.
+
+    To be done before it is brought to the guide's resolution: a cell's mean is then how much of it the subject covers.
+    """
+    levels = np.arange(256) / 255
+    return as_pixels(cv2.LUT(probability, np.rint(255 / (1 + np.exp(-_SHARPNESS * (levels - 0.5)))).astype(np.uint8)))
+
+
+def unit(plane: Pixels) -> Floats:
+    """uint8 to float32 in [0, 1]."""
+    return plane.astype(np.float32) / np.float32(255)
 
 
 def filtered(guide: Pixels, rough: Floats, radius: float) -> Floats:
@@ -141,10 +152,10 @@ def _explain(colors: list[Floats], target: Floats, radius: float) -> tuple[list[
     """Weights of the colours, and constants, that explain the target best in the windows around each pixel."""
     side = 2 * max(1, round(radius * min(target.shape))) + 1
     blue, green, red = colors
-    mean_b, mean_g, mean_r, mean = _means([blue, green, red, target], side)
-    bb, bg, br, gg = _means([blue * blue, blue * green, blue * red, green * green], side)
-    gr, rr, bt, gt = _means([green * red, red * red, blue * target, green * target], side)
-    (rt,) = _means([red * target], side)
+    mean_b, mean_g, mean_r, mean = _precise_means([blue, green, red, target], side)
+    bb, bg, br, gg = _precise_means([blue * blue, blue * green, blue * red, green * green], side)
+    gr, rr, bt, gt = _precise_means([green * red, red * red, blue * target, green * target], side)
+    (rt,) = _precise_means([red * target], side)
     # Covariances: of the colours (a symmetric 3x3 matrix), and of each colour with the target.
     bb, gg, rr = (_EPSILON + each for each in (bb - mean_b * mean_b, gg - mean_g * mean_g, rr - mean_r * mean_r))
     bg, br, gr = bg - mean_b * mean_g, br - mean_b * mean_r, gr - mean_g * mean_r
@@ -152,16 +163,21 @@ def _explain(colors: list[Floats], target: Floats, radius: float) -> tuple[list[
     # Its inverse by cofactors, times the target's.
     c_bb, c_bg, c_br = gg * rr - gr * gr, gr * br - bg * rr, bg * gr - gg * br
     c_gg, c_gr, c_rr = bb * rr - br * br, bg * br - bb * gr, bb * gg - bg * bg
-    per_det = np.float32(1) / (bb * c_bb + bg * c_bg + br * c_br)
+    per_det = 1 / (bb * c_bb + bg * c_bg + br * c_br)
     weight_b = (c_bb * bt + c_bg * gt + c_br * rt) * per_det
     weight_g = (c_bg * bt + c_gg * gt + c_gr * rt) * per_det
     weight_r = (c_br * bt + c_gr * gt + c_rr * rt) * per_det
-    constant = as_floats(mean - weight_b * mean_b - weight_g * mean_g - weight_r * mean_r)
-    *weights, constant = _means([as_floats(weight_b), as_floats(weight_g), as_floats(weight_r), constant], side)
-    return weights, constant
+    constant = mean - weight_b * mean_b - weight_g * mean_g - weight_r * mean_r
+    *weights, constants = _means([each.astype(np.float32) for each in (weight_b, weight_g, weight_r, constant)], side)
+    return weights, constants
 
 
 def _means(planes: list[Floats], side: int) -> list[Floats]:
     """The mean of each plane float32 (h, w) in the square window around each pixel."""
     blurred = cv2.blur(cv2.merge(planes), (side, side), borderType=cv2.BORDER_REFLECT)
     return [as_floats(plane) for plane in (cv2.split(blurred) if len(planes) > 1 else [blurred])]
+
+
+def _precise_means(planes: list[Floats], side: int) -> list[NDArray[np.float64]]:
+    """As `_means`, for a matrix that is nearly singular where colours are all alike, as in a grey photo."""
+    return [plane.astype(np.float64) for plane in _means(planes, side)]
