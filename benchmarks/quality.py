@@ -34,7 +34,7 @@ from mattebox_server.foreground import Restorer, separate
 from mattebox_server.grid import Grid
 from mattebox_server.matte import hard_mask, make_matte
 from mattebox_server.options import MatteMethod, MatteOptions
-from mattebox_server.pixels import Pixels
+from mattebox_server.pixels import Pixels, as_pixels
 from mattebox_server.preprocess import preprocess
 from mattebox_server.stages import kept_classes
 
@@ -258,7 +258,7 @@ def sheet_row(case: Case, found: Found) -> Pixels:
             composite(picture, matte.alpha, plain(picture.shape[1], color), matte.restorer())
             pictures.append(picture)
     size = (320, round(320 * case.photo.shape[0] / case.photo.shape[1]))
-    return np.hstack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures])
+    return as_pixels(np.hstack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures]))
 
 
 def show(rows: list[dict[str, Any]], colors: dict[str, float]) -> None:
