@@ -166,6 +166,19 @@ def test_away_from_edges_there_are_constants(method: Any, size: tuple[int, int],
             assert made.edge[around[y : y + size[0], x : x + size[1]] != made.alpha].all()
 
 
+def test_what_is_half_transparent_everywhere_is_all_edge() -> None:
+    made = follow(guided.guided, noise(30, 40, 3), np.full((30, 40), 128, np.uint8))
+    assert made.edge.all()
+
+
+def test_rendering_can_be_repeated() -> None:
+    guide, probability = painted(disc(80, 60)), coarse(disc(80, 60, x=1).astype(np.float64), 80, 60, 3)
+    made = follow(guided.guided, guide, probability)
+    before, grid = made.alpha.copy(), Grid(80, 60, 1, 1)
+    assert (made.render(255 - guide, grid) != made.render(guide, grid)).any()
+    assert (made.alpha == before).all()
+
+
 @pytest.mark.parametrize("blur_px", [0.6, 3, 15])
 def test_rendering_at_the_resolution_of_the_cells_changes_nothing(blur_px: float) -> None:
     """But where the network is sure beside an edge: there the photo decides at full resolution."""
@@ -371,6 +384,16 @@ def test_grabcut_finds_what_the_network_cuts_off() -> None:
     photo, probability, truth = cut_off_arm()
     assert overlap(matte(photo, probability, MatteMethod.GUIDED).alpha, truth) < 0.8
     assert overlap(matte(photo, probability, MatteMethod.GRABCUT).alpha, truth) > 0.98
+
+
+def test_grabcut_cuts_off_what_the_network_adds() -> None:
+    """A piece of the background, with little confidence."""
+    body, piece = np.zeros((300, 400), bool), np.zeros((300, 400), bool)
+    body[75:225, 50:200], piece[120:180, 200:350] = True, True
+    confidence = np.where(body, 0.97, np.where(piece, 0.65, 0.02))
+    photo, probability = painted(body, grain=10), coarse(confidence, 200, 150, 2)
+    assert overlap(matte(photo, probability, MatteMethod.GUIDED).alpha, body) < 0.8
+    assert overlap(matte(photo, probability, MatteMethod.GRABCUT).alpha, body) > 0.98
 
 
 def test_grabcut_leaves_alone_what_the_network_is_sure_of() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mattebox_server.pixels import Floats, Image, Pixels, as_floats, as_pixels, halve, resize
 
 _CELLS = (256, 1024)
-_ODD_CELLS_PX = 8  # the means of even cells take half the time, which counts for large photos
+_LARGE_CELLS_PX = 8  # beyond which sides are multiples of four: their means take half the time
 _STRIP_PX = 64
 _MAX_STRIP_PX = 524_288  # pixels of a strip, from its first column to its last: bounds the float planes
 _GAP_PX = 16  # two spans with fewer columns in between are one
@@ -95,7 +95,8 @@ class Grid:
         """The grid for a photo of this size, with at most so many cells along its short and its long side."""
         short, long = sorted((width_px, height_px))
         side = max(ceil(short / cells[0]), ceil(long / cells[1]))
-        side += side > _ODD_CELLS_PX and side % 2
+        if side > _LARGE_CELLS_PX:
+            side = ceil(side / 4) * 4
         return Grid(width_px, height_px, min(side, width_px), min(side, height_px))
 
     @property

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from mattebox_server.grid import Grid
 from mattebox_server.pixels import Floats, Pixels, as_floats, as_pixels
 
-CELLS = (256, 1024)
+CELLS = (240, 960)
 """Cells that this wants along the photo's sides at most. 128 to 450 along the short one measured the same, but that
-a line of two pixels in a photo of 480 can get lost between two of 160."""
+a line of two pixels in a photo of 480 can get lost between cells of three."""
 
 _SHARPNESS = 20.0  # of the sigmoid that the probability goes through
 _SURE = (0.02, 0.98)  # probabilities beyond which the network has the last word
@@ -152,23 +152,25 @@ def _explain(colors: list[Floats], target: Floats, radius: float) -> tuple[list[
     """Weights of the colours, and constants, that explain the target best in the windows around each pixel."""
     side = 2 * max(1, round(radius * min(target.shape))) + 1
     blue, green, red = colors
-    mean_b, mean_g, mean_r, mean = _precise_means([blue, green, red, target], side)
-    bb, bg, br, gg = _precise_means([blue * blue, blue * green, blue * red, green * green], side)
-    gr, rr, bt, gt = _precise_means([green * red, red * red, blue * target, green * target], side)
-    (rt,) = _precise_means([red * target], side)
+    mean_b, mean_g, mean_r, mean = _means([blue, green, red, target], side)
+    bb, bg, br, gg = _means([blue * blue, blue * green, blue * red, green * green], side)
+    gr, rr, bt, gt = _means([green * red, red * red, blue * target, green * target], side)
+    (rt,) = _means([red * target], side)
     # Covariances: of the colours (a symmetric 3x3 matrix), and of each colour with the target.
     bb, gg, rr = (_EPSILON + each for each in (bb - mean_b * mean_b, gg - mean_g * mean_g, rr - mean_r * mean_r))
     bg, br, gr = bg - mean_b * mean_g, br - mean_b * mean_r, gr - mean_g * mean_r
     bt, gt, rt = bt - mean_b * mean, gt - mean_g * mean, rt - mean_r * mean
-    # Its inverse by cofactors, times the target's.
-    c_bb, c_bg, c_br = gg * rr - gr * gr, gr * br - bg * rr, bg * gr - gg * br
-    c_gg, c_gr, c_rr = bb * rr - br * br, bg * br - bb * gr, bb * gg - bg * bg
-    per_det = 1 / (bb * c_bb + bg * c_bg + br * c_br)
-    weight_b = (c_bb * bt + c_bg * gt + c_br * rt) * per_det
-    weight_g = (c_bg * bt + c_gg * gt + c_gr * rt) * per_det
-    weight_r = (c_br * bt + c_gr * gt + c_rr * rt) * per_det
+    # Elimination, which stays precise where colours are all alike, as in a grey photo, and the matrix nearly singular.
+    bg_b, br_b = bg / bb, br / bb
+    gg, gr, rr = gg - bg_b * bg, gr - bg_b * br, rr - br_b * br
+    gr_g = gr / gg
+    gt = gt - bg_b * bt
+    rt = rt - br_b * bt - gr_g * gt
+    weight_r = rt / (rr - gr_g * gr)
+    weight_g = gt / gg - gr_g * weight_r
+    weight_b = bt / bb - bg_b * weight_g - br_b * weight_r
     constant = mean - weight_b * mean_b - weight_g * mean_g - weight_r * mean_r
-    *weights, constants = _means([each.astype(np.float32) for each in (weight_b, weight_g, weight_r, constant)], side)
+    *weights, constants = _means([as_floats(each) for each in (weight_b, weight_g, weight_r, constant)], side)
     return weights, constants
 
 
@@ -176,8 +178,3 @@ def _means(planes: list[Floats], side: int) -> list[Floats]:
     """The mean of each plane float32 (h, w) in the square window around each pixel."""
     blurred = cv2.blur(cv2.merge(planes), (side, side), borderType=cv2.BORDER_REFLECT)
     return [as_floats(plane) for plane in (cv2.split(blurred) if len(planes) > 1 else [blurred])]
-
-
-def _precise_means(planes: list[Floats], side: int) -> list[NDArray[np.float64]]:
-    """As `_means`, for a matrix that is nearly singular where colours are all alike, as in a grey photo."""
-    return [plane.astype(np.float64) for plane in _means(planes, side)]
