@@ -63,24 +63,26 @@ class Restorer:
     Args:
         alpha: uint8 (H, W), the matte that the layers were separated with.
         foreground: the layers, over the photo.
-        background: alike.
+        apart: what the old background has more than the foreground.
     """
 
     alpha: Pixels
     foreground: Enlarger
-    background: Enlarger
+    apart: Enlarger
 
     @staticmethod
     def of(alpha: Pixels, layers: Layers, grid: Grid) -> "Restorer":
         """For a photo over which the grid lies, with its matte uint8 (H, W)."""
-        return Restorer(alpha, grid.enlarger(layers.foreground), grid.enlarger(layers.background))
+        return Restorer(
+            alpha, grid.enlarger(layers.foreground), grid.enlarger(as_floats(layers.background - layers.foreground))
+        )
 
     def restore(self, colors: Floats, strip: Strip) -> Floats:
         """The subject's colours of a strip of the photo, both float32 (h, w, 3) BGR in [0, 255]."""
         share, foreground = opacity(strip.pack(self.alpha)), self.foreground.at(strip)
         # foreground + share * (colors - share * foreground - (1 - share) * background), with the fewest products
-        restored = foreground - self.background.at(strip)
-        restored *= 1 - share
+        restored = self.apart.at(strip)
+        restored *= share - 1
         restored += colors
         restored -= foreground
         restored *= share
