@@ -31,6 +31,7 @@ from mattebox_server.codec import Limits
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.options import EngineOptions
+from mattebox_server.lane import LaneLimits
 from mattebox_server.local import LocalServer
 from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 from mattebox_server.pipeline import Pipeline
@@ -85,7 +86,9 @@ def measure(ways: dict[str, Call], photo: bytes, rounds: int) -> dict[str, float
 
 def in_process(engine: Engine, threads: int, runner: asyncio.Runner) -> Call:
     """The server's pipeline without the server."""
-    pipeline = Pipeline(engine, Admission(1, 10**9), Limits(10**9, 10**9), threads)
+    models = tuple(session.spec.name for session in engine.sessions)
+    admission = Admission(models, LaneLimits(1, 64, 60), 10**9)
+    pipeline = Pipeline(engine, admission, Limits(10**9, 10**9), threads)
     output = OutputOptions(format=ImageFormat.JPEG, quality=QUALITY)
     return lambda photo: runner.run(pipeline.remove_background(RemovalRequest(EncodedPhoto(photo), output=output)))
 

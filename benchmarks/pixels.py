@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mattebox_server import codec, logs
-from mattebox_server.admission import Admission
 from mattebox_server.backdrop import plain
 from mattebox_server.blend import composite, cutout
+from mattebox_server.budget import Budget
 from mattebox_server.codec import Limits
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import Inference
@@ -131,8 +131,8 @@ def whole_ways(scene: Scene) -> Timed:
 
 def serve(scene: Scene, request: RemovalRequest) -> bytes:
     """The server's own stages, with the network's answer at hand."""
-    with Admission(1, 10**9).enter() as permit:
-        prepared = prepare(request, scene.spec, LIMITS, permit)
+    with Budget("pixels", 10**9).share() as pixels:
+        prepared = prepare(request, scene.spec, LIMITS, pixels)
     return finish(request, scene.spec, SUBJECT, prepared, scene.found).image
 
 

@@ -16,6 +16,7 @@ from mattebox_server.admission import Admission
 from mattebox_server.codec import Limits
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.options import EngineOptions
+from mattebox_server.lane import LaneLimits
 from mattebox_server.local import LocalServer
 from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 from mattebox_server.pipeline import Pipeline
@@ -52,7 +53,9 @@ def measure_serving(model: Path, threads: int, rounds: int) -> dict[str, float]:
     """Server against the same pipeline called in this process: latency alone, throughput of eight callers."""
     cv2.setNumThreads(1)
     engine = load_engine([model], EngineOptions(threads=threads))
-    pipeline = Pipeline(engine, Admission(64, 10**9), Limits(10**9, 10**9), threads)
+    models = tuple(session.spec.name for session in engine.sessions)
+    admission = Admission(models, LaneLimits(64, 64, 60), 10**9)
+    pipeline = Pipeline(engine, admission, Limits(10**9, 10**9), threads)
     flags = ["--engine-threads", str(threads), "--pixel-threads", str(threads)]
     latencies: list[float] = []
     throughputs: list[float] = []

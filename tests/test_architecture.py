@@ -62,9 +62,10 @@ def test_there_is_something_to_read() -> None:
                 "mattebox.client",
                 "mattebox.errors",
                 "mattebox_server.app",
-                "mattebox_server.interceptors",
                 "mattebox_server.service",
                 "mattebox_server.statuses",
+                "mattebox_server.streaming",
+                "mattebox_server.wire",
             },
         ),
         (

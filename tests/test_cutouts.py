@@ -221,7 +221,7 @@ import sys
 from pathlib import Path
 import numpy as np, cv2
 from mattebox_server import codec
-from mattebox_server.admission import Admission
+from mattebox_server.budget import Budget
 from mattebox_server.codec import Limits
 from mattebox_server.engine.inference import Inference
 from mattebox_server.options import *
@@ -250,8 +250,8 @@ def memory(name):
 
 Path("/proc/self/clear_refs").write_text("5")
 before = memory("VmRSS")
-with Admission(1, 10**9).enter() as permit:
-    prepared = prepare(request, spec, Limits(10**9, 10**9), permit)
+with Budget("pixels", 10**9).share() as pixels:
+    prepared = prepare(request, spec, Limits(10**9, 10**9), pixels)
 done = finish(request, spec, frozenset((0,)), prepared, found)
 print((memory("VmHWM") - before - len(done.image)) / (width * height) - 3)
 """

@@ -19,23 +19,29 @@ import mattebox
 from fakes import FakeSession, engine_of
 from mattebox_server import app
 from mattebox_server.app import grpc_server
+from mattebox_server.budget import Budget
+from mattebox_server.calls import Calls
 from mattebox_server.engine.engine import Engine
-from mattebox_server.interceptors import RequestInterceptor
-from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService
+from mattebox_server.reception import Reception
+from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
 from mattebox_server.settings import Settings
+from mattebox_server.wire import Wire
 
 PHOTO = images.encode(images.scene())
+
+
+def parts() -> tuple[ServiceLimits, Wire, Calls]:
+    """What a service is made of."""
+    return ServiceLimits(1000, 1, 1), Wire(Reception(9, 60), Budget("bytes", 10**6), 60), Calls()
 
 
 @pytest.mark.parametrize("state", ["starting", "shutting down"])
 def test_not_serving_is_unavailable_with_a_time_to_come_back(state: str) -> None:
     async def scenario() -> None:
-        service = BackgroundRemovalService(max_message_bytes=1000)
+        service = BackgroundRemovalService(*parts())
         if state == "shutting down":
             service.drain()
-        server = grpc_server(
-            Settings(model=[Path("any.onnx")]), service, health.aio.HealthServicer(), RequestInterceptor(SERVICE_NAME)
-        )
+        server = grpc_server(Settings(model=[Path("any.onnx")]), service, health.aio.HealthServicer())
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with mattebox.AsyncClient(f"127.0.0.1:{port}") as client:
@@ -55,12 +61,7 @@ def test_a_fault_of_the_server_tells_nothing_of_itself() -> None:
             raise RuntimeError("/secret/path: token 1234")
 
     async def scenario() -> None:
-        server = grpc_server(
-            Settings(model=[Path("any.onnx")]),
-            Broken(1000),
-            health.aio.HealthServicer(),
-            RequestInterceptor(SERVICE_NAME),
-        )
+        server = grpc_server(Settings(model=[Path("any.onnx")]), Broken(*parts()), health.aio.HealthServicer())
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with mattebox.AsyncClient(f"127.0.0.1:{port}") as client:

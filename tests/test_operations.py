@@ -76,15 +76,6 @@ def test_request_id_and_log_line(server: LocalServer) -> None:
     assert (line["status"], line["method"], line["model"]) == ("OK", "RemoveBackground", "colour")
 
 
-def test_stream_is_announced_but_not_there_yet(server: LocalServer) -> None:
-    with grpc.insecure_channel(server.address) as channel:
-        stub = pb_grpc.BackgroundRemovalServiceStub(channel)
-        with pytest.raises(grpc.RpcError) as caught:
-            next(iter(stub.RemoveBackgroundStream(iter([pb.RemoveBackgroundStreamRequest(id="1")]), timeout=5)))
-    assert isinstance(caught.value, grpc.Call)
-    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
-
-
 def test_refusals_fit_into_the_trailer_in_any_language(folder: Path) -> None:
     core = networks.save_colour_core(folder / "chinese-core.onnx")
     labels = "background," + ",".join(letter * 60 for letter in "\u7ea2\u7eff\u84dd")
@@ -113,7 +104,10 @@ def test_many_at_once_get_their_own_answers(server: LocalServer) -> None:
 
 def test_overload_is_refused_with_a_time_to_come_back(colour_model: Path) -> None:
     photo = images.encode(images.textured(3000, 2000), "JPEG")
-    with LocalServer([colour_model], ["--max-requests", "1"]) as server, mattebox.Client(server.address) as client:
+    with (
+        LocalServer([colour_model], ["--max-active", "1", "--max-queue", "0"]) as server,
+        mattebox.Client(server.address) as client,
+    ):
 
         def call(_: int) -> str:
             try:

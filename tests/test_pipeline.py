@@ -9,9 +9,10 @@ import pytest
 import images
 from fakes import FakeSession, engine_of
 from mattebox_server import codec
-from mattebox_server.admission import Admission
+from mattebox_server.admission import Admission, Origin
 from mattebox_server.codec import Limits
 from mattebox_server.errors import BadPhoto, DeadlineExceeded, InvalidRequest, Overloaded
+from mattebox_server.lane import LaneLimits
 from mattebox_server.options import EncodedPhoto, ImageBackground, RemovalRequest
 from mattebox_server.pipeline import Pipeline
 
@@ -27,7 +28,7 @@ def session() -> FakeSession:
 @pytest.fixture
 def pipeline(session: FakeSession) -> Generator[Pipeline]:
     engine = engine_of(session)
-    pipeline = Pipeline(engine, Admission(2, 2 * PIXELS), Limits(10**6, 10**6), 1)
+    pipeline = Pipeline(engine, Admission(("fake",), LaneLimits(2, 0, 60), 2 * PIXELS), Limits(10**6, 10**6), 1)
     yield pipeline
     session.gate.set()
     pipeline.close()
@@ -45,7 +46,7 @@ def test_an_answer_holds_everything(pipeline: Pipeline) -> None:
 def test_an_expired_request_costs_no_pixel(pipeline: Pipeline, session: FakeSession) -> None:
     broken = RemovalRequest(EncodedPhoto(b"never looked at"))
     with pytest.raises(DeadlineExceeded):
-        asyncio.run(pipeline.remove_background(broken, time.monotonic() - 1))
+        asyncio.run(pipeline.remove_background(broken, Origin("me", time.monotonic() - 1)))
     assert session.ran == []
 
 
@@ -54,8 +55,8 @@ def test_a_deadline_between_the_network_and_the_matte(pipeline: Pipeline, sessio
 
     async def scenario() -> None:
         asyncio.get_running_loop().call_later(0.3, session.gate.set)
-        with pytest.raises(DeadlineExceeded, match="between two stages"):
-            await pipeline.remove_background(RemovalRequest(PHOTO), time.monotonic() + 0.2)
+        with pytest.raises(DeadlineExceeded, match="after a stage"):
+            await pipeline.remove_background(RemovalRequest(PHOTO), Origin("me", time.monotonic() + 0.2))
 
     asyncio.run(scenario())
     assert len(session.ran) == 1

@@ -12,13 +12,13 @@ MODEL = ["--model", "a.onnx"]
 
 def test_flags_beat_environment_beats_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "mattebox.toml"
-    file.write_text('model = ["f.onnx", "g.onnx"]\naddress = "f:1"\nmax_requests = 3\ngrace_seconds = 1.5\n')
+    file.write_text('model = ["f.onnx", "g.onnx"]\naddress = "f:1"\nmax_queue = 3\ngrace_seconds = 1.5\n')
     monkeypatch.setenv("MATTEBOX_CONFIG", str(file))
     monkeypatch.setenv("MATTEBOX_ADDRESS", "e:1")
-    monkeypatch.setenv("MATTEBOX_MAX_REQUESTS", "4")
-    settings = load_settings(["--max-requests", "5"])
+    monkeypatch.setenv("MATTEBOX_MAX_QUEUE", "4")
+    settings = load_settings(["--max-queue", "5"])
     assert settings.model == [Path("f.onnx"), Path("g.onnx")]
-    assert (settings.address, settings.max_requests, settings.grace_seconds) == ("e:1", 5, 1.5)
+    assert (settings.address, settings.max_queue, settings.grace_seconds) == ("e:1", 5, 1.5)
     assert load_settings(["--config", str(file), "--address", "c:1"]).address == "c:1"
 
 
@@ -30,9 +30,9 @@ def test_models_by_flag_and_environment(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_engine_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ["--precision", "bf16", "--sessions", "2", "--max-batch", "3", "--max-queue", "4", "--cache-dir", "c"]
+    flags = ["--precision", "bf16", "--sessions", "2", "--max-batch", "3", "--cache-dir", "c"]
     options = load_settings([*MODEL, *flags, "--batch-wait-seconds", "0.5", "--engine-threads", "6"]).engine
-    assert (options.precision, options.sessions, options.max_batch, options.max_queue) == ("bf16", 2, 3, 4)
+    assert (options.precision, options.sessions, options.max_batch) == ("bf16", 2, 3)
     assert (options.cache_dir, options.batch_wait_s, options.threads) == (Path("c"), 0.5, 6)
     gpu = load_settings([*MODEL, "--provider", "cuda", "--device-id", "1", "--gpu-memory-bytes", "2000000000"]).engine
     assert (gpu.provider, gpu.device_id, gpu.gpu_memory_bytes) == ("cuda", 1, 2_000_000_000)

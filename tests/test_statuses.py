@@ -15,7 +15,7 @@ CASES: list[tuple[Exception, grpc.StatusCode, type[mattebox.MatteboxError]]] = [
     (errors.BadPhoto(VIOLATION), grpc.StatusCode.INVALID_ARGUMENT, mattebox.InvalidRequest),
     (errors.PhotoTooLarge(VIOLATION), grpc.StatusCode.INVALID_ARGUMENT, mattebox.InvalidRequest),
     (errors.UnknownModel("m", ("a",)), grpc.StatusCode.NOT_FOUND, mattebox.UnknownModel),
-    (errors.Overloaded("full", 1.5), grpc.StatusCode.RESOURCE_EXHAUSTED, mattebox.Overloaded),
+    (errors.Overloaded("full", 1.5, "bytes"), grpc.StatusCode.RESOURCE_EXHAUSTED, mattebox.Overloaded),
     (errors.NotServing("starting", 1.5), grpc.StatusCode.UNAVAILABLE, mattebox.Unavailable),
     (errors.DeadlineExceeded("late"), grpc.StatusCode.DEADLINE_EXCEEDED, mattebox.DeadlineExceeded),
     (errors.InferenceFailed("/secret"), grpc.StatusCode.INTERNAL, mattebox.InternalError),

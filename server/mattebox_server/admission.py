@@ -1,62 +1,69 @@
-"""How much the server takes on at once: requests, and pixels that they hold in memory."""
+"""How much the server takes on at once, and in which order."""
 
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-from mattebox_server.errors import DeadlineExceeded, Overloaded
+from mattebox_server.budget import Budget, Share
+from mattebox_server.errors import Overloaded
+from mattebox_server.lane import Lane, LaneLimits
 
-_RETRY_AFTER_S = 0.5
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a request comes from and when its answer is due.
+
+    Args:
+        caller: the name of the caller's token, or else its connection; callers are served in turn.
+        deadline_s: on the clock of `time.monotonic`; None means never.
+    """
+
+    caller: str = ""
+    deadline_s: float | None = None
 
 
 class Admission:
-    """Counts what is in flight and refuses what would be too much. Safe to use from any thread."""
+    """The lanes of all models, and the pixels that all of their requests hold in memory.
 
-    def __init__(self, max_requests: int, max_pixels: int) -> None:
-        self._lock = threading.Lock()
-        self._max_requests, self._max_pixels = max_requests, max_pixels
-        self._requests = self._pixels = 0
+    Args:
+        models: names of the models.
+        limits: of each of them.
+        max_pixels: of all photos in flight.
+    """
 
-    @contextmanager
-    def enter(self) -> Generator["Permit"]:
-        """Admits one request until the block ends. Raises Overloaded at the limit."""
-        with self._lock:
-            if self._requests >= self._max_requests:
-                raise Overloaded(f"{self._requests} requests in flight, the limit", _RETRY_AFTER_S)
-            self._requests += 1
-        permit = Permit(self)
-        try:
-            yield permit
-        finally:
-            with self._lock:
-                permit.ended = True
-                self._requests -= 1
-                self._pixels -= permit.pixels
+    def __init__(self, models: tuple[str, ...], limits: LaneLimits, max_pixels: int) -> None:
+        self._lanes = {model: Lane(limits) for model in models}
+        self.pixels = Budget("pixels", max_pixels)
 
-    def take_pixels(self, permit: "Permit", pixels: int) -> None:
-        """See `Permit.add_pixels`."""
-        with self._lock:
-            if permit.ended:  # the caller went away while a thread was at work for it: nobody would give these back
-                raise DeadlineExceeded("the caller is gone")
-            if self._pixels + pixels > self._max_pixels:
-                raise Overloaded(f"{self._pixels} pixels in flight, {pixels} more are over the limit", _RETRY_AFTER_S)
-            self._pixels += pixels
-            permit.pixels += pixels
+    @property
+    def lanes(self) -> Mapping[str, Lane]:
+        """Of each model, by its name."""
+        return self._lanes
 
+    def check_room(self, caller: str) -> None:
+        """Raises Overloaded if there is no room for a request of this caller, whatever the model.
 
-class Permit:
-    """One admitted request."""
+        To be asked before the request is received: a refusal then costs neither side the photo's bytes.
+        """
+        full: Overloaded | None = None
+        for lane in self._lanes.values():
+            try:
+                lane.check_room(caller)
+            except Overloaded as error:
+                full = error
+            else:
+                return
+        if full is not None:
+            raise full
 
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-        self.pixels = 0
-        self.ended = False
-
-    def add_pixels(self, pixels: int) -> None:
-        """Accounts for an image that is about to be decoded.
+    @asynccontextmanager
+    async def enter(self, model: str, origin: Origin) -> AsyncGenerator[Share]:
+        """Waits for a turn and holds it until the block ends; gives what the request holds of all pixels.
 
         Raises:
-            Overloaded: at the limit.
-            DeadlineExceeded: the request has ended meanwhile.
+            Overloaded: at a limit.
+            DeadlineExceeded: the deadline passed, or can't be met.
         """
-        self._admission.take_pixels(self, pixels)
+        async with self._lanes[model].turn(origin.caller, origin.deadline_s):
+            with self.pixels.share() as share:
+                yield share

@@ -18,18 +18,21 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server import logs
 from mattebox_server.admission import Admission
+from mattebox_server.budget import Budget
+from mattebox_server.calls import Calls
 from mattebox_server.codec import Limits
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.errors import MatteboxError, StartupError
-from mattebox_server.interceptors import RequestInterceptor
+from mattebox_server.lane import LaneLimits
 from mattebox_server.memory import give_back_when_idle, share_arenas
 from mattebox_server.pipeline import Pipeline
-from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService
+from mattebox_server.reception import Reception
+from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
 from mattebox_server.settings import Settings
+from mattebox_server.wire import Wire
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -40,6 +43,8 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 # answers of 10 MB). So the connections stay open a little longer than the calls.
 _FLUSH_S = 0.5
 _CUT_OFF_S = 1.0
+_KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
+_LEAST_PING_MS = 10_000
 _HEALTH_NAMES = ("", SERVICE_NAME)
 
 
@@ -66,10 +71,13 @@ async def _serve(settings: Settings) -> bool:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    service = BackgroundRemovalService(settings.max_message_bytes)
+    calls = Calls()
+    budget = Budget("bytes", settings.in_flight_bytes)
+    wire = Wire(Reception(settings.max_receiving, settings.receive_seconds), budget, settings.send_seconds)
+    limits = ServiceLimits(settings.max_message_bytes, settings.max_streams, settings.max_stream_photos)
+    service = BackgroundRemovalService(limits, wire, calls)
     health_service = health.aio.HealthServicer()
-    calls = RequestInterceptor(SERVICE_NAME)
-    server = grpc_server(settings, service, health_service, calls)
+    server = grpc_server(settings, service, health_service)
     port = _bind(server, settings.address)
     await _set_health(health_service, _NOT_SERVING)
     await server.start()
@@ -83,9 +91,7 @@ async def _serve(settings: Settings) -> bool:
             log.info("stopped while loading")
             return True
         stack.callback(engine.close)
-        limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels)
-        admission = Admission(settings.max_requests, settings.max_pixels)
-        pipeline = Pipeline(engine, admission, limits, settings.pixel_threads)
+        pipeline = _pipeline(settings, engine)
         stack.callback(pipeline.close)
         await pipeline.warm_up()
         tidying = asyncio.create_task(give_back_when_idle(calls))
@@ -106,7 +112,15 @@ async def _serve(settings: Settings) -> bool:
     return False
 
 
-async def _finish_calls(calls: RequestInterceptor, within_s: float) -> bool:
+def _pipeline(settings: Settings, engine: Engine) -> Pipeline:
+    active = settings.active_on(session.provider for session in engine.sessions)
+    lanes = LaneLimits(active, settings.max_queue, settings.max_wait_seconds)
+    models = tuple(session.spec.name for session in engine.sessions)
+    limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels)
+    return Pipeline(engine, Admission(models, lanes, settings.max_pixels), limits, settings.pixel_threads)
+
+
+async def _finish_calls(calls: Calls, within_s: float) -> bool:
     """Waits until no call runs and the last answers are out; False if that takes too long."""
     try:
         async with asyncio.timeout(within_s):
@@ -141,16 +155,19 @@ def grpc_server(
     settings: Settings,
     service: BackgroundRemovalService,
     health_service: health.aio.HealthServicer,
-    calls: RequestInterceptor,
 ) -> aio.Server:
     """A server with everything on it, not bound and not started."""
     options = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),  # bounded by the photo's pixels
         ("grpc.so_reuseport", 0),  # else a second server would take half of the first one's callers in silence
+        # Callers that are gone without a word are noticed, and those that ping more often than needed are let.
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MS),
     ]
-    server = aio.server(interceptors=[calls], options=options)
-    pb_grpc.add_BackgroundRemovalServiceServicer_to_server(service, server)
+    server = aio.server(options=options)
+    server.add_generic_rpc_handlers((service.handlers(),))
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server

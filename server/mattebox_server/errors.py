@@ -8,7 +8,7 @@ MatteboxError
 ├── UnknownModel
 ├── Overloaded            at a limit now, later it may work
 ├── NotServing            starting or draining
-├── DeadlineExceeded
+├── DeadlineExceeded      passed, or can't be met
 └── InferenceFailed       the engine failed on a valid request
 StartupError              the server can't start as asked; never reaches a caller
 ```
@@ -61,23 +61,31 @@ class UnknownModel(MatteboxError):
 
 
 class Overloaded(MatteboxError):
-    """A limit of the server is reached; the same request may succeed after `retry_after_s` seconds."""
+    """A limit of the server is reached; the same request may succeed after `retry_after_s` seconds.
 
-    def __init__(self, reason: str, retry_after_s: float) -> None:
+    Args:
+        reason: for the caller to read.
+        retry_after_s: seconds after which there may be room.
+        limit: which one, in a word, for the metrics.
+    """
+
+    def __init__(self, reason: str, retry_after_s: float, limit: str) -> None:
         super().__init__(reason)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.limit = retry_after_s, limit
 
 
 class NotServing(MatteboxError):
     """The server starts or drains; another one, or this one after `retry_after_s` seconds, may answer."""
 
-    def __init__(self, reason: str, retry_after_s: float) -> None:
+    def __init__(self, reason: str, retry_after_s: float, state: str = "starting") -> None:
         super().__init__(reason)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.limit = retry_after_s, state
 
 
 class DeadlineExceeded(MatteboxError):
-    """The caller's deadline passed before the work was done."""
+    """The caller's deadline passed before the work was done, or is sure to."""
+
+    limit = "deadline"
 
 
 class InferenceFailed(MatteboxError):

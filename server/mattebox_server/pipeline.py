@@ -14,13 +14,15 @@ from typing import TypeVar
 import numpy as np
 
 from mattebox_server import codec
-from mattebox_server.admission import Admission
+from mattebox_server.admission import Admission, Origin
+from mattebox_server.budget import Budget
 from mattebox_server.codec import Limits
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.session import Session
 from mattebox_server.errors import DeadlineExceeded
 from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
+from mattebox_server.records import Stage
 from mattebox_server.stages import Finished, Prepared, finish, kept_classes, prepare
 
 T = TypeVar("T")
@@ -35,6 +37,7 @@ class Composite:
         prepared: everything up to the network.
         found: what the network found.
         finished: the encoded answer.
+        stages: where the time went, in the order of time.
         total_s: seconds from request to answer; what the stages don't account for is hand-over between them.
     """
 
@@ -42,6 +45,7 @@ class Composite:
     prepared: Prepared
     found: Inference
     finished: Finished
+    stages: tuple[Stage, ...]
     total_s: float
 
 
@@ -57,42 +61,54 @@ class Pipeline:
 
     def __init__(self, engine: Engine, admission: Admission, limits: Limits, threads: int) -> None:
         self.engine = engine
+        self.admission = admission
         self.limits = limits
-        self._admission = admission
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pixels")
 
-    async def remove_background(self, request: RemovalRequest, deadline_s: float | None = None) -> Composite:
+    async def remove_background(self, request: RemovalRequest, origin: Origin | None = None) -> Composite:
         """Answers one request.
 
         Args:
             request: checked already, but for what only the model and the image headers tell.
-            deadline_s: on the clock of `time.monotonic`; None means never. No stage starts after it.
+            origin: who asks, and by when. No stage starts from which the deadline can't be met.
 
         Raises:
             MatteboxError: any of them.
         """
         started_s = time.monotonic()
+        origin = origin or Origin()
         session = self.engine.session(request.model)
         spec = session.spec
         kept = kept_classes(spec, request.keep)
-        with self._admission.enter() as permit:
-            prepared = await self._in_pool(deadline_s, lambda: prepare(request, spec, self.limits, permit))
-            found = await self.engine.infer(spec.name, prepared.model_input.image, kept, deadline_s)
-            finished = await self._in_pool(deadline_s, lambda: finish(request, spec, kept, prepared, found))
-        return Composite(session, prepared, found, finished, time.monotonic() - started_s)
+        pace = self.admission.lanes[spec.name].pace
+        async with self.admission.enter(spec.name, origin) as pixels:
+            wait = Stage("wait", started_s, time.monotonic() - started_s)
+            begun_s = time.monotonic()
+            until_s = _earlier(origin.deadline_s, pace.whole_s)
+            prepared = await self._in_pool(until_s, lambda: prepare(request, spec, self.limits, pixels))
+            prepared_s = time.monotonic()
+            until_s = _earlier(origin.deadline_s, pace.after_prepare_s)
+            found = await self.engine.infer(spec.name, prepared.model_input.image, kept, until_s)
+            inferred_s = time.monotonic()
+            until_s = _earlier(origin.deadline_s, pace.after_infer_s)
+            finished = await self._in_pool(until_s, lambda: finish(request, spec, kept, prepared, found))
+            finished_s = time.monotonic()
+            pace.record(prepared_s - begun_s, found.infer_s, finished_s - inferred_s)
+        stages = (wait, *_stages(prepared, prepared_s, found, finished))
+        return Composite(session, prepared, found, finished, stages, finished_s - started_s)
 
     async def warm_up(self) -> None:
         """Takes a small photo through the stages around the network, so that no caller waits for libraries to load."""
         spec = self.engine.session("").spec
         size, much = (64, 64, 3), 1_000_000
-        limits, admission = Limits(much, much), Admission(1, much)  # not the callers', which may be lower
+        limits, pixels = Limits(much, much), Budget("pixels", much)  # not the callers', which may be lower
 
         def stages() -> None:
             photo = EncodedPhoto(codec.encode(np.zeros(size, np.uint8), ImageFormat.JPEG, 90))
-            with admission.enter() as permit:
+            with pixels.share() as share:
                 for answer in (ImageFormat.PNG, ImageFormat.JPEG):
                     request = RemovalRequest(photo, output=OutputOptions(format=answer))
-                    prepared = prepare(request, spec, limits, permit)
+                    prepared = prepare(request, spec, limits, share)
                     nothing = np.zeros(prepared.model_input.image.shape[:2], np.uint8)
                     finish(request, spec, frozenset(), prepared, Inference(nothing, nothing, 1, 0, 0))
 
@@ -105,7 +121,24 @@ class Pipeline:
     async def _in_pool(self, deadline_s: float | None, stage: Callable[[], T]) -> T:
         def run() -> T:
             if deadline_s is not None and time.monotonic() >= deadline_s:
-                raise DeadlineExceeded("the deadline passed between two stages")
+                raise DeadlineExceeded("the deadline can't be met any more after a stage")
             return stage()
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, run)
+
+
+def _earlier(deadline_s: float | None, needed_s: float) -> float | None:
+    """When a stage must have begun, if that many seconds are needed from there to the deadline."""
+    return None if deadline_s is None else deadline_s - needed_s
+
+
+def _stages(prepared: Prepared, prepared_s: float, found: Inference, finished: Finished) -> tuple[Stage, ...]:
+    decoded_s, matted_s = prepared.started_s + prepared.decode_s, finished.started_s + finished.matte_s
+    return (
+        Stage("decode", prepared.started_s, prepared.decode_s),
+        Stage("preprocess", decoded_s, prepared.preprocess_s),
+        Stage("queue", prepared_s, found.queue_s),
+        Stage("infer", prepared_s + found.queue_s, found.infer_s),
+        Stage("matte", finished.started_s, finished.matte_s),
+        Stage("encode", matted_s, finished.encode_s),
+    )

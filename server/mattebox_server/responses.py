@@ -58,13 +58,14 @@ def _execution(session: Session, batch_size: int) -> pb.Execution:
 
 
 def _timings(composite: Composite) -> pb.Timings:
+    took = {stage.name: stage.seconds for stage in composite.stages}
     return pb.Timings(
-        decode=_duration(composite.prepared.decode_s),
-        preprocess=_duration(composite.prepared.preprocess_s),
-        queue=_duration(composite.found.queue_s),
-        infer=_duration(composite.found.infer_s),
-        matte=_duration(composite.finished.matte_s),
-        encode=_duration(composite.finished.encode_s),
+        decode=_duration(took["decode"]),
+        preprocess=_duration(took["preprocess"]),
+        queue=_duration(took["wait"] + took["queue"]),
+        infer=_duration(took["infer"]),
+        matte=_duration(took["matte"]),
+        encode=_duration(took["encode"]),
         total=_duration(composite.total_s),
     )
 

@@ -1,20 +1,27 @@
-"""The contract over gRPC: hands messages in and out, decides nothing."""
+"""The contract over gRPC: hands messages in and out, decides only whether to take them."""
 
 from __future__ import annotations  # grpc is generic in its stubs only
 
-import time
-from typing import cast
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
 
 import grpc
 import structlog
-from grpc import aio
+from google.protobuf.message import Message
 
 from mattebox.v1 import background_removal_pb2 as pb
-from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
-from mattebox_server.errors import NotServing
+from mattebox_server.admission import Origin
+from mattebox_server.calls import CallerGone, Calls, Refused
+from mattebox_server.errors import NotServing, Overloaded
+from mattebox_server.options import RemovalRequest
 from mattebox_server.pipeline import Pipeline
+from mattebox_server.records import Record
 from mattebox_server.requests import parse_request
 from mattebox_server.responses import build_models, build_response
+from mattebox_server.streaming import PhotoStream
+from mattebox_server.wire import REQUEST_ID_KEY, Context, Wire, new_record
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -22,15 +29,40 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["BackgroundRemovalService"].full_n
 
 _STARTING_RETRY_S = 2.0
 _DRAINING_RETRY_S = 1.0
+_STREAM_RETRY_S = 1.0
+
+Behavior = Callable[[Context, Record], Awaitable[None]]
 
 
-class BackgroundRemovalService(pb_grpc.BackgroundRemovalServiceServicer):
-    """Answers once it has a pipeline, until it drains."""
+@dataclass(frozen=True)
+class ServiceLimits:
+    """What the service takes.
 
-    def __init__(self, max_message_bytes: int) -> None:
-        self._max_message_bytes = max_message_bytes
+    Args:
+        max_message_bytes: of a request, for ListModels to tell.
+        max_streams: that are open at once.
+        max_stream_photos: in flight on each stream.
+    """
+
+    max_message_bytes: int
+    max_streams: int
+    max_stream_photos: int
+
+
+class BackgroundRemovalService:
+    """Answers once it has a pipeline, until it drains.
+
+    Args:
+        limits: what it takes.
+        wire: how messages come and go.
+        calls: counts and logs them.
+    """
+
+    def __init__(self, limits: ServiceLimits, wire: Wire, calls: Calls) -> None:
+        self._limits, self._wire, self._calls = limits, wire, calls
         self._pipeline: Pipeline | None = None
-        self._draining = False
+        self._draining = asyncio.Event()
+        self.streams = 0
 
     def serve(self, pipeline: Pipeline) -> None:
         """From now on requests are answered."""
@@ -38,48 +70,106 @@ class BackgroundRemovalService(pb_grpc.BackgroundRemovalServiceServicer):
 
     def drain(self) -> None:
         """From now on new requests are refused; those that run go on."""
-        self._draining = True
+        self._draining.set()
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The contract's methods, to be added to a server."""
+        methods = {
+            "RemoveBackground": (self._remove_background, pb.RemoveBackgroundRequest),
+            "RemoveBackgroundStream": (self._remove_backgrounds, pb.RemoveBackgroundStreamRequest),
+            "ListModels": (self._list_models, pb.ListModelsRequest),
+        }
+        return grpc.method_handlers_generic_handler(
+            SERVICE_NAME, {name: self._handler(name, *method) for name, method in methods.items()}
+        )
+
+    def _handler(self, name: str, behavior: Behavior, request: type[Message]) -> grpc.RpcMethodHandler[Any, Any]:
+        async def handle(_: object, context: Context) -> None:
+            record = new_record(name, context)
+            try:
+                async with self._calls.track(record):
+                    await behavior(context, record)
+            except CallerGone:
+                raise asyncio.CancelledError from None  # ends the call without a word: it would not get through
+            except Refused as refused:
+                refusal = refused.refusal
+                # Not as initial metadata: once those are there, gRPC's own retries give up.
+                metadata = (*refusal.trailing_metadata, (REQUEST_ID_KEY, record.request_id))
+                await context.abort(refusal.code, refusal.text, metadata)
+
+        return grpc.stream_stream_rpc_method_handler(
+            handle,
+            request_deserializer=request.FromString,
+            response_serializer=lambda message: message.SerializeToString(),
+        )
 
     def _ready_pipeline(self) -> Pipeline:
-        if self._draining:
-            raise NotServing("the server is shutting down", _DRAINING_RETRY_S)
+        if self._draining.is_set():
+            raise NotServing("the server is shutting down", _DRAINING_RETRY_S, "draining")
         if self._pipeline is None:
             raise NotServing("the server is starting", _STARTING_RETRY_S)
         return self._pipeline
 
-    async def RemoveBackground(  # noqa: N802 - the contract's name
-        self,
-        request: pb.RemoveBackgroundRequest,
-        context: aio.ServicerContext[pb.RemoveBackgroundRequest, pb.RemoveBackgroundResponse],
-    ) -> pb.RemoveBackgroundResponse:
+    async def _remove_background(self, context: Context, record: Record) -> None:
         """One photo in, one composite out."""
-        pipeline = self._ready_pipeline()
+        origin = _origin(context, record)
+        self._ready_pipeline().admission.check_room(origin.caller)
+        request = cast("pb.RemoveBackgroundRequest", await self._wire.receive(context, record))
+        with self._wire.hold(request, record) as held:
+            removal = parse_request(request)
+            del request  # its photo has been copied
+            response = await self._answer(removal, record, origin)
+            record.response_bytes = response.ByteSize()
+            held.become(record.response_bytes)
+            await self._greet(context, record)
+            await self._wire.send(context, response, record)
+
+    async def _answer(self, removal: RemovalRequest, record: Record, origin: Origin) -> pb.RemoveBackgroundResponse:
         log.debug("request started")
-        remaining_s = cast("float | None", context.time_remaining())  # None without a deadline: the stubs are wrong
-        deadline_s = None if remaining_s is None else time.monotonic() + remaining_s
-        removal = parse_request(request)
-        composite = await pipeline.remove_background(removal, deadline_s)
-        structlog.contextvars.bind_contextvars(model=composite.session.spec.name)
+        record.model = removal.model
+        composite = await self._ready_pipeline().remove_background(removal, origin)
+        record.model, record.provider = composite.session.spec.name, composite.session.provider
+        record.batch_size = composite.found.batch_size
+        record.width_px, record.height_px = composite.finished.size
+        record.stages.extend(composite.stages)
         return build_response(composite, removal.output)
 
-    async def RemoveBackgroundStream(  # type: ignore[override]  # noqa: N802
-        self,
-        request_iterator: object,  # noqa: ARG002
-        context: aio.ServicerContext[pb.RemoveBackgroundStreamRequest, pb.RemoveBackgroundStreamResponse],
-    ) -> None:
-        """Not yet."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "RemoveBackgroundStream is not implemented by this version")
+    async def _remove_backgrounds(self, context: Context, record: Record) -> None:
+        """Many photos on one stream."""
+        self._ready_pipeline()
+        if self.streams >= self._limits.max_streams:
+            raise Overloaded(f"{self.streams} streams are open, the limit", _STREAM_RETRY_S, "streams")
+        origin = _origin(context, record)
+        await self._greet(context, record)
+        self.streams += 1
+        try:
 
-    async def ListModels(  # noqa: N802
-        self,
-        request: pb.ListModelsRequest,  # noqa: ARG002 - it has no fields
-        context: aio.ServicerContext[pb.ListModelsRequest, pb.ListModelsResponse],  # noqa: ARG002
-    ) -> pb.ListModelsResponse:
+            def answer(request: pb.RemoveBackgroundRequest, photo: Record) -> Awaitable[pb.RemoveBackgroundResponse]:
+                return self._answer(parse_request(request), photo, origin)
+
+            stream = PhotoStream(context, record, self._wire, self._calls, answer)
+            if not await stream.run(self._limits.max_stream_photos, self._draining):
+                raise NotServing("the server is shutting down", _DRAINING_RETRY_S, "draining")
+        finally:
+            self.streams -= 1
+
+    async def _list_models(self, context: Context, record: Record) -> None:
         """The models that this server has, and its limits."""
         pipeline = self._ready_pipeline()
+        await self._wire.receive(context, record)
         limits = pb.Limits(
-            max_message_bytes=self._max_message_bytes,
+            max_message_bytes=self._limits.max_message_bytes,
             max_photo_bytes=pipeline.limits.max_bytes,
             max_photo_pixels=pipeline.limits.max_pixels,
+            max_stream_photos=self._limits.max_stream_photos,
         )
-        return build_models(pipeline.engine, limits)
+        await self._greet(context, record)
+        await self._wire.send(context, build_models(pipeline.engine, limits), record)
+
+    @staticmethod
+    async def _greet(context: Context, record: Record) -> None:
+        await context.send_initial_metadata(((REQUEST_ID_KEY, record.request_id),))
+
+
+def _origin(context: Context, record: Record) -> Origin:
+    return Origin(record.caller or context.peer(), record.deadline_s)

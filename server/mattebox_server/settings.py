@@ -8,7 +8,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,7 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from mattebox_server.engine.options import GPU_PROVIDERS, EngineOptions, RequestedPrecision
+from mattebox_server.engine.options import GPU_PROVIDERS, EngineOptions, ProviderName, RequestedPrecision
 from mattebox_server.errors import StartupError
 
 _PREFIX = "MATTEBOX_"
@@ -30,6 +30,7 @@ _MAX_PIXELS_CEILING = 178_956_970
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _MIB = 1024 * 1024
 _MAX_PORT = 65535
+_MAX_ACTIVE = 4096  # and the engine's own queues hold as many, so that they never refuse
 
 
 def _default_cache() -> Path | None:
@@ -84,9 +85,6 @@ class Settings(BaseSettings):
     batch_wait_seconds: float = Field(
         default=0.05, ge=0, le=60, description="how long a photo may be passed over for a fuller batch"
     )
-    max_queue: int = Field(
-        default=64, ge=0, description="photos that wait for one model; more are refused as RESOURCE_EXHAUSTED"
-    )
     static_size: Annotated[list[str], NoDecode] = Field(
         default=[],
         description="WIDTHxHEIGHT of photos that are frequent: on a CPU their aspect gets a faster session of its own,"
@@ -100,10 +98,35 @@ class Settings(BaseSettings):
     max_photo_pixels: int = Field(
         default=64_000_000, ge=1, le=_MAX_PIXELS_CEILING, description="largest width x height"
     )
-    max_requests: int = Field(
-        default=32, ge=1, description="requests in flight; more are refused as RESOURCE_EXHAUSTED"
+    max_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="bytes of all requests and answers in flight, by default 512 MiB or eight of the largest requests;"
+        " more are refused",
     )
     max_pixels: int = Field(default=256_000_000, ge=1, description="pixels of all photos in flight; more are refused")
+    max_active: int | None = Field(
+        default=None,
+        ge=1,
+        le=_MAX_ACTIVE,
+        description="requests for one model that are worked on at once; by default what keeps all threads busy",
+    )
+    max_queue: int = Field(
+        default=64, ge=0, description="requests that wait for one model; more are refused as RESOURCE_EXHAUSTED"
+    )
+    max_wait_seconds: float = Field(
+        default=30.0, gt=0, description="longest predicted wait for one model; who would wait longer is refused"
+    )
+    max_receiving: int = Field(default=64, ge=1, description="requests that are received at once")
+    receive_seconds: float = Field(default=30.0, gt=0, description="how long a request may take to arrive")
+    send_seconds: float = Field(default=60.0, gt=0, description="how long a caller may take to receive an answer")
+    max_streams: int = Field(default=64, ge=1, description="streams open at once; more are refused")
+    max_stream_photos: int = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description="photos in flight on one stream; another is read when one is answered",
+    )
     grace_seconds: float = Field(default=30.0, ge=0, description="how long running requests may finish after SIGTERM")
     log_format: Literal["console", "json"] = Field(default="console", description="for people or for machines")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -114,6 +137,20 @@ class Settings(BaseSettings):
     def max_message_bytes(self) -> int:
         """Largest request message: a photo and a background picture at their limit, and the fields around them."""
         return 2 * self.max_photo_bytes + 64 * 1024
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Bytes of all requests and answers in flight."""
+        return self.max_bytes or max(512 * _MIB, 8 * self.max_message_bytes)
+
+    def active_on(self, providers: Iterable[ProviderName]) -> int:
+        """Requests for one model that are worked on at once, with its sessions on these providers.
+
+        While a run's photos are in the network, the last one's are finished and the next one's prepared: three times
+        what runs at once.
+        """
+        runs = self.sessions * max(self.engine.max_batch_on(provider) for provider in providers)
+        return self.max_active or max(3 * runs, runs + self.pixel_threads)
 
     @field_validator("model", "static_size", mode="before")
     @classmethod
@@ -168,7 +205,7 @@ class Settings(BaseSettings):
             sessions=self.sessions,
             max_batch=self.max_batch,
             batch_wait_s=self.batch_wait_seconds,
-            max_queue=self.max_queue,
+            max_queue=_MAX_ACTIVE,
             static_sizes=tuple((int(width), int(height)) for width, height in (s.split("x") for s in self.static_size)),
         )
 
@@ -176,6 +213,11 @@ class Settings(BaseSettings):
     def _largest_photo_fits(self) -> "Settings":
         if self.max_pixels < self.max_photo_pixels:
             raise ValueError("max_pixels is below max_photo_pixels: the largest photo could never be answered")
+        if self.in_flight_bytes < self.max_message_bytes:
+            raise ValueError(
+                f"max_bytes is below {self.max_message_bytes}, twice max_photo_bytes and 64 KiB: the largest request"
+                " could never be answered"
+            )
         return self
 
     @classmethod

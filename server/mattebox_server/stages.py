@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mattebox_server import codec, colors
-from mattebox_server.admission import Permit
 from mattebox_server.backdrop import blurred, continue_subject, cover, plain
 from mattebox_server.blend import composite, cutout, restore
+from mattebox_server.budget import Share
 from mattebox_server.codec import Limits, Photo
 from mattebox_server.engine.inference import Inference
 from mattebox_server.errors import InvalidRequest, Violation
@@ -45,6 +45,7 @@ class Prepared:
         model_input: what the network gets.
         backdrop: uint8 (h, w, 3) BGR in the photo's colours, if the background is a picture: at the answer's size, but
             for a crop at its own.
+        started_s: when decoding began, on the clock of `time.monotonic`.
         decode_s: seconds that decoding took.
         preprocess_s: seconds that preprocessing took.
     """
@@ -52,6 +53,7 @@ class Prepared:
     photo: Photo
     model_input: ModelInput
     backdrop: Pixels | None
+    started_s: float
     decode_s: float
     preprocess_s: float
 
@@ -71,6 +73,7 @@ class Finished:
         channels: of `image`: 1 grey, 3 colour, 4 with alpha.
         alpha: the matte as PNG, if it was asked for.
         subjects: what was found, largest first.
+        started_s: when matting began, on the clock of `time.monotonic`.
         matte_s: seconds that matte and blend took.
         encode_s: seconds that encoding took.
     """
@@ -80,11 +83,12 @@ class Finished:
     channels: int
     alpha: bytes | None
     subjects: tuple[Subject, ...]
+    started_s: float
     matte_s: float
     encode_s: float
 
 
-def prepare(request: RemovalRequest, spec: ModelSpec, limits: Limits, permit: Permit) -> Prepared:
+def prepare(request: RemovalRequest, spec: ModelSpec, limits: Limits, pixels: Share) -> Prepared:
     """Decodes what the request brings and makes the model's input of it.
 
     Raises:
@@ -93,10 +97,10 @@ def prepare(request: RemovalRequest, spec: ModelSpec, limits: Limits, permit: Pe
         Overloaded: no room for so many pixels now.
     """
     started_s = time.monotonic()
-    photo, size = _load(request, spec, limits, permit)
+    photo, size = _load(request, spec, limits, pixels)
     backdrop = None
     if isinstance(request.background, ImageBackground):
-        backdrop = _load_backdrop(request.background.data, limits, permit, photo.profile)
+        backdrop = _load_backdrop(request.background.data, limits, pixels, photo.profile)
         backdrop = backdrop if request.output.crop_margin_px is not None else cover(backdrop, *size)
     decoded_s = time.monotonic()
     # The size MODEL shows the very pixels that the network gets, as the classic recipe does.
@@ -105,17 +109,17 @@ def prepare(request: RemovalRequest, spec: ModelSpec, limits: Limits, permit: Pe
     bgr = model_input.geometry.crop(model_input.image).copy() if exact else shrink_fast(photo.bgr, *size)
     alpha = None if photo.alpha is None else resize(photo.alpha, *size)
     photo = Photo(bgr, alpha, photo.profile)
-    return Prepared(photo, model_input, backdrop, decoded_s - started_s, time.monotonic() - decoded_s)
+    return Prepared(photo, model_input, backdrop, started_s, decoded_s - started_s, time.monotonic() - decoded_s)
 
 
-def _load(request: RemovalRequest, spec: ModelSpec, limits: Limits, permit: Permit) -> tuple[Photo, tuple[int, int]]:
+def _load(request: RemovalRequest, spec: ModelSpec, limits: Limits, pixels: Share) -> tuple[Photo, tuple[int, int]]:
     """The photo, no larger than it must be, and the width and height of the answer in pixels."""
     photo, output = request.photo, request.output
     if isinstance(photo, RawPhoto):
         codec.check_bytes(len(photo.data), limits, "raw.data")
         codec.check_pixels(photo.width_px, photo.height_px, limits, "raw")
         size = _answer_size(photo.width_px, photo.height_px, output, spec)
-        permit.add_pixels(photo.width_px * photo.height_px)
+        pixels.take(photo.width_px * photo.height_px)
         return codec.from_raw(photo), size
     header = codec.probe(photo.data, limits, "encoded")
     size = _answer_size(header.width_px, header.height_px, output, spec)
@@ -123,7 +127,7 @@ def _load(request: RemovalRequest, spec: ModelSpec, limits: Limits, permit: Perm
     if output.size is not SizeMode.MODEL:
         model_size = content_size(header.width_px, header.height_px, spec.resize)
         reduction = codec.reduction_for(header, max(size[0], model_size[0]), max(size[1], model_size[1]))
-    permit.add_pixels(header.pixels // reduction**2)
+    pixels.take(header.pixels // reduction**2)
     return codec.decode(photo.data, header, "encoded", reduction), size
 
 
@@ -135,9 +139,9 @@ def _answer_size(width_px: int, height_px: int, output: OutputOptions, spec: Mod
     return size
 
 
-def _load_backdrop(data: bytes, limits: Limits, permit: Permit, profile: bytes | None) -> Pixels:
+def _load_backdrop(data: bytes, limits: Limits, pixels: Share, profile: bytes | None) -> Pixels:
     header = codec.probe(data, limits, "background.image")
-    permit.add_pixels(header.pixels)
+    pixels.take(header.pixels)
     picture = codec.decode(data, header, "background.image")
     if picture.alpha is not None:
         composite(picture.bgr, picture.alpha, plain(header.width_px, _WHITE))
@@ -201,7 +205,8 @@ def finish(
     alpha_png = codec.encode(frame.of(alpha), ImageFormat.PNG, 0) if output.include_alpha else None
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     size = (frame.width_px, frame.height_px)
-    return Finished(image, size, channels, alpha_png, subjects, blended_s - started_s, time.monotonic() - blended_s)
+    taken_s = blended_s - started_s, time.monotonic() - blended_s
+    return Finished(image, size, channels, alpha_png, subjects, started_s, *taken_s)
 
 
 def _compose(request: RemovalRequest, prepared: Prepared, matte: Matte, alpha: Pixels, frame: Frame) -> Pixels:

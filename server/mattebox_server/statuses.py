@@ -30,11 +30,12 @@ _MAX_TEXT_BYTES = 300
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a caller gets instead of an answer."""
+    """What a caller gets instead of an answer: as a call's status and trailers, and as a message on a stream."""
 
     code: grpc.StatusCode
     text: str
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
+    proto: Status
 
 
 def to_refusal(error: Exception, request_id: str) -> Refusal:
@@ -67,7 +68,7 @@ def _refusal(
     if detail is not None:
         proto.details.add().Pack(detail)
     status = rpc_status.to_status(proto)  # pyright: ignore[reportUnknownMemberType]
-    return Refusal(code, proto.message, (*status.trailing_metadata, *metadata))
+    return Refusal(code, proto.message, (*status.trailing_metadata, *metadata), proto)
 
 
 def _listed(violations: Sequence[Violation]) -> str:

@@ -151,13 +151,13 @@ def from_status(code: grpc.StatusCode, text: str, initial: Metadata, trailing: M
         code=code.name,
         violations=tuple(violations),
         retry_after=retry_after,
-        request_id=request_id_of(initial),
+        request_id=request_id_of((*initial, *trailing)),
     )
 
 
-def request_id_of(initial: Metadata) -> str:
-    """The id under which the server's log has a call, from the call's initial metadata."""
-    return next((value for key, value in initial if key == _REQUEST_ID_KEY and isinstance(value, str)), "")
+def request_id_of(metadata: Metadata) -> str:
+    """The id under which the server's log has a call: in an answer's initial metadata, in an error's trailing."""
+    return next((value for key, value in metadata if key == _REQUEST_ID_KEY and isinstance(value, str)), "")
 
 
 def _details(trailing: Metadata) -> Iterable[any_pb2.Any]:

@@ -161,7 +161,9 @@ class Batcher:
         if full and not (self._free_runs and network.idle):
             outcomes = network.take_expired(request.queued_s)
             if (waiting := len(network.waiting)) >= network.limits.max_queue:
-                raise Overloaded(f"{waiting} photos wait for the network", network.photo_s * (waiting + 1))
+                raise Overloaded(
+                    f"{waiting} photos wait for the network", network.photo_s * (waiting + 1), "queue_full"
+                )
         if not network.waiting:  # it wakes: the time in which it asked for nothing is no credit
             network.virtual_s = max(network.virtual_s, self._virtual_s)
         network.waiting[request.future] = request

@@ -157,7 +157,8 @@ def _explain(colors: list[Floats], target: Floats, radius: float) -> tuple[list[
     gr, rr, bt, gt = _means([green * red, red * red, blue * target, green * target], side)
     (rt,) = _means([red * target], side)
     # Covariances: of the colours (a symmetric 3x3 matrix), and of each colour with the target.
-    bb, gg, rr = (_EPSILON + each for each in (bb - mean_b * mean_b, gg - mean_g * mean_g, rr - mean_r * mean_r))
+    flat = np.float32(_EPSILON)
+    bb, gg, rr = flat + bb - mean_b * mean_b, flat + gg - mean_g * mean_g, flat + rr - mean_r * mean_r
     bg, br, gr = bg - mean_b * mean_g, br - mean_b * mean_r, gr - mean_g * mean_r
     bt, gt, rt = bt - mean_b * mean, gt - mean_g * mean, rt - mean_r * mean
     # Elimination, which stays precise where colours are all alike, as in a grey photo, and the matrix nearly singular.

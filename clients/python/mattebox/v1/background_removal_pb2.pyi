@@ -1004,22 +1004,26 @@ class Limits(_message.Message):
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_PHOTO_BYTES_FIELD_NUMBER: _builtins.int
     MAX_PHOTO_PIXELS_FIELD_NUMBER: _builtins.int
+    MAX_STREAM_PHOTOS_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """Size of a whole request message, in bytes."""
     max_photo_bytes: _builtins.int
     """Size of one image file (photo or background) or of raw data, in bytes."""
     max_photo_pixels: _builtins.int
     """Width x height of one image."""
+    max_stream_photos: _builtins.int
+    """Photos in flight on one stream."""
     def __init__(
         self,
         *,
         max_message_bytes: _builtins.int = ...,
         max_photo_bytes: _builtins.int = ...,
         max_photo_pixels: _builtins.int = ...,
+        max_stream_photos: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_message_bytes", b"max_message_bytes", "max_photo_bytes", b"max_photo_bytes", "max_photo_pixels", b"max_photo_pixels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_message_bytes", b"max_message_bytes", "max_photo_bytes", b"max_photo_bytes", "max_photo_pixels", b"max_photo_pixels", "max_stream_photos", b"max_stream_photos"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -31,12 +31,15 @@ class BackgroundRemovalServiceStub(object):
     Errors carry google.rpc details:
     INVALID_ARGUMENT    BadRequest, naming each field that is wrong.
     NOT_FOUND           ResourceInfo: the server has no model of that name.
-    RESOURCE_EXHAUSTED  RetryInfo: the server is at its limit. Without details: the message is over max_message_bytes.
+    RESOURCE_EXHAUSTED  RetryInfo, grpc-retry-pushback-ms: the server is at a limit, or too busy for the deadline.
+    Without details: the message is over max_message_bytes.
     UNAVAILABLE         RetryInfo: the server starts or drains.
-    DEADLINE_EXCEEDED   the deadline passed; no further work was spent on the request.
+    DEADLINE_EXCEEDED   the deadline passed, or can't be met; no further work was spent on the request.
     INTERNAL            a fixed text and the request id.
-    Every answer, good or bad, carries the request id as x-request-id in its initial metadata. A caller may choose it:
-    1 to 64 characters of [A-Za-z0-9._-] in the request metadata x-request-id.
+    UNAUTHENTICATED     the server asks for a token and got none, or a wrong one.
+    Every answer carries the request id as x-request-id: a good one in its initial metadata, an error in its trailing
+    metadata (so that gRPC's own retries apply). A caller may choose it: 1 to 64 characters of [A-Za-z0-9._-] in the
+    request metadata x-request-id.
     """
 
     def __init__(self, channel):
@@ -68,12 +71,15 @@ class BackgroundRemovalServiceServicer(object):
     Errors carry google.rpc details:
     INVALID_ARGUMENT    BadRequest, naming each field that is wrong.
     NOT_FOUND           ResourceInfo: the server has no model of that name.
-    RESOURCE_EXHAUSTED  RetryInfo: the server is at its limit. Without details: the message is over max_message_bytes.
+    RESOURCE_EXHAUSTED  RetryInfo, grpc-retry-pushback-ms: the server is at a limit, or too busy for the deadline.
+    Without details: the message is over max_message_bytes.
     UNAVAILABLE         RetryInfo: the server starts or drains.
-    DEADLINE_EXCEEDED   the deadline passed; no further work was spent on the request.
+    DEADLINE_EXCEEDED   the deadline passed, or can't be met; no further work was spent on the request.
     INTERNAL            a fixed text and the request id.
-    Every answer, good or bad, carries the request id as x-request-id in its initial metadata. A caller may choose it:
-    1 to 64 characters of [A-Za-z0-9._-] in the request metadata x-request-id.
+    UNAUTHENTICATED     the server asks for a token and got none, or a wrong one.
+    Every answer carries the request id as x-request-id: a good one in its initial metadata, an error in its trailing
+    metadata (so that gRPC's own retries apply). A caller may choose it: 1 to 64 characters of [A-Za-z0-9._-] in the
+    request metadata x-request-id.
     """
 
     def RemoveBackground(self, request, context):
@@ -85,7 +91,9 @@ class BackgroundRemovalServiceServicer(object):
 
     def RemoveBackgroundStream(self, request_iterator, context):
         """Many photos on one stream. Answers come as they finish, not in the order of the requests; the id tells which is
-        which. A photo that fails is answered by an error in its place and the stream lives on.
+        which. A photo that fails is answered by an error in its place and the stream lives on. The server reads no further
+        photo while Limits.max_stream_photos are without an answer that has been received. A server that drains answers
+        what it has read and ends the stream as UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,12 +138,15 @@ class BackgroundRemovalService(object):
     Errors carry google.rpc details:
     INVALID_ARGUMENT    BadRequest, naming each field that is wrong.
     NOT_FOUND           ResourceInfo: the server has no model of that name.
-    RESOURCE_EXHAUSTED  RetryInfo: the server is at its limit. Without details: the message is over max_message_bytes.
+    RESOURCE_EXHAUSTED  RetryInfo, grpc-retry-pushback-ms: the server is at a limit, or too busy for the deadline.
+    Without details: the message is over max_message_bytes.
     UNAVAILABLE         RetryInfo: the server starts or drains.
-    DEADLINE_EXCEEDED   the deadline passed; no further work was spent on the request.
+    DEADLINE_EXCEEDED   the deadline passed, or can't be met; no further work was spent on the request.
     INTERNAL            a fixed text and the request id.
-    Every answer, good or bad, carries the request id as x-request-id in its initial metadata. A caller may choose it:
-    1 to 64 characters of [A-Za-z0-9._-] in the request metadata x-request-id.
+    UNAUTHENTICATED     the server asks for a token and got none, or a wrong one.
+    Every answer carries the request id as x-request-id: a good one in its initial metadata, an error in its trailing
+    metadata (so that gRPC's own retries apply). A caller may choose it: 1 to 64 characters of [A-Za-z0-9._-] in the
+    request metadata x-request-id.
     """
 
     @staticmethod

@@ -1,0 +1,103 @@
+"""What surrounds every request, alone or on a stream: one log line, errors turned into statuses, and a count."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+
+from mattebox_server.errors import InferenceFailed, MatteboxError
+from mattebox_server.records import Record
+from mattebox_server.statuses import Refusal, to_refusal
+
+log = structlog.stdlib.get_logger(__name__)
+
+Observer = Callable[[Record], None]
+
+
+class Refused(Exception):
+    """A request ended without an answer, and that is written down already: the caller must be told."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.text)
+        self.refusal = refusal
+
+
+class CallerGone(Exception):
+    """Nothing that is sent would reach the caller: the call is dropped, with all that it holds."""
+
+
+class Calls:
+    """All requests that run.
+
+    Args:
+        observers: get the record of each request at its end.
+    """
+
+    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+        self.running = 0
+        self._observers = (_log_end, *observers)
+        self._changed = asyncio.Condition()
+
+    async def busy(self) -> None:
+        """Waits until a call runs."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.running > 0)
+
+    async def idle(self) -> None:
+        """Waits until no call runs."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.running == 0)
+
+    @asynccontextmanager
+    async def track(self, record: Record) -> AsyncGenerator[None]:
+        """Surrounds a request until its answer is out.
+
+        Raises:
+            Refused: instead of whatever else went wrong.
+        """
+        await self._count(1)
+        with structlog.contextvars.bound_contextvars(request_id=record.request_id, method=record.method):
+            try:
+                yield
+            except (asyncio.CancelledError, CallerGone):
+                late = record.deadline_s is not None and time.monotonic() >= record.deadline_s
+                record.status = "DEADLINE_EXCEEDED" if late else "CANCELLED"  # gRPC cancels what is late
+                raise
+            except Exception as error:  # nothing that goes wrong in a call may reach grpc, which would tell the caller
+                refusal = to_refusal(error, record.request_id)
+                if not isinstance(error, MatteboxError) or isinstance(error, InferenceFailed):
+                    log.exception("request failed")
+                record.status, record.reason = refusal.code.name, refusal.text
+                record.limit = getattr(error, "limit", "")
+                raise Refused(refusal) from error
+            finally:
+                record.seconds = time.monotonic() - record.started_s
+                for observer in self._observers:
+                    observer(record)
+                await self._count(-1)
+
+    async def _count(self, change: int) -> None:
+        self.running += change
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _log_end(record: Record) -> None:
+    facts: dict[str, object] = {
+        "caller": record.caller,
+        "model": record.model,
+        "reason": record.reason,
+        "request_bytes": record.request_bytes,
+        "response_bytes": record.response_bytes,
+        "size": f"{record.width_px}x{record.height_px}" if record.width_px else "",
+        "batch_size": record.batch_size,
+        "stages_ms": {stage.name: _ms(stage.seconds) for stage in record.stages},
+    }
+    shown = {name: value for name, value in facts.items() if value}
+    log.info("request", status=record.status, ms=_ms(record.seconds), **shown)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)
