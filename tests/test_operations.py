@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -161,6 +163,22 @@ def test_what_outlasts_the_grace_period_is_cut_off(colour_model: Path) -> None:
         assert all(isinstance(answer.exception(timeout=60), mattebox.MatteboxError) for answer in answers)
     assert any(event["event"] == "the grace period is over" and event["running"] > 0 for event in server.events)
     assert not any("Traceback" in str(event) for event in server.events)
+
+
+def test_a_second_signal_ends_at_once(colour_model: Path) -> None:
+    photo = images.encode(images.textured(4000, 3000), "JPEG")
+    with (
+        LocalServer([colour_model], ["--log-level", "debug"]) as server,
+        mattebox.Client(server.address) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        answers = [pool.submit(client.remove_background, photo, matte="grabcut") for _ in range(4)]
+        wait_for(server, event="request started")
+        os.kill(server.pid, signal.SIGTERM)
+        wait_for(server, event="draining")
+        assert server.stop() == 128 + signal.SIGTERM  # it sends another
+        assert any(isinstance(answer.exception(timeout=60), mattebox.Unavailable) for answer in answers)
+    assert not any(event["event"] == "stopped" for event in server.events)
 
 
 def test_a_second_server_on_the_same_port_says_so(server: LocalServer, colour_model: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import structlog
@@ -60,9 +60,7 @@ def run(settings: Settings) -> int:
         log.error("the server can't start", reason=str(error))
         return 1
     if loading:  # a provider that compiles can't be interrupted, and may be at it for minutes: nothing waits for it
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        _exit(0)
     return 0
 
 
@@ -70,7 +68,7 @@ async def _serve(settings: Settings) -> bool:
     """Serves until a signal; returns whether models are still being loaded, because it came that early."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, _stop, stop, number)
     calls = Calls()
     budget = Budget("bytes", settings.in_flight_bytes)
     wire = Wire(Reception(settings.max_receiving, settings.receive_seconds), budget, settings.send_seconds)
@@ -118,6 +116,21 @@ def _pipeline(settings: Settings, engine: Engine) -> Pipeline:
     models = tuple(session.spec.name for session in engine.sessions)
     limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels)
     return Pipeline(engine, Admission(models, lanes, settings.max_pixels), limits, settings.pixel_threads)
+
+
+def _stop(stop: asyncio.Event, number: signal.Signals) -> None:
+    """The first signal drains, the second ends the process."""
+    if stop.is_set():
+        log.warning("a second signal: ended at once", signal=number.name)
+        _exit(128 + number)
+    stop.set()
+
+
+def _exit(code: int) -> NoReturn:
+    """Ends the process without waiting for any thread."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 async def _finish_calls(calls: Calls, within_s: float) -> bool:
