@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -84,7 +85,7 @@ def test_every_request_has_its_line(server: LocalServer) -> None:
     assert refused["level"] == "info"
 
 
-def wait_for(server: LocalServer, **fields: object) -> dict[str, object]:
+def wait_for(server: LocalServer, **fields: object) -> dict[str, Any]:
     deadline_s = time.monotonic() + 30
     while True:
         for line in list(server.events):

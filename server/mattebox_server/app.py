@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import cv2
@@ -32,6 +33,7 @@ from mattebox_server.pipeline import Pipeline
 from mattebox_server.reception import Reception
 from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
 from mattebox_server.settings import Settings
+from mattebox_server.telemetry import Telemetry
 from mattebox_server.wire import Wire
 
 log = structlog.stdlib.get_logger(__name__)
@@ -69,7 +71,8 @@ async def _serve(settings: Settings) -> bool:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop, number)
-    calls = Calls()
+    telemetry = Telemetry(settings, SERVICE_NAME)
+    calls = Calls(telemetry.observers)
     budget = Budget("bytes", settings.in_flight_bytes)
     wire = Wire(Reception(settings.max_receiving, settings.receive_seconds), budget, settings.send_seconds)
     limits = ServiceLimits(settings.max_message_bytes, settings.max_streams, settings.max_stream_photos)
@@ -84,7 +87,8 @@ async def _serve(settings: Settings) -> bool:
     log.info("listening", address=address, provider=settings.provider)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(server.stop, 0)
-        engine = await _load(settings, stop)
+        await stack.enter_async_context(telemetry.published(service.levels))
+        engine = await _load(settings, telemetry, stop)
         if engine is None:
             log.info("stopped while loading")
             return True
@@ -144,13 +148,14 @@ async def _finish_calls(calls: Calls, within_s: float) -> bool:
     return True
 
 
-async def _load(settings: Settings, stop: asyncio.Event) -> Engine | None:
+async def _load(settings: Settings, telemetry: Telemetry, stop: asyncio.Event) -> Engine | None:
     """Loads the models, off the event loop so that health checks are answered; None if a signal came first."""
     engine: Future[Engine] = Future()
+    options = replace(settings.engine, observer=telemetry.engine)
 
     def load() -> None:
         try:
-            engine.set_result(load_engine(settings.model, settings.engine))
+            engine.set_result(load_engine(settings.model, options))
         except BaseException as error:  # noqa: BLE001 - for whoever waits
             engine.set_exception(error)
 

@@ -15,6 +15,7 @@ from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.admission import Origin
 from mattebox_server.calls import CallerGone, Calls, Refused
 from mattebox_server.errors import NotServing, Overloaded
+from mattebox_server.levels import Levels, measure
 from mattebox_server.options import RemovalRequest
 from mattebox_server.pipeline import Pipeline
 from mattebox_server.records import Record
@@ -71,6 +72,11 @@ class BackgroundRemovalService:
     def drain(self) -> None:
         """From now on new requests are refused; those that run go on."""
         self._draining.set()
+
+    def levels(self) -> Levels:
+        """How full the server is now; to be asked on the event loop."""
+        serving = self._pipeline is not None and not self._draining.is_set()
+        return measure(self._pipeline, self._wire.budget, self.streams, serving)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The contract's methods, to be added to a server."""

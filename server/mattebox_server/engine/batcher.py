@@ -16,6 +16,7 @@ from functools import partial
 import structlog
 
 from mattebox_server.engine.inference import Inference, run_session
+from mattebox_server.engine.observer import EngineObserver, Unobserved
 from mattebox_server.engine.session import Session
 from mattebox_server.errors import DeadlineExceeded, Overloaded
 from mattebox_server.pixels import Pixels
@@ -99,14 +100,22 @@ class Batcher:
         sessions: of each network, by its name; a network may have several, its replicas. None runs twice at once.
         limits: of each network.
         runs: how many runs go on at once on the device, over all networks.
+        observer: gets the runs.
     """
 
-    def __init__(self, sessions: Mapping[str, Sequence[Session]], limits: Mapping[str, BatchLimits], runs: int) -> None:
+    def __init__(
+        self,
+        sessions: Mapping[str, Sequence[Session]],
+        limits: Mapping[str, BatchLimits],
+        runs: int,
+        observer: EngineObserver | None = None,
+    ) -> None:
         if sessions.keys() != limits.keys() or not all(sessions.values()):
             raise ValueError("every network needs a session and limits")
         if runs < 1 or any(limit.max_batch < 1 for limit in limits.values()):
             raise ValueError("runs and max_batch must be at least 1")
         self._networks = {name: _Network(list(replicas), limits[name]) for name, replicas in sessions.items()}
+        self._observer = observer or Unobserved()
         self._changed = threading.Condition()  # guards the networks and all that follows
         self._free_runs = runs
         self._ready: deque[tuple[_Network, Session, list[_Request]]] = deque()  # chosen, no thread has taken them yet
@@ -207,7 +216,7 @@ class Batcher:
         attempts = deque([requests])
         while attempts:
             tried = attempts.popleft()
-            outcomes = _attempt(session, tried)
+            outcomes = _attempt(session, tried, self._observer)
             attempts.extend([request] for request in tried if request not in outcomes)
             if not attempts:  # before the callers know, so that whoever asks again finds the session free
                 with self._changed:
@@ -218,7 +227,7 @@ class Batcher:
             _end(outcomes)
 
 
-def _attempt(session: Session, requests: list[_Request]) -> _Outcomes:
+def _attempt(session: Session, requests: list[_Request], observer: EngineObserver) -> _Outcomes:
     """Runs a batch; gives no outcome for those that must be tried alone, because one of them made it fail."""
     started_s = time.monotonic()
     outcomes = _expired(requests, started_s)
@@ -228,6 +237,7 @@ def _attempt(session: Session, requests: list[_Request]) -> _Outcomes:
             found = run_session(session, [request.image for request in alive], [request.kept for request in alive])
             for request, inference in zip(alive, found, strict=True):
                 outcomes[request] = replace(inference, queue_s=started_s - request.queued_s)
+            observer.run(session.spec.name, session.provider, len(found), found[0].infer_s)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the thread goes on
             if len(alive) == 1:
                 outcomes[alive[0]] = error

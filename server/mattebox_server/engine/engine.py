@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from mattebox_server.engine.batcher import Batcher, BatchLimits
 from mattebox_server.engine.inference import Inference
+from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.engine.session import Session
 from mattebox_server.errors import InvalidRequest, UnknownModel, Violation
 from mattebox_server.pixels import Pixels
@@ -17,15 +18,22 @@ class Engine:
         networks: the sessions of each network, its replicas, in the networks' order.
         limits: what each network collects, by its name.
         runs: how many runs go on at once.
+        observer: gets the runs.
     """
 
-    def __init__(self, networks: Sequence[Sequence[Session]], limits: Mapping[str, BatchLimits], runs: int = 1) -> None:
+    def __init__(
+        self,
+        networks: Sequence[Sequence[Session]],
+        limits: Mapping[str, BatchLimits],
+        runs: int = 1,
+        observer: EngineObserver | None = None,
+    ) -> None:
         if not networks:
             raise ValueError("an engine needs a session")
         self._networks = {sessions[0].spec.name: sessions for sessions in networks}
         if len(self._networks) != len(networks):
             raise ValueError("two sessions have the same name")
-        self._batcher = Batcher(self._networks, limits, runs)
+        self._batcher = Batcher(self._networks, limits, runs, observer)
 
     @property
     def sessions(self) -> tuple[Session, ...]:

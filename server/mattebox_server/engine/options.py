@@ -4,10 +4,11 @@ Everything here is plain data and pure functions, so that what a GPU is told can
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mattebox_server.engine.observer import EngineObserver, Unobserved
 from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch, Target
 
 ProviderName = Literal["cpu", "openvino", "cuda", "tensorrt"]
@@ -44,6 +45,7 @@ class EngineOptions:
         batch_wait_s: how long a waiting photo may be passed over for a fuller batch.
         max_queue: photos that may wait for one network.
         static_sizes: width and height of photos in pixels, for whose aspect a CPU gets a session of its own.
+        observer: gets the phases of starts, and the runs.
     """
 
     provider: ProviderName | Literal["auto"] = "auto"
@@ -57,6 +59,7 @@ class EngineOptions:
     batch_wait_s: float = 0.05
     max_queue: int = 64
     static_sizes: tuple[tuple[int, int], ...] = ()
+    observer: EngineObserver = field(default_factory=Unobserved)
 
     @property
     def threads_per_run(self) -> int:
