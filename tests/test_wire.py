@@ -132,9 +132,9 @@ def test_a_connection_that_breaks_costs_nobody_else_anything(colour_model: Path,
 
 def test_nothing_but_the_end_is_no_request(server: LocalServer) -> None:
     with grpc.insecure_channel(server.address) as channel:
-        call: Any = channel.stream_unary("/mattebox.v1.BackgroundRemovalService/RemoveBackground")
+        raw: Any = channel
         with pytest.raises(grpc.RpcError) as caught:
-            call(iter([]), timeout=10)
+            raw.stream_unary("/mattebox.v1.BackgroundRemovalService/RemoveBackground")(iter([]), timeout=10)
     assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 

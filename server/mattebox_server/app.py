@@ -83,7 +83,7 @@ async def _serve(settings: Settings) -> bool:
     address = settings.address if settings.address.startswith("unix:") else f"{host}:{port}"
     log.info("listening", address=address, provider=settings.provider)
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(server.stop, 0)
+        stack.push_async_callback(_cut_off, server)
         engine = await _load(settings, stop)
         if engine is None:
             log.info("stopped while loading")
@@ -103,7 +103,7 @@ async def _serve(settings: Settings) -> bool:
         await health_service.enter_graceful_shutdown()
         if not await _finish_calls(calls, settings.grace_seconds):
             log.warning("the grace period is over", running=calls.running)
-        await server.stop(0)
+        await _cut_off(server)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(calls.idle(), _CUT_OFF_S)  # those that are cut off end before what they use does
     log.info("stopped")
@@ -142,6 +142,11 @@ async def _finish_calls(calls: Calls, within_s: float) -> bool:
         return False
     await asyncio.sleep(_FLUSH_S)
     return True
+
+
+async def _cut_off(server: aio.Server) -> None:
+    """Ends all calls and connections, but waits for none whose other end takes nothing: gRPC would, for 20 s."""
+    await asyncio.wait({asyncio.ensure_future(server.stop(0))}, timeout=_CUT_OFF_S)
 
 
 async def _load(settings: Settings, stop: asyncio.Event) -> Engine | None:
