@@ -113,7 +113,7 @@ class BackgroundRemovalService:
     async def _remove_background(self, context: Context, record: Record) -> None:
         """One photo in, one composite out."""
         origin = _origin(context, record)
-        self._ready_pipeline().admission.check_room(origin.caller)
+        self._ready_pipeline().admission.check_room(origin)
         request = cast("pb.RemoveBackgroundRequest", await self._wire.receive(context, record))
         with self._wire.hold(request, record) as held:
             removal = parse_request(request)
