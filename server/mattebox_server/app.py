@@ -99,8 +99,9 @@ async def _serve(settings: Settings) -> bool:
         log.info("serving", address=address, models=[session.spec.name for session in engine.sessions])
         await stop.wait()
         log.info("draining", running=calls.running, grace_seconds=settings.grace_seconds)
-        service.drain()
         await health_service.enter_graceful_shutdown()
+        await asyncio.sleep(settings.drain_seconds)  # callers that watch the health go elsewhere meanwhile
+        service.drain()
         if not await _finish_calls(calls, settings.grace_seconds):
             log.warning("the grace period is over", running=calls.running)
         await _cut_off(server)

@@ -25,6 +25,7 @@ from mattebox_server.engine.options import GPU_PROVIDERS, EngineOptions, Provide
 from mattebox_server.errors import StartupError
 
 _PREFIX = "MATTEBOX_"
+_CLIENT_PREFIX = "MATTEBOX_CLIENT_"
 # Pillow refuses to open a header beyond this by itself, so that a higher limit could not be kept.
 _MAX_PIXELS_CEILING = 178_956_970
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -126,6 +127,9 @@ class Settings(BaseSettings):
         ge=1,
         le=1024,
         description="photos in flight on one stream; another is read when one is answered",
+    )
+    drain_seconds: float = Field(
+        default=0.5, ge=0, description="how long new requests are still taken after SIGTERM, until callers know of it"
     )
     grace_seconds: float = Field(default=30.0, ge=0, description="how long running requests may finish after SIGTERM")
     log_format: Literal["console", "json"] = Field(default="console", description="for people or for machines")
@@ -273,9 +277,13 @@ def _config_path(argv: Sequence[str]) -> Path | None:
 
 
 def _refuse_unknown_environment() -> None:
-    """A misspelt variable must not be passed over; pydantic-settings reads only those that it knows."""
+    """A misspelt variable must not be passed over; pydantic-settings reads only those that it knows.
+
+    Those of the client on the same machine are none of the server's.
+    """
     known = [_PREFIX + name.upper() for name in Settings.model_fields]
     for name in os.environ:
-        if name.upper().startswith(_PREFIX) and name.upper() not in known:
+        mine = name.upper().startswith(_PREFIX) and not name.upper().startswith(_CLIENT_PREFIX)
+        if mine and name.upper() not in known:
             near = difflib.get_close_matches(name.upper(), known, 1)
             raise StartupError(f"unknown environment variable {name}" + (f"; did you mean {near[0]}?" if near else ""))
