@@ -5,10 +5,11 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from mattebox_server.engine.batcher import BatchLimits
 from mattebox_server.engine.engine import Engine
+from mattebox_server.engine.network import BatchLimits, Network
 from mattebox_server.engine.options import ProviderName
-from mattebox_server.engine.session import Maps
+from mattebox_server.engine.session import Maps, Session
+from mattebox_server.errors import StartupError
 from mattebox_server.pixels import Pixels
 from mattebox_server.spec import ModelSpec, Stretch, Weights
 
@@ -57,5 +58,17 @@ class FakeSession:
 
 def engine_of(*sessions: FakeSession, max_batch: int = 1, max_queue: int = 64) -> Engine:
     """An engine with one session a network."""
-    limits = {session.spec.name: BatchLimits(max_batch, 0.05, max_queue) for session in sessions}
-    return Engine([[session] for session in sessions], limits)
+    return Engine([Network([session], BatchLimits(max_batch, 0.05, max_queue)) for session in sessions], NoFiles())
+
+
+class NoFiles:
+    """An `Opener` that has nothing to open."""
+
+    def open(self, old: Network) -> Network:
+        raise StartupError(f"{old.spec.name} has no file")
+
+    def open_session(self, network: Network) -> Session:
+        raise StartupError(f"{network.spec.name} has no file")
+
+    def changed(self) -> list[str]:
+        return []

@@ -300,7 +300,9 @@ def test_a_network_of_one_photo_a_run_never_gets_more(folder: Path) -> None:
     photos = [selfcheck.synthetic_photo(32, 32, seed) for seed in range(6)]
 
     async def ask(engine: Engine) -> list[int]:
-        found = await asyncio.gather(*(engine.infer("", photo, frozenset({1}), None) for photo in photos))
+        found = await asyncio.gather(
+            *(engine.infer(engine.network(""), photo, frozenset({1}), None) for photo in photos)
+        )
         return [answer.batch_size for answer in found]
 
     engine = load_engine([folder / "one.onnx"], EngineOptions(provider="cpu", max_batch=4))
