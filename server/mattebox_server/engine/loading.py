@@ -53,6 +53,8 @@ def load_engine(paths: Sequence[Path], options: EngineOptions) -> Engine:
         raise StartupError(f"two models have the same name: {', '.join(sorted(names))}")
     files = {name: ModelFile(path, state) for name, path, state in zip(names, paths, states, strict=True)}
     networks = [_network(artifact, options) for artifact in artifacts]
+    for file in files.values():
+        _require_unchanged(file)
     return Engine(networks, ModelFiles(files, options), options.sessions)
 
 
@@ -93,8 +95,7 @@ class ModelFiles:
         if artifact.spec.name != name:
             raise StartupError(f"{file.path} is named {artifact.spec.name} now, not {name}: a reload keeps the name")
         network = _network(artifact, replace(self._options, provider=old.provider))
-        if file_state(file.path) != file.tried:
-            raise StartupError(f"{file.path} changed while it was loaded")
+        _require_unchanged(file)
         return network
 
     def open_session(self, network: Network) -> Session:
@@ -116,6 +117,12 @@ class ModelFiles:
             if file.seen not in (None, file.tried) and file.seen == before:
                 names.append(name)
         return names
+
+
+def _require_unchanged(file: ModelFile) -> None:
+    """Description and graph are read apart, and could come from two artifacts."""
+    if file_state(file.path) != file.tried:
+        raise StartupError(f"{file.path} changed while it was loaded")
 
 
 def _network(artifact: Artifact, options: EngineOptions) -> Network:
