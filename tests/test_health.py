@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Scene:
     files: FakeFiles = field(default_factory=FakeFiles)
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
     ports: list[int] = field(default_factory=list[int])
+    was_building: bool | None = None  # at the end of the server
 
     @asynccontextmanager
     async def serve(self) -> AsyncGenerator[tuple[Health, mattebox.AsyncClient]]:
@@ -63,7 +65,7 @@ class Scene:
         async with grpc.aio.insecure_channel(address) as channel, mattebox.AsyncClient(address) as client:
             yield Health(health_pb2_grpc.HealthStub(channel)), client
             os.kill(os.getpid(), signal.SIGTERM)
-            await serving
+            self.was_building = await serving
 
 
 @dataclass
@@ -154,5 +156,27 @@ def test_sighup_while_models_load_is_kept_for_later(monkeypatch: pytest.MonkeyPa
                 while scene.files.calls < 2:  # both models
                     await asyncio.sleep(0.01)
             assert (await client.remove_background(PHOTO)).width == 96
+        assert scene.was_building is False
+
+    asyncio.run(scenario())
+
+
+def test_the_end_of_the_server_while_a_model_is_reloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for nothing, and knows that a thread may be inside of a provider: see `app.run`."""
+
+    async def scenario() -> None:
+        scene = Scene(monkeypatch)
+        scene.loaded.set()
+        async with scene.serve() as (health, _):
+            await health.until("", SERVING)
+            scene.files.gate.clear()
+            os.kill(os.getpid(), signal.SIGHUP)
+            async with asyncio.timeout(20):
+                while not scene.files.inside:
+                    await asyncio.sleep(0.01)
+        assert scene.was_building
+        scene.files.gate.set()
+        while any(thread.name == "reloading" for thread in threading.enumerate()):
+            await asyncio.sleep(0.01)
 
     asyncio.run(scenario())

@@ -129,6 +129,27 @@ def test_every_permit_comes_back(pipeline: Pipeline, session: FakeSession) -> No
     asyncio.run(scenario())
 
 
+def test_who_waits_while_the_model_is_replaced_runs_on_the_one_that_was_chosen(session: FakeSession) -> None:
+    """Its classes were chosen by the labels of that one."""
+    files = FakeFiles()
+    engine = engine_of(session, files=files)
+    pipeline = Pipeline(engine, Admission(("fake",), LaneLimits(1, 9, 60), 2 * PIXELS), Limits(10**6, 10**6), 1)
+    session.gate.clear()
+
+    async def scenario() -> None:
+        running, waiting = (asyncio.create_task(pipeline.remove_background(RemovalRequest(PHOTO))) for _ in range(2))
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(engine.reload)
+        session.gate.set()
+        answers = [await running, await waiting, await pipeline.remove_background(RemovalRequest(PHOTO))]
+        assert [answer.network is engine.network("") for answer in answers] == [False, False, True]
+
+    asyncio.run(scenario())
+    assert (len(session.ran), len(files.opened[0].ran)) == (2, 1)
+    pipeline.close()
+    engine.close()
+
+
 def test_who_waits_for_a_model_that_fails_costs_no_pixel() -> None:
     session, files = FakeSession(), FakeFiles()
     files.gate.clear()

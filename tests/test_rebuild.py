@@ -262,6 +262,7 @@ def test_reloads_go_one_after_the_other(files: FakeFiles) -> None:
     for thread in threads:
         thread.start()
     until(lambda: files.inside == 1)
+    time.sleep(0.1)  # the others would be there by now
     files.gate.set()
     for thread in threads:
         thread.join(ENOUGH_S)
