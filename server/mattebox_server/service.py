@@ -128,7 +128,7 @@ class BackgroundRemovalService:
         log.debug("request started")
         record.model = removal.model
         composite = await self._ready_pipeline().remove_background(removal, origin)
-        record.model, record.provider = composite.session.spec.name, composite.session.provider
+        record.model, record.provider = composite.network.spec.name, composite.network.provider
         record.batch_size = composite.found.batch_size
         record.width_px, record.height_px = composite.finished.size
         record.stages.extend(composite.stages)

@@ -86,6 +86,15 @@ class Settings(BaseSettings):
     batch_wait_seconds: float = Field(
         default=0.05, ge=0, le=60, description="how long a photo may be passed over for a fuller batch"
     )
+    max_failures: int = Field(
+        default=3, ge=1, description="photos in a row that a session may fail on before it is rebuilt"
+    )
+    reload_models_seconds: float | None = Field(
+        default=None,
+        ge=0.1,
+        le=86400,
+        description="how often to look for changed model files and reload them; off by default, SIGHUP reloads anyway",
+    )
     static_size: Annotated[list[str], NoDecode] = Field(
         default=[],
         description="WIDTHxHEIGHT of photos that are frequent: on a CPU their aspect gets a faster session of its own,"
@@ -210,6 +219,7 @@ class Settings(BaseSettings):
             max_batch=self.max_batch,
             batch_wait_s=self.batch_wait_seconds,
             max_queue=_MAX_ACTIVE,
+            max_failures=self.max_failures,
             static_sizes=tuple((int(width), int(height)) for width, height in (s.split("x") for s in self.static_size)),
         )
 
