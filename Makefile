@@ -28,12 +28,13 @@ demo: $(DEMO) ## cut the subject out of real photos into demo/ [MODEL=name] [PHO
 test: $(ALL) ## run all tests [ARGS="-k name"]
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(ALL) $(PROTO) ## check style, types, the contract and the generated code
+lint: $(ALL) $(PROTO) ## check style, types, the contract, the generated code and deploy/
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy
 	$(BIN)/pyright
 	./protos/generate.sh --check
+	./deploy/check.sh
 
 format: $(ALL) ## bring the code into shape
 	$(BIN)/ruff check --fix $(CHECKED)

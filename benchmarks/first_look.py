@@ -86,7 +86,7 @@ def measure(ways: dict[str, Call], photo: bytes, rounds: int) -> dict[str, float
 
 def in_process(engine: Engine, threads: int, runner: asyncio.Runner) -> Call:
     """The server's pipeline without the server."""
-    models = tuple(session.spec.name for session in engine.sessions)
+    models = tuple(network.spec.name for network in engine.networks)
     admission = Admission(models, LaneLimits(1, 64, 60), 10**9)
     pipeline = Pipeline(engine, admission, Limits(10**9, 10**9), threads)
     output = OutputOptions(format=ImageFormat.JPEG, quality=QUALITY)
@@ -96,7 +96,7 @@ def in_process(engine: Engine, threads: int, runner: asyncio.Runner) -> Call:
 def recipe(engine: Engine, file: bytes) -> bytes:
     """Photo -> network -> threshold -> 7x7 blur -> float64 blend on white -> JPEG, written as in a notebook."""
     photo = np.asarray(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR), np.uint8)
-    session = engine.session("")
+    session = engine.network("").sessions[0]
     small = np.asarray(cv2.resize(photo, (320, 320), interpolation=cv2.INTER_AREA), np.uint8)
     foreground = session.run(small[np.newaxis], None).foreground[0]
     mask = np.asarray(cv2.threshold(foreground, 127, 255, cv2.THRESH_BINARY)[1], np.uint8)

@@ -106,7 +106,7 @@ def scene_of(engine: Engine, megapixels: float) -> Scene:
     enlarged = cv2.resize(framed, (height * 4 // 3, height), interpolation=cv2.INTER_CUBIC)
     grain = np.asarray(np.random.default_rng(0).normal(0, 3, enlarged.shape), np.float32)
     photo = as_pixels(np.clip(enlarged + grain, 0, 255).astype(np.uint8))
-    session = engine.session("")
+    session = engine.network("").sessions[0]
     file = codec.encode(photo, ImageFormat.JPEG, QUALITY)
     found = session.run(preprocess(photo, session.spec.resize).image[np.newaxis], None)
     return Scene(session.spec, file, photo, Inference(found.foreground[0], None, 1, 0, 0))

@@ -81,7 +81,7 @@ def main() -> int:
     if not masks and not alphas:
         raise SystemExit(f"bench-quality: no photos in {arguments.data}")
     engine = load_engine(arguments.models or default_models(arguments.data), EngineOptions(provider="cpu"))
-    names = [session.spec.name for session in engine.sessions]
+    names = [network.spec.name for network in engine.networks]
     rows: list[dict[str, Any]] = []
     for name in names:
         found = [find(engine, name, case.photo) for case in masks]
@@ -138,7 +138,7 @@ def default_models(folder: Path) -> list[Path]:
 
 def find(engine: Engine, name: str, photo: Pixels) -> Found:
     """Runs a network."""
-    session = engine.session(name)
+    session = engine.network(name).sessions[0]
     spec = session.spec
     kept = kept_classes(spec, ())
     prepared = preprocess(photo, spec.resize)

@@ -53,7 +53,7 @@ def measure_serving(model: Path, threads: int, rounds: int) -> dict[str, float]:
     """Server against the same pipeline called in this process: latency alone, throughput of eight callers."""
     cv2.setNumThreads(1)
     engine = load_engine([model], EngineOptions(threads=threads))
-    models = tuple(session.spec.name for session in engine.sessions)
+    models = tuple(network.spec.name for network in engine.networks)
     admission = Admission(models, LaneLimits(64, 64, 60), 10**9)
     pipeline = Pipeline(engine, admission, Limits(10**9, 10**9), threads)
     flags = ["--engine-threads", str(threads), "--pixel-threads", str(threads)]

@@ -5,8 +5,9 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from mattebox_server.engine.batcher import BatchLimits
 from mattebox_server.engine.engine import Engine
+from mattebox_server.engine.lifecycle import Backoff
+from mattebox_server.engine.network import BatchLimits, Network
 from mattebox_server.engine.options import ProviderName
 from mattebox_server.engine.session import Maps
 from mattebox_server.pixels import Pixels
@@ -55,7 +56,47 @@ class FakeSession:
         return Maps(images[..., 0], images[..., 2])
 
 
-def engine_of(*sessions: FakeSession, max_batch: int = 1, max_queue: int = 64) -> Engine:
+class FakeFiles:
+    """An `Opener` of such sessions, once `gate` is open and all of `failures` have been raised."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failures: list[Exception] = []
+        self.opened: list[FakeSession] = []
+        self.calls = self.inside = self.most_inside = 0
+        self.news: list[str] = []
+
+    def open(self, old: Network) -> Network:
+        return Network([self._session(old.spec.name)], old.limits)
+
+    def open_session(self, network: Network) -> FakeSession:
+        return self._session(network.spec.name)
+
+    def changed(self) -> list[str]:
+        names, self.news = self.news, []
+        return names
+
+    def _session(self, name: str) -> FakeSession:
+        self.calls, self.inside = self.calls + 1, self.inside + 1
+        self.most_inside = max(self.most_inside, self.inside)
+        try:
+            assert self.gate.wait(10)
+            if self.failures:
+                raise self.failures.pop(0)
+            self.opened.append(FakeSession(name))
+            return self.opened[-1]
+        finally:
+            self.inside -= 1
+
+
+def engine_of(
+    *sessions: FakeSession,
+    max_batch: int = 1,
+    max_queue: int = 64,
+    files: FakeFiles | None = None,
+    backoff: Backoff | None = None,
+) -> Engine:
     """An engine with one session a network."""
-    limits = {session.spec.name: BatchLimits(max_batch, 0.05, max_queue) for session in sessions}
-    return Engine([[session] for session in sessions], limits)
+    limits = BatchLimits(max_batch, 0.05, max_queue)
+    return Engine([Network([session], limits) for session in sessions], files or FakeFiles(), 1, backoff)

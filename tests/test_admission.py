@@ -106,14 +106,14 @@ def test_a_full_queue_drops_the_last_of_whoever_has_most() -> None:
 def test_room_is_known_before_the_request_is_there() -> None:
     async def scenario() -> None:
         desk = Desk(max_queue=2)
-        desk.lane.check_room("a")
+        desk.lane.check_room("a", None)
         for name in ("a0", "a1", "a2"):
             await desk.ask(name)
         with pytest.raises(Overloaded):
-            desk.lane.check_room("a")
-        desk.lane.check_room("b")
+            desk.lane.check_room("a", None)
+        desk.lane.check_room("b", None)
         await desk.end_all()
-        desk.lane.check_room("a")
+        desk.lane.check_room("a", None)
 
     run(scenario())
 
@@ -122,6 +122,8 @@ def test_a_deadline_that_can_not_be_met_is_refused_at_once() -> None:
     async def scenario() -> None:
         desk = Desk()
         measured(desk.lane)
+        with pytest.raises(DeadlineExceeded):
+            desk.lane.check_room("a", desk.clock() + 0.8)
         alone = await desk.ask("a0", desk.clock() + 0.8)
         assert isinstance(failure(alone), DeadlineExceeded)
         fine = await desk.ask("a1", desk.clock() + 1.1)
@@ -129,7 +131,8 @@ def test_a_deadline_that_can_not_be_met_is_refused_at_once() -> None:
         behind = await desk.ask("b0", desk.clock() + 1.8)  # one second of waiting, one of work
         error = failure(behind)
         assert isinstance(error, Overloaded)
-        assert (error.limit, error.retry_after_s) == ("deadline", pytest.approx(1))
+        assert error.limit == "deadline"
+        assert error.retry_after_s == pytest.approx(1)
         assert failure(await desk.ask("b1", desk.clock() + 2.1)) is None
         gone = await desk.ask("c0", desk.clock() - 1)
         assert isinstance(failure(gone), DeadlineExceeded)
@@ -161,8 +164,25 @@ def test_a_wait_over_the_limit_is_refused_with_the_time_that_is_over() -> None:
         tasks = [await desk.ask(name) for name in ("a0", "a1", "a2", "a3")]
         error = failure(tasks[3])
         assert isinstance(error, Overloaded)
-        assert (error.limit, error.retry_after_s) == ("queue_wait", pytest.approx(0.5))
+        assert error.limit == "queue_wait"
+        assert error.retry_after_s == pytest.approx(0.5)
         assert failure(await desk.ask("b0")) is None  # its turn comes sooner
+        await desk.end_all()
+
+    run(scenario())
+
+
+def test_a_place_far_back_is_given_only_if_others_leave_it() -> None:
+    """Whoever asked lately may ask again, and then comes in between."""
+
+    async def scenario() -> None:
+        desk = Desk(max_wait_s=4.5)
+        measured(desk.lane)
+        for name in ("b0", "c0", "a0", "a1"):  # b0 runs; c0, a0, and before a1 what b and c may ask
+            await desk.ask(name)
+        assert isinstance(failure(await desk.ask("a2")), Overloaded)  # four seconds, but seven if b and c ask again
+        desk.clock.now_s += 3
+        assert failure(await desk.ask("a3")) is None  # they didn't
         await desk.end_all()
 
     run(scenario())
@@ -229,9 +249,9 @@ def test_every_request_ends_once_and_every_turn_comes_back(
                 until_s = None if deadline_s is None else desk.clock() + deadline_s
                 tasks.append(await desk.ask(f"{what}{number}", until_s))
             elif step == "end" and desk.started:
-                await desk.end(desk.started[what % len(desk.started)])
+                await desk.end(desk.started[int(what) % len(desk.started)])
             elif step == "cancel" and tasks:
-                tasks[what % len(tasks)].cancel()
+                tasks[int(what) % len(tasks)].cancel()
                 await settle()
             elif step == "pass":
                 desk.clock.now_s += what
@@ -287,13 +307,13 @@ def test_there_is_room_while_one_model_has_some() -> None:
         admission = Admission(("x", "y"), LaneLimits(1, 0, 60), 10)
         async with admission.enter("x", Origin("a")) as share:
             share.take(10)
-            admission.check_room("a")
+            admission.check_room(Origin("a"))
             async with admission.enter("y", Origin("a")) as other:
                 with pytest.raises(Overloaded):
                     other.take(1)
                 with pytest.raises(Overloaded):
-                    admission.check_room("b")
+                    admission.check_room(Origin("b"))
         assert admission.pixels.held == 0
-        admission.check_room("b")
+        admission.check_room(Origin("b"))
 
     run(scenario())

@@ -3,13 +3,11 @@
 import asyncio
 import itertools
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from time import monotonic, sleep
+from dataclasses import dataclass
+from time import monotonic
 from types import SimpleNamespace
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,240 +16,40 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fakes import spec
-from mattebox_server.engine.batcher import Batcher, BatchLimits
+from mattebox_server.engine.batcher import Batcher
 from mattebox_server.engine.inference import Inference, run_session
+from mattebox_server.engine.network import BatchLimits, Network
 from mattebox_server.engine.session import Maps
 from mattebox_server.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from mattebox_server.pixels import Pixels
-from mattebox_server.spec import ModelSpec
-
-GOOD, RAISES, EXITS, BAD_FOREGROUND, BAD_CLASSES = range(5)
-POISON = [RAISES, EXITS, BAD_FOREGROUND, BAD_CLASSES]
-SMALL, WIDE, TALL = (3, 4), (3, 5), (6, 4)
-ENOUGH_S = 20.0  # for anything that must happen; nothing waits that long unless it hangs
-ROOMY = BatchLimits(max_batch=4, max_wait_s=1000.0, max_queue=100)
-
-
-def photo(number: int, mode: int = GOOD, shape: tuple[int, int] = SMALL) -> Pixels:
-    image = np.zeros((*shape, 3), np.uint8)
-    image[..., 0], image[..., 1] = number, mode
-    return image
-
-
-def code(kept: frozenset[int]) -> int:
-    return sum(2**index for index in kept)
-
-
-class Clock:
-    """`time.monotonic`, as far as the batcher sees."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    session: "Probe"
-    numbers: list[int]
-    shape: tuple[int, ...]
-
-
-@dataclass(eq=False)
-class Device:
-    """What all sessions of a test share. They can't fail a test themselves, because the batcher catches it."""
-
-    clock: Clock | None = None
-    runs: int = 1
-    changed: threading.Condition = field(default_factory=threading.Condition)
-    inside: list[Batch] = field(default_factory=list[Batch])
-    batches: list[Batch] = field(default_factory=list[Batch])
-    problems: list[str] = field(default_factory=list[str])
-    check: Callable[[Batch], str] = field(default=lambda _: "")
-
-    def enter(self, batch: Batch) -> None:
-        with self.changed:
-            if any(other.session is batch.session for other in self.inside):
-                self.problems.append("a session runs twice at once")
-            self.inside.append(batch)
-            self.batches.append(batch)
-            if len(self.inside) > self.runs:
-                self.problems.append(f"{len(self.inside)} runs at once")
-            if problem := self.check(batch):
-                self.problems.append(problem)
-            self.changed.notify_all()
-
-    def leave(self, batch: Batch) -> None:
-        with self.changed:
-            self.inside.remove(batch)
-            self.changed.notify_all()
-
-    def until(self, happened: Callable[[], bool]) -> None:
-        with self.changed:
-            assert self.changed.wait_for(happened, ENOUGH_S)
-
-    def notice(self, _: "Future[Inference]") -> None:
-        with self.changed:
-            self.changed.notify_all()
-
-    @property
-    def ran(self) -> list[list[int]]:
-        return [batch.numbers for batch in self.batches]
-
-
-class Probe:
-    """Answers with the photo's number as foreground and its kept classes, as a binary number, as classes.
-
-    A held session stays in each run until `step`, except where it tries again what it has run before.
-    """
-
-    provider: Literal["cpu"] = "cpu"
-    precision = "fp32"
-    bounds = None
-
-    def __init__(self, device: Device, name: str = "net", *, saliency: bool = False, cost_s: float = 0.0) -> None:
-        semantic = spec(name)
-        kind = {"kind": "saliency", "labels": ("thing",)}
-        self.spec: ModelSpec = semantic.model_copy(update=kind) if saliency else semantic
-        self.device, self.cost_s = device, cost_s
-        self.held = False
-        self.nap_s = 0.0
-        self.fails_from = 1000  # photos
-        self._permits = threading.Semaphore(0)
-        self._seen: set[int] = set()
-
-    def hold(self) -> "Probe":
-        self.held = True
-        return self
-
-    def step(self) -> None:
-        self._permits.release()
-
-    def open(self) -> None:
-        self.held = False
-        self.step()
-
-    def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
-        batch = Batch(self, images[:, 0, 0, 0].tolist(), images.shape[1:])
-        self.device.enter(batch)
-        try:
-            if self.held and not self._seen & set(batch.numbers) and not self._permits.acquire(timeout=ENOUGH_S):
-                self.device.problems.append("nobody stepped")
-            if self.device.clock:
-                self.device.clock.now_s += self.cost_s
-            if self.nap_s:
-                sleep(self.nap_s)
-            return self._answer(images, keep)
-        finally:
-            self._seen |= set(batch.numbers)
-            self.device.leave(batch)
-
-    def _answer(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
-        modes = set(images[:, 0, 0, 1].tolist())
-        if RAISES in modes or len(images) >= self.fails_from:
-            raise RuntimeError("the device is on fire")
-        if EXITS in modes:
-            raise SystemExit(1)
-        foreground = images[..., 0]
-        if BAD_FOREGROUND in modes:
-            return Maps(foreground[:, :1], None)
-        if self.spec.kind == "saliency":
-            if keep is not None:
-                self.device.problems.append("a saliency network was given keep")
-            return Maps(foreground[:, :, :1] if BAD_CLASSES in modes else foreground, None)
-        assert keep is not None
-        assert keep.dtype == np.float32
-        codes = (keep @ np.array([1, 2, 4], np.float32)).astype(np.uint8)
-        classes = np.zeros_like(foreground) + codes[:, np.newaxis, np.newaxis]
-        return Maps(foreground, classes[:-1] if BAD_CLASSES in modes else classes)
-
-
-@dataclass
-class Bench:
-    batcher: Batcher
-    device: Device
-    sessions: list[Probe]
-    first: "Future[Inference]" = field(default_factory=Future[Inference])
-
-    def release(self) -> None:
-        for session in self.sessions:
-            session.open()
-
-    def finish(self, futures: "list[Future[Inference]]") -> None:
-        self.release()
-        wait(futures, ENOUGH_S)
-
-    def submit(
-        self,
-        number: int,
-        name: str = "net",
-        *,
-        mode: int = GOOD,
-        shape: tuple[int, int] = SMALL,
-        kept: frozenset[int] = frozenset(),
-        deadline_s: float | None = None,
-    ) -> "Future[Inference]":
-        return self.batcher.submit(name, photo(number, mode, shape), kept, deadline_s)
-
-    def start(self, number: int, name: str = "net", *, mode: int = GOOD) -> "Future[Inference]":
-        """Submits what a free device runs alone, and waits until it runs."""
-        future = self.submit(number, name, mode=mode)
-        self.device.until(lambda: any(batch.numbers == [number] for batch in self.device.inside))
-        return future
-
-
-@contextmanager
-def bench(
-    device: Device, sessions: list[Probe], limits: BatchLimits | Mapping[str, BatchLimits] = ROOMY, runs: int = 1
-) -> Generator[Bench]:
-    device.runs = runs
-    networks = {
-        probe.spec.name: [other for other in sessions if other.spec.name == probe.spec.name] for probe in sessions
-    }
-    by_name = dict.fromkeys(networks, limits) if isinstance(limits, BatchLimits) else limits
-    the = Bench(Batcher(networks, by_name, runs), device, sessions)
-    try:
-        yield the
-    finally:
-        the.release()
-        the.batcher.close()
-    assert device.problems == []
-    assert device.inside == []
-
-
-@contextmanager
-def busy(
-    device: Device, limits: BatchLimits = ROOMY, *, saliency: bool = False, cost_s: float = 0.0
-) -> Generator[Bench]:
-    """One session that is at work on photo 0 until it is released."""
-    with bench(device, [Probe(device, saliency=saliency, cost_s=cost_s).hold()], limits) as the:
-        the.first = the.start(0)
-        yield the
+from probes import (
+    ENOUGH_S,
+    GOOD,
+    POISON,
+    RAISES,
+    ROOMY,
+    SMALL,
+    TALL,
+    WIDE,
+    Batch,
+    Bench,
+    Clock,
+    Device,
+    Probe,
+    advance,
+    bench,
+    busy,
+    code,
+    device_with_clock,
+    now_s,
+    numbers,
+    photo,
+)
 
 
 @pytest.fixture(name="device")
-def device_with_clock(monkeypatch: pytest.MonkeyPatch) -> Device:
-    clock = Clock()
-    for module in ("batcher", "inference"):
-        monkeypatch.setattr(f"mattebox_server.engine.{module}.time", SimpleNamespace(monotonic=clock))
-    return Device(clock)
-
-
-def advance(device: Device, seconds: float) -> None:
-    assert device.clock
-    device.clock.now_s += seconds
-
-
-def now_s(device: Device) -> float:
-    assert device.clock
-    return device.clock.now_s
-
-
-def numbers(futures: "list[Future[Inference]]") -> list[int]:
-    return [int(future.result(ENOUGH_S).foreground[0, 0]) for future in futures]
+def _device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    return device_with_clock(monkeypatch)
 
 
 # A batch
@@ -328,7 +126,7 @@ def test_a_free_device_waits_for_nobody(device: Device) -> None:
     with bench(device, sessions, BatchLimits(8, 1000.0, 0), runs=2) as the:
         the.start(1, "a")
         the.start(2, "b")
-        assert [the.batcher.waiting(name) for name in "ab"] == [0, 0]
+        assert [the.waiting(name) for name in "ab"] == [0, 0]
         for name in "ab":
             with pytest.raises(Overloaded):
                 the.submit(3, name)
@@ -340,7 +138,7 @@ def test_replicas_run_side_by_side_but_no_session_twice(device: Device) -> None:
         the.start(1)
         the.start(2)
         the.submit(3)
-        assert the.batcher.waiting("net") == 1
+        assert the.waiting("net") == 1
         assert {batch.session for batch in device.inside} == set(sessions)
 
 
@@ -349,7 +147,7 @@ def test_networks_share_the_runs(device: Device) -> None:
     with bench(device, sessions, runs=1) as the:
         the.start(1, "a")
         the.submit(2, "b")
-        assert the.batcher.waiting("b") == 1
+        assert the.waiting("b") == 1
 
 
 def test_whoever_has_an_answer_finds_the_session_free(device: Device) -> None:
@@ -451,7 +249,7 @@ def test_the_cancelled_free_their_place_at_once(device: Device) -> None:
     with busy(device, BatchLimits(4, 1000.0, 2)) as the:
         futures = [the.submit(1), the.submit(2)]
         assert futures[0].cancel()
-        assert the.batcher.waiting("net") == 1
+        assert the.waiting("net") == 1
         futures.append(the.submit(3))
         with pytest.raises(Overloaded):
             the.submit(4)
@@ -469,7 +267,7 @@ def test_cancelled_in_the_very_moment_of_the_choice(device: Device, monkeypatch:
         # As if the thread that cancels had been stopped before it came to tell the batcher.
         monkeypatch.setattr(cancelled, "_invoke_callbacks", lambda: None)
         assert cancelled.cancel()
-        assert the.batcher.waiting("net") == 2
+        assert the.waiting("net") == 2
         the.release()
         assert numbers([other]) == [2]
     assert device.ran == [[0], [2]]
@@ -690,13 +488,13 @@ def test_a_cancelled_task_takes_its_request_along(device: Device) -> None:
 
         async def give_up() -> None:
             call = asyncio.wrap_future(the.submit(1))
-            assert the.batcher.waiting("net") == 1
+            assert the.waiting("net") == 1
             call.cancel()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
 
         asyncio.run(give_up())
-        assert the.batcher.waiting("net") == 0
+        assert the.waiting("net") == 0
         the.release()
         assert numbers([the.submit(2)]) == [2]
     assert device.ran == [[0], [2]]
@@ -714,7 +512,7 @@ def test_close_drops_what_waits_and_waits_for_what_runs(device: Device) -> None:
         done, _ = wait(waiting, ENOUGH_S)
         assert done == set(waiting)
         assert all(future.cancelled() for future in waiting)
-        assert the.batcher.waiting("net") == 0
+        assert the.waiting("net") == 0
         assert not the.first.done()
         assert all(closer.is_alive() for closer in closers)
         with pytest.raises(RuntimeError, match="closed"):
@@ -785,20 +583,14 @@ def test_a_callback_that_explodes_keeps_no_one_from_being_dropped(device: Device
 # What it is made of
 
 
-@pytest.mark.parametrize(
-    ("names", "limits", "runs"),
-    [
-        (["a"], {}, 1),
-        (["a"], {"a": ROOMY, "b": ROOMY}, 1),
-        (["a"], {"a": ROOMY}, 0),
-        (["a"], {"a": BatchLimits(0, 1.0, 1)}, 1),
-    ],
-)
-def test_nonsense_is_refused(device: Device, names: list[str], limits: dict[str, BatchLimits], runs: int) -> None:
-    with pytest.raises(ValueError, match=r"session|least"):
-        Batcher({name: [Probe(device, name)] for name in names}, limits, runs)
+@pytest.mark.parametrize("limits", [BatchLimits(0, 1.0, 1), BatchLimits(1, 1.0, 1, max_failures=0)])
+def test_nonsense_is_refused(device: Device, limits: BatchLimits) -> None:
+    with pytest.raises(ValueError, match="least"):
+        Network([Probe(device)], limits)
     with pytest.raises(ValueError, match="session"):
-        Batcher({name: [] for name in names}, dict.fromkeys(names, ROOMY), 1)
+        Network([], ROOMY)
+    with pytest.raises(ValueError, match="least"):
+        Batcher(0, Bench(device, [], {}).note_failing)
 
 
 def test_a_session_can_be_run_without_a_batcher(device: Device) -> None:
@@ -858,6 +650,7 @@ KEPT = st.frozensets(st.integers(0, 2))
 SHAPES = st.sampled_from([SMALL, SMALL, WIDE, TALL])
 INDEX = st.integers(0, 100)
 QUEUES = st.sampled_from([0, 2, 6, 30])
+NEVER = 10**9  # failures in a row: sessions that fail are the subject of test_failures.py
 
 
 def asks(patience_s: list[float | None]) -> st.SearchStrategy[Ask]:
@@ -874,7 +667,10 @@ KINDS: dict[str, st.SearchStrategy[Ask | Cancel | Step | Advance]] = {
 EVENT = st.sampled_from(["ask"] * 12 + ["step"] * 4 + ["cancel", "advance"]).flatmap(lambda kind: KINDS[kind])
 EVENTS = st.lists(EVENT, min_size=40, max_size=80)
 LIMITS = st.fixed_dictionaries(
-    {name: st.builds(BatchLimits, st.integers(1, 4), st.sampled_from([0.0, 2.0, 100.0]), QUEUES) for name in NETWORKS}
+    {
+        name: st.builds(BatchLimits, st.integers(1, 4), st.sampled_from([0.0, 2.0, 100.0]), QUEUES, st.just(NEVER))
+        for name in NETWORKS
+    }
 )
 
 
@@ -922,10 +718,10 @@ class Play:
         image = photo(len(self.asked), ask.mode, ask.shape)
         if full and ask.patience_s != 0.0:
             with pytest.raises(Overloaded):
-                self.the.batcher.submit(name, image, ask.kept, deadline_s)
+                self.the.batcher.submit(self.the.networks[name], image, ask.kept, deadline_s)
             assert self.pending(name) == self.alive(name)
         else:
-            future = self.the.batcher.submit(name, image, ask.kept, deadline_s)
+            future = self.the.batcher.submit(self.the.networks[name], image, ask.kept, deadline_s)
             future.add_done_callback(self.device.notice)
             self.asked.append(Asked(ask, len(self.asked), now, future))
 
@@ -972,7 +768,7 @@ class Play:
     def _check(self) -> None:
         for name in NETWORKS:
             waiting = len(self.pending(name))
-            assert self.the.batcher.waiting(name) == waiting <= self.limits[name].max_queue
+            assert self.the.waiting(name) == waiting <= self.limits[name].max_queue
             assert not (waiting and self._could_start(name)), "a free device waits"
 
     def _check_batch(self, batch: Batch) -> str:
@@ -1075,11 +871,13 @@ def test_a_crowd(
             now = monotonic()
             deadline_s = None if ask.patience_s is None else now + ask.patience_s
             try:
-                future = the.batcher.submit(ask.network, photo(number, ask.mode, ask.shape), ask.kept, deadline_s)
+                future = the.batcher.submit(
+                    the.networks[ask.network], photo(number, ask.mode, ask.shape), ask.kept, deadline_s
+                )
             except Overloaded:
                 continue
             finally:
-                if the.batcher.waiting(ask.network) > limits[ask.network].max_queue:
+                if the.waiting(ask.network) > limits[ask.network].max_queue:
                     problems.append("the queue is longer than its bound")
             mine.append(Asked(ask, number, now, future))
             if gives_up:
@@ -1095,6 +893,6 @@ def test_a_crowd(
         assert next(numbers) == sum(len(plan) for plan in crowd)
         _, late = wait([one.future for one in asked], ENOUGH_S)
         assert not late
-        assert all(the.batcher.waiting(name) == 0 for name in NETWORKS)
+        assert all(the.waiting(name) == 0 for name in NETWORKS)
     assert problems == []
     check_outcomes(asked, device)

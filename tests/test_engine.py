@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from fakes import FakeSession, engine_of
+from mattebox_server.engine.engine import Engine
+from mattebox_server.engine.inference import Inference
 from mattebox_server.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, UnknownModel
 from mattebox_server.pixels import Pixels
 
@@ -17,11 +19,17 @@ def photo(number: int, order: int = 0) -> Pixels:
     return image
 
 
+async def infer(
+    engine: Engine, image: Pixels, kept: frozenset[int] = frozenset(), deadline_s: float | None = None
+) -> Inference:
+    return await engine.infer(engine.network(""), image, kept, deadline_s)
+
+
 def test_everyone_gets_their_own_answer() -> None:
     engine = engine_of(FakeSession())
 
     async def ask() -> list[int]:
-        calls = [engine.infer("", photo(number), frozenset({1}), None) for number in range(50)]
+        calls = [infer(engine, photo(number), frozenset({1}), None) for number in range(50)]
         return [int(answer.foreground[0, 0]) for answer in await asyncio.gather(*calls)]
 
     assert asyncio.run(ask()) == list(range(50))
@@ -31,7 +39,7 @@ def test_everyone_gets_their_own_answer() -> None:
 def test_keep_becomes_a_row_of_zeros_and_ones() -> None:
     session = FakeSession()
     engine = engine_of(session)
-    asyncio.run(engine.infer("fake", photo(1), frozenset({0, 2}), None))
+    asyncio.run(engine.infer(engine.network("fake"), photo(1), frozenset({0, 2}), None))
     assert session.kept == [[1, 0, 1]]
     engine.close()
 
@@ -42,8 +50,8 @@ def test_queue_and_run_are_timed_apart() -> None:
     engine = engine_of(session)
 
     async def ask() -> tuple[float, float]:
-        first = asyncio.create_task(engine.infer("", photo(1), frozenset(), None))
-        second = asyncio.create_task(engine.infer("", photo(2), frozenset(), None))
+        first = asyncio.create_task(infer(engine, photo(1)))
+        second = asyncio.create_task(infer(engine, photo(2)))
         await asyncio.sleep(0.1)
         session.gate.set()
         await first
@@ -61,11 +69,11 @@ def test_cancelled_and_expired_requests_are_never_run() -> None:
     engine = engine_of(session)
 
     async def ask() -> None:
-        running = asyncio.create_task(engine.infer("", photo(1), frozenset(), None))
+        running = asyncio.create_task(infer(engine, photo(1)))
         await asyncio.sleep(0.05)
-        cancelled = asyncio.create_task(engine.infer("", photo(2), frozenset(), None))
-        expired = asyncio.create_task(engine.infer("", photo(3), frozenset(), time.monotonic() + 0.01))
-        patient = asyncio.create_task(engine.infer("", photo(4), frozenset(), time.monotonic() + 60))
+        cancelled = asyncio.create_task(infer(engine, photo(2)))
+        expired = asyncio.create_task(infer(engine, photo(3), frozenset(), time.monotonic() + 0.01))
+        patient = asyncio.create_task(infer(engine, photo(4), frozenset(), time.monotonic() + 60))
         await asyncio.sleep(0.05)
         cancelled.cancel()
         await asyncio.sleep(0)
@@ -88,7 +96,7 @@ def test_a_failure_is_its_own(order: int) -> None:
 
     async def ask() -> list[object]:
         orders = [0, order, 0]
-        calls = [engine.infer("", photo(number, o), frozenset(), None) for number, o in enumerate(orders)]
+        calls = [infer(engine, photo(number, o)) for number, o in enumerate(orders)]
         return list(await asyncio.gather(*calls, return_exceptions=True))
 
     good, bad, other = asyncio.run(ask())
@@ -100,13 +108,13 @@ def test_a_failure_is_its_own(order: int) -> None:
 
 def test_models_by_name() -> None:
     engine = engine_of(FakeSession("a"), FakeSession("b"))
-    assert engine.session("").spec.name == "a"
-    assert engine.session("b").spec.name == "b"
+    assert engine.network("").spec.name == "a"
+    assert engine.network("b").spec.name == "b"
     with pytest.raises(UnknownModel, match="this server has a, b"):
-        engine.session("c")
-    with pytest.raises(ValueError, match="same name"):
+        engine.network("c")
+    with pytest.raises(ValueError, match="a name of its own"):
         engine_of(FakeSession("a"), FakeSession("a"))
-    with pytest.raises(ValueError, match="needs a session"):
+    with pytest.raises(ValueError, match="needs networks"):
         engine_of()
 
 
@@ -116,7 +124,7 @@ def test_photos_that_wait_share_a_run() -> None:
     engine = engine_of(session, max_batch=3)
 
     async def ask() -> list[tuple[int, int]]:
-        calls = [asyncio.create_task(engine.infer("", photo(number), frozenset(), None)) for number in range(6)]
+        calls = [asyncio.create_task(infer(engine, photo(number))) for number in range(6)]
         await asyncio.sleep(0.1)
         session.gate.set()
         return [(int(answer.foreground[0, 0]), answer.batch_size) for answer in await asyncio.gather(*calls)]
@@ -131,10 +139,10 @@ def test_a_full_queue_refuses_with_a_time_to_wait() -> None:
     engine = engine_of(session, max_queue=1)
 
     async def ask() -> None:
-        running, waiting = (asyncio.create_task(engine.infer("", photo(n), frozenset(), None)) for n in (1, 2))
+        running, waiting = (asyncio.create_task(infer(engine, photo(n))) for n in (1, 2))
         await asyncio.sleep(0.05)
         with pytest.raises(Overloaded) as caught:
-            await engine.infer("", photo(3), frozenset(), None)
+            await infer(engine, photo(3))
         assert caught.value.retry_after_s > 0
         session.gate.set()
         await asyncio.gather(running, waiting)
@@ -148,8 +156,8 @@ def test_a_photo_out_of_bounds_is_the_callers_affair() -> None:
     session = FakeSession()
     session.bounds = (3, 6)
     engine = engine_of(session)
-    asyncio.run(engine.infer("", photo(1), frozenset(), None))
+    asyncio.run(infer(engine, photo(1)))
     for size in ((3, 7), (7, 3), (2, 4), (4, 2)):
         with pytest.raises(InvalidRequest, match="photo: is too long and narrow"):
-            asyncio.run(engine.infer("", np.zeros((*size, 3), np.uint8), frozenset(), None))
+            asyncio.run(infer(engine, np.zeros((*size, 3), np.uint8)))
     engine.close()

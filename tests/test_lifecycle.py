@@ -44,7 +44,7 @@ def test_not_serving_is_unavailable_with_a_time_to_come_back(state: str) -> None
         server = grpc_server(Settings(model=[Path("any.onnx")]), service, health.aio.HealthServicer())
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        async with mattebox.AsyncClient(f"127.0.0.1:{port}") as client:
+        async with mattebox.AsyncClient(f"127.0.0.1:{port}", retries=0) as client:
             for call in (client.remove_background(PHOTO), client.models()):
                 with pytest.raises(mattebox.Unavailable, match=state) as caught:
                     await call
@@ -64,7 +64,7 @@ def test_a_fault_of_the_server_tells_nothing_of_itself() -> None:
         server = grpc_server(Settings(model=[Path("any.onnx")]), Broken(*parts()), health.aio.HealthServicer())
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        async with mattebox.AsyncClient(f"127.0.0.1:{port}") as client:
+        async with mattebox.AsyncClient(f"127.0.0.1:{port}", retries=0) as client:
             with pytest.raises(mattebox.InternalError) as caught:
                 await client.models()
         assert "secret" not in repr(caught.value.__cause__)
@@ -95,12 +95,15 @@ def test_health_says_when_the_server_serves(monkeypatch: pytest.MonkeyPatch) -> 
         return {(await stub.Check(health_pb2.HealthCheckRequest(service=name))).status for name in ("", SERVICE_NAME)}
 
     async def scenario() -> None:
-        settings = Settings(model=[Path("any.onnx")], address="127.0.0.1:0")
+        settings = Settings(model=[Path("any.onnx")], address="127.0.0.1:0", drain_seconds=0)
         serving = asyncio.create_task(app._serve(settings))  # pyright: ignore[reportPrivateUsage]
         while not ports:
             await asyncio.sleep(0.01)
         address = f"127.0.0.1:{ports[0]}"
-        async with grpc.aio.insecure_channel(address) as channel, mattebox.AsyncClient(address) as client:
+        async with (
+            grpc.aio.insecure_channel(address) as channel,
+            mattebox.AsyncClient(address, retries=0) as client,
+        ):
             await asyncio.sleep(0.1)
             assert await states(channel) == {health_pb2.HealthCheckResponse.NOT_SERVING}
             assert not await client.ready()

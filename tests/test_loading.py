@@ -269,6 +269,18 @@ def test_runs_on_buffers_of_the_device(colour_model: Path) -> None:
     assert len(bound._bindings) == 8  # pyright: ignore[reportPrivateUsage]
 
 
+def test_a_run_that_fails_gives_its_buffers_back(colour_model: Path) -> None:
+    """What they hold of the device's memory is what the next try needs."""
+    plain = ort.InferenceSession(colour_model, providers=["CPUExecutionProvider"])
+    bound = session._Bound(plain, "cpu", 0)  # pyright: ignore[reportPrivateUsage]
+    photos = np.zeros((1, 64, 64, 3), np.uint8)
+    bound.run({"image": photos, "keep": np.zeros((1, 4), np.float32)})
+    with pytest.raises(Exception, match="keep"):
+        bound.run({"image": photos[:, :32], "keep": np.zeros((1, 9), np.float32)})
+    assert not bound._bindings  # pyright: ignore[reportPrivateUsage]
+    bound.run({"image": photos, "keep": np.zeros((1, 4), np.float32)})
+
+
 def test_frequent_sizes_get_sessions_of_their_own(colour_model: Path, brightness_model: Path) -> None:
     """The same numbers, and only for photos of that aspect: all others go the usual way."""
     whole = onnx_session(colour_model)
@@ -300,7 +312,9 @@ def test_a_network_of_one_photo_a_run_never_gets_more(folder: Path) -> None:
     photos = [selfcheck.synthetic_photo(32, 32, seed) for seed in range(6)]
 
     async def ask(engine: Engine) -> list[int]:
-        found = await asyncio.gather(*(engine.infer("", photo, frozenset({1}), None) for photo in photos))
+        found = await asyncio.gather(
+            *(engine.infer(engine.network(""), photo, frozenset({1}), None) for photo in photos)
+        )
         return [answer.batch_size for answer in found]
 
     engine = load_engine([folder / "one.onnx"], EngineOptions(provider="cpu", max_batch=4))

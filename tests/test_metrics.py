@@ -27,7 +27,8 @@ from fakes import FakeSession
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server import metrics
-from mattebox_server.engine.batcher import Batcher, BatchLimits
+from mattebox_server.engine.batcher import Batcher
+from mattebox_server.engine.network import BatchLimits, Network
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
 
@@ -35,6 +36,8 @@ PHOTO = images.encode(images.scene())
 LARGE = images.encode(images.textured(3000, 2000), "JPEG")
 FLAGS = ["--provider", "cpu", "--metrics-address", "127.0.0.1:0"]
 STAGES = ("receive", "wait", "decode", "preprocess", "queue", "infer", "matte", "encode", "send")
+SIZES = [("grpc.max_receive_message_length", -1)]
+NAMELESS = frozenset({("model", ""), ("provider", ""), ("precision", "")})
 
 Key = tuple[str, frozenset[tuple[str, str]]]
 
@@ -104,7 +107,10 @@ def ended(seen: Scrape) -> Counter[str]:
 
 def test_all_metrics_are_there_and_move(metered: LocalServer) -> None:
     before = Scrape(endpoint(metered))
-    assert {name for name in before.names if name.startswith("mattebox_")} - created(before) == set(metrics.NAMES)
+    assert {name for name in before.names if name.startswith("mattebox_")} - created(before) == {
+        *metrics.COUNTERS_AND_GAUGES,
+        *metrics.HISTOGRAMS,
+    }
     with mattebox.Client(metered.address) as client, grpc.insecure_channel(metered.address) as channel:
         client.models()
         for model in ("", "colour", "brightness"):
@@ -158,8 +164,7 @@ def test_what_stands_still(metered: LocalServer) -> None:
 
 
 def test_answers_that_nobody_takes_are_in_flight_until_the_caller_goes(metered: LocalServer) -> None:
-    sizes = [("grpc.max_receive_message_length", -1)]
-    with grpc.insecure_channel(metered.address, options=sizes) as channel:
+    with grpc.insecure_channel(metered.address, SIZES) as channel:
         photos = [photo(str(n), LARGE, raw=True) for n in range(20)]  # answers of 18 MB
         call = pb_grpc.BackgroundRemovalServiceStub(channel).RemoveBackgroundStream(iter(photos), timeout=120)
         scrape_when(
@@ -180,13 +185,15 @@ def test_answers_that_nobody_takes_are_in_flight_until_the_caller_goes(metered: 
 
 def test_queue_and_rejections(colour_model: Path) -> None:
     flags = [*FLAGS, "--max-active", "1", "--max-queue", "2"]
-    with LocalServer([colour_model], flags) as server, mattebox.Client(server.address) as client:
-        client.remove_background(LARGE)  # measures what a request takes
+    with LocalServer([colour_model], flags) as server, grpc.insecure_channel(server.address, SIZES) as channel:
+        stub = pb_grpc.BackgroundRemovalServiceStub(channel)
+        request = pb.RemoveBackgroundRequest(encoded=LARGE)
+        stub.RemoveBackground(request, timeout=60)  # measures what a request takes
 
         def call(_: int) -> bool:
             try:
-                client.remove_background(LARGE)
-            except mattebox.Overloaded:
+                stub.RemoveBackground(request, timeout=60)
+            except grpc.RpcError:
                 return False
             return True
 
@@ -218,22 +225,25 @@ def test_a_server_that_loads_says_so(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.onnx")
     flags = ["--model", str(tmp_path / "model.onnx"), "--address", "127.0.0.1:0", "--log-format", "json", *FLAGS]
     command = [sys.executable, "-m", "mattebox_server", *flags]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
         found: dict[str, str] = {}
-        for line in process.stderr or ():
-            event = json.loads(line)
+        while "metrics" not in found:
+            event = json.loads(process.stderr.readline())
             found[event["event"]] = event["address"]
-            if "metrics" in found:
-                break
         seen = Scrape(found["metrics"])
-        assert seen.get("mattebox_model_serving", model="", provider="", precision="") == 0
+        assert seen.samples["mattebox_model_serving", NAMELESS] == 0
         assert seen.values("mattebox_model_serving", "model") == {""}
         assert seen.get("mattebox_in_flight_pixels") == 0
-        with mattebox.Client(found["listening"]) as client, pytest.raises(mattebox.Unavailable):
-            client.remove_background(PHOTO, timeout=1)
-        scrape_when(found["metrics"], lambda seen: seen.get("mattebox_rejected_total", reason="starting") > 0)
+        with grpc.insecure_channel(found["listening"]) as channel, pytest.raises(grpc.RpcError, match="starting"):
+            pb_grpc.BackgroundRemovalServiceStub(channel).ListModels(pb.ListModelsRequest(), timeout=30)
+        scrape_when(found["metrics"], lambda seen: seen.get("mattebox_rejected_total", reason="starting") == 1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_slow_scraper_keeps_nobody_out(metered: LocalServer) -> None:
@@ -289,9 +299,14 @@ def test_runs_are_counted_once_whatever_their_batch() -> None:
 
     session, observer = FakeSession(), Observer()
     session.gate.clear()
-    batcher = Batcher({"fake": [session]}, {"fake": BatchLimits(4, 0.05, 64)}, 1, observer)
+    network = Network([session], BatchLimits(4, 0.05, 64), observer)
+
+    def failing(_: Network, __: int) -> None:
+        raise NotImplementedError
+
+    batcher = Batcher(1, failing)
     image = images.scene(4, 3)
-    futures = [batcher.submit("fake", image, frozenset({1}), None) for _ in range(5)]
+    futures = [batcher.submit(network, image, frozenset({1}), None) for _ in range(5)]
     session.gate.set()
     assert [future.result(10).batch_size for future in futures] == [1, 4, 4, 4, 4]
     batcher.close()

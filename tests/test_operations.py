@@ -153,7 +153,9 @@ def test_sigterm_lets_running_requests_finish(colour_model: Path) -> None:
 def test_what_outlasts_the_grace_period_is_cut_off(colour_model: Path) -> None:
     photo = images.encode(images.textured(4000, 3000), "JPEG")
     with (
-        LocalServer([colour_model], ["--log-level", "debug", "--grace-seconds", "0.05"]) as server,
+        LocalServer(
+            [colour_model], ["--log-level", "debug", "--grace-seconds", "0.05", "--drain-seconds", "0"]
+        ) as server,
         mattebox.Client(server.address) as client,
         ThreadPoolExecutor(4) as pool,
     ):

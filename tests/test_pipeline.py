@@ -4,14 +4,15 @@ import asyncio
 import time
 from collections.abc import Generator
 
+import numpy as np
 import pytest
 
 import images
-from fakes import FakeSession, engine_of
+from fakes import FakeFiles, FakeSession, engine_of
 from mattebox_server import codec
 from mattebox_server.admission import Admission, Origin
 from mattebox_server.codec import Limits
-from mattebox_server.errors import BadPhoto, DeadlineExceeded, InvalidRequest, Overloaded
+from mattebox_server.errors import BadPhoto, DeadlineExceeded, InferenceFailed, InvalidRequest, NotServing, Overloaded
 from mattebox_server.lane import LaneLimits
 from mattebox_server.options import EncodedPhoto, ImageBackground, RemovalRequest
 from mattebox_server.pipeline import Pipeline
@@ -126,3 +127,43 @@ def test_every_permit_comes_back(pipeline: Pipeline, session: FakeSession) -> No
         await asyncio.gather(*(pipeline.remove_background(RemovalRequest(PHOTO)) for _ in range(2)))
 
     asyncio.run(scenario())
+
+
+def test_who_waits_while_the_model_is_replaced_runs_on_the_one_that_was_chosen(session: FakeSession) -> None:
+    """Its classes were chosen by the labels of that one."""
+    files = FakeFiles()
+    engine = engine_of(session, files=files)
+    pipeline = Pipeline(engine, Admission(("fake",), LaneLimits(1, 9, 60), 2 * PIXELS), Limits(10**6, 10**6), 1)
+    session.gate.clear()
+
+    async def scenario() -> None:
+        running, waiting = (asyncio.create_task(pipeline.remove_background(RemovalRequest(PHOTO))) for _ in range(2))
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(engine.reload)
+        session.gate.set()
+        answers = [await running, await waiting, await pipeline.remove_background(RemovalRequest(PHOTO))]
+        assert [answer.network is engine.network("") for answer in answers] == [False, False, True]
+
+    asyncio.run(scenario())
+    assert (len(session.ran), len(files.opened[0].ran)) == (2, 1)
+    pipeline.close()
+    engine.close()
+
+
+def test_who_waits_for_a_model_that_fails_costs_no_pixel() -> None:
+    session, files = FakeSession(), FakeFiles()
+    files.gate.clear()
+    engine = engine_of(session, files=files)
+    pipeline = Pipeline(engine, Admission(("fake",), LaneLimits(1, 9, 60), 2 * PIXELS), Limits(10**6, 10**6), 1)
+    fire = EncodedPhoto(images.encode(np.full((64, 96, 3), 66, np.uint8)))  # what a FakeSession fails on
+    broken = EncodedPhoto(b"never looked at")
+
+    async def scenario() -> list[object]:
+        calls = [pipeline.remove_background(RemovalRequest(photo)) for photo in (fire, fire, fire, broken, broken)]
+        return list(await asyncio.gather(*calls, return_exceptions=True))
+
+    kinds = [type(outcome) for outcome in asyncio.run(scenario())]
+    assert kinds == [InferenceFailed] * 3 + [NotServing] * 2
+    files.gate.set()
+    pipeline.close()
+    engine.close()

@@ -37,6 +37,7 @@ def test_the_engine_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.
     gpu = load_settings([*MODEL, "--provider", "cuda", "--device-id", "1", "--gpu-memory-bytes", "2000000000"]).engine
     assert (gpu.provider, gpu.device_id, gpu.gpu_memory_bytes) == ("cuda", 1, 2_000_000_000)
     assert load_settings([*MODEL, "--static-size", "4000x3000,1x2"]).engine.static_sizes == ((4000, 3000), (1, 2))
+    assert load_settings([*MODEL, "--max-failures", "7"]).engine.max_failures == 7
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert load_settings(MODEL).cache_dir == tmp_path / "mattebox" / "compiled"
     assert load_settings([*MODEL, "--cache-dir", "off"]).cache_dir is None

@@ -19,6 +19,7 @@ CASES: list[tuple[Exception, grpc.StatusCode, type[mattebox.MatteboxError]]] = [
     (errors.NotServing("starting", 1.5), grpc.StatusCode.UNAVAILABLE, mattebox.Unavailable),
     (errors.DeadlineExceeded("late"), grpc.StatusCode.DEADLINE_EXCEEDED, mattebox.DeadlineExceeded),
     (errors.InferenceFailed("/secret"), grpc.StatusCode.INTERNAL, mattebox.InternalError),
+    (errors.OutOfMemory("/secret"), grpc.StatusCode.INTERNAL, mattebox.InternalError),
     (ZeroDivisionError("/secret"), grpc.StatusCode.INTERNAL, mattebox.InternalError),
 ]
 

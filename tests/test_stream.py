@@ -97,6 +97,16 @@ def test_a_bad_photo_is_answered_in_its_place_and_the_stream_lives_on(channel: g
     assert details.field_violations[0].field == "output.quality"
 
 
+def test_what_is_no_message_ends_the_stream(channel: grpc.Channel) -> None:
+    raw: Any = channel
+    call = raw.stream_stream("/mattebox.v1.BackgroundRemovalService/RemoveBackgroundStream")(
+        iter([b"\xff"]), timeout=10
+    )
+    with pytest.raises(grpc.RpcError):
+        list(call)
+    assert call.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 @pytest.mark.parametrize("name", ["", "x" * 129])
 def test_an_id_that_is_none(channel: grpc.Channel, name: str) -> None:
     bad, good = stream(channel, [photo(name), photo("good")])

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from mattebox_server.budget import Budget, Share
-from mattebox_server.errors import Overloaded
+from mattebox_server.errors import DeadlineExceeded, Overloaded
 from mattebox_server.lane import Lane, LaneLimits
 
 
@@ -40,21 +40,21 @@ class Admission:
         """Of each model, by its name."""
         return self._lanes
 
-    def check_room(self, caller: str) -> None:
-        """Raises Overloaded if there is no room for a request of this caller, whatever the model.
+    def check_room(self, origin: Origin) -> None:
+        """Raises Overloaded or DeadlineExceeded if a request is sure to be refused, whatever its model.
 
         To be asked before the request is received: a refusal then costs neither side the photo's bytes.
         """
-        full: Overloaded | None = None
+        refusal: Exception | None = None
         for lane in self._lanes.values():
             try:
-                lane.check_room(caller)
-            except Overloaded as error:
-                full = error
+                lane.check_room(origin.caller, origin.deadline_s)
+            except (Overloaded, DeadlineExceeded) as error:
+                refusal = error
             else:
                 return
-        if full is not None:
-            raise full
+        if refusal is not None:
+            raise refusal
 
     @asynccontextmanager
     async def enter(self, model: str, origin: Origin) -> AsyncGenerator[Share]:

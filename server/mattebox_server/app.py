@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import cv2
 import structlog
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from mattebox_server import logs
@@ -26,7 +26,9 @@ from mattebox_server.calls import Calls
 from mattebox_server.codec import Limits
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
+from mattebox_server.engine.reloading import Reloader
 from mattebox_server.errors import MatteboxError, StartupError
+from mattebox_server.health import HealthReporter
 from mattebox_server.lane import LaneLimits
 from mattebox_server.memory import give_back_when_idle, share_arenas
 from mattebox_server.pipeline import Pipeline
@@ -38,8 +40,6 @@ from mattebox_server.wire import Wire
 
 log = structlog.stdlib.get_logger(__name__)
 
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 # gRPC counts a call as done when the last of its answer is handed to the connection, and then closes it: what the
 # caller's side has sent meanwhile turns the close into a reset, and the end of a large answer is lost (seen with
 # answers of 10 MB). So the connections stay open a little longer than the calls.
@@ -47,7 +47,6 @@ _FLUSH_S = 0.5
 _CUT_OFF_S = 1.0
 _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 _LEAST_PING_MS = 10_000
-_HEALTH_NAMES = ("", SERVICE_NAME)
 
 
 def run(settings: Settings) -> int:
@@ -57,36 +56,35 @@ def run(settings: Settings) -> int:
     share_arenas()
     cv2.setNumThreads(1)  # photos are the unit of parallelism: one thread each, `pixel_threads` photos at once
     try:
-        loading = asyncio.run(_serve(settings))
+        building = asyncio.run(_serve(settings))
     except (StartupError, MatteboxError) as error:
         log.error("the server can't start", reason=str(error))
         return 1
-    if loading:  # a provider that compiles can't be interrupted, and may be at it for minutes: nothing waits for it
+    if building:  # a provider that compiles can't be interrupted, and may be at it for minutes: nothing waits for it
         _exit(0)
     return 0
 
 
 async def _serve(settings: Settings) -> bool:
-    """Serves until a signal; returns whether models are still being loaded, because it came that early."""
-    stop = asyncio.Event()
+    """Serves until a signal; returns whether a model is still being loaded, reloaded or rebuilt."""
+    stop, hangup, loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _stop, stop, number)
+        loop.add_signal_handler(number, _stop, stop, number)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)  # kept until there is something to reload
     telemetry = Telemetry(settings, SERVICE_NAME)
     calls = Calls(telemetry.observers)
-    budget = Budget("bytes", settings.in_flight_bytes)
-    wire = Wire(Reception(settings.max_receiving, settings.receive_seconds), budget, settings.send_seconds)
-    limits = ServiceLimits(settings.max_message_bytes, settings.max_streams, settings.max_stream_photos)
-    service = BackgroundRemovalService(limits, wire, calls)
+    service = _service(settings, calls)
     health_service = health.aio.HealthServicer()
     server = grpc_server(settings, service, health_service)
     port = _bind(server, settings.address)
-    await _set_health(health_service, _NOT_SERVING)
+    reporter = HealthReporter(health_service, SERVICE_NAME)
+    await reporter.report_starting()
     await server.start()
     host = settings.address.rpartition(":")[0]
     address = settings.address if settings.address.startswith("unix:") else f"{host}:{port}"
     log.info("listening", address=address, provider=settings.provider)
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(server.stop, 0)
+        stack.push_async_callback(_cut_off, server)
         await stack.enter_async_context(telemetry.published(service.levels))
         engine = await _load(settings, telemetry, stop)
         if engine is None:
@@ -99,25 +97,40 @@ async def _serve(settings: Settings) -> bool:
         tidying = asyncio.create_task(give_back_when_idle(calls))
         stack.callback(tidying.cancel)
         service.serve(pipeline)
-        await _set_health(health_service, _SERVING)
-        log.info("serving", address=address, models=[session.spec.name for session in engine.sessions])
+        await reporter.report(engine)
+        reporting = asyncio.create_task(reporter.follow(engine))
+        stack.callback(reporting.cancel)
+        reloader = Reloader(engine, settings.reload_models_seconds)
+        stack.callback(reloader.close)
+        loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+        if hangup.is_set():
+            reloader.ask()
+        log.info("serving", address=address, models=[network.spec.name for network in engine.networks])
         await stop.wait()
         log.info("draining", running=calls.running, grace_seconds=settings.grace_seconds)
-        service.drain()
         await health_service.enter_graceful_shutdown()
+        await asyncio.sleep(settings.drain_seconds)  # callers that watch the health go elsewhere meanwhile
+        service.drain()
         if not await _finish_calls(calls, settings.grace_seconds):
             log.warning("the grace period is over", running=calls.running)
-        await server.stop(0)
+        await _cut_off(server)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(calls.idle(), _CUT_OFF_S)  # those that are cut off end before what they use does
     log.info("stopped")
-    return False
+    return engine.is_building
+
+
+def _service(settings: Settings, calls: Calls) -> BackgroundRemovalService:
+    budget = Budget("bytes", settings.in_flight_bytes)
+    wire = Wire(Reception(settings.max_receiving, settings.receive_seconds), budget, settings.send_seconds)
+    limits = ServiceLimits(settings.max_message_bytes, settings.max_streams, settings.max_stream_photos)
+    return BackgroundRemovalService(limits, wire, calls)
 
 
 def _pipeline(settings: Settings, engine: Engine) -> Pipeline:
-    active = settings.active_on(session.provider for session in engine.sessions)
+    active = settings.active_on(network.provider for network in engine.networks)
     lanes = LaneLimits(active, settings.max_queue, settings.max_wait_seconds)
-    models = tuple(session.spec.name for session in engine.sessions)
+    models = tuple(network.spec.name for network in engine.networks)
     limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels)
     return Pipeline(engine, Admission(models, lanes, settings.max_pixels), limits, settings.pixel_threads)
 
@@ -146,6 +159,11 @@ async def _finish_calls(calls: Calls, within_s: float) -> bool:
         return False
     await asyncio.sleep(_FLUSH_S)
     return True
+
+
+async def _cut_off(server: aio.Server) -> None:
+    """Ends all calls and connections, but waits for none whose other end takes nothing: gRPC would, for 20 s."""
+    await asyncio.wait({asyncio.ensure_future(server.stop(0))}, timeout=_CUT_OFF_S)
 
 
 async def _load(settings: Settings, telemetry: Telemetry, stop: asyncio.Event) -> Engine | None:
@@ -227,8 +245,3 @@ def _is_taken(address: str) -> bool:
                 if error.errno == errno.EADDRINUSE:
                     return True
     return False
-
-
-async def _set_health(service: health.aio.HealthServicer, status: int) -> None:
-    for name in _HEALTH_NAMES:
-        await service.set(name, status)

@@ -7,9 +7,10 @@ MatteboxError
 │   └── PhotoTooLarge     over the limit of bytes or pixels
 ├── UnknownModel
 ├── Overloaded            at a limit now, later it may work
-├── NotServing            starting or draining
+├── NotServing            starting or draining, or rebuilding the model
 ├── DeadlineExceeded      passed, or can't be met
 └── InferenceFailed       the engine failed on a valid request
+    └── OutOfMemory       the device had no memory for so many photos; the engine tries fewer
 StartupError              the server can't start as asked; never reaches a caller
 ```
 
@@ -75,7 +76,13 @@ class Overloaded(MatteboxError):
 
 
 class NotServing(MatteboxError):
-    """The server starts or drains; another one, or this one after `retry_after_s` seconds, may answer."""
+    """The server starts, drains or rebuilds the model; another one, or this one a little later, may answer.
+
+    Args:
+        reason: for the caller to read.
+        retry_after_s: seconds after which it may serve.
+        state: which one, in a word, for the metrics.
+    """
 
     def __init__(self, reason: str, retry_after_s: float, state: str = "starting") -> None:
         super().__init__(reason)
@@ -90,6 +97,10 @@ class DeadlineExceeded(MatteboxError):
 
 class InferenceFailed(MatteboxError):
     """The engine failed on a valid request. The cause is for the log, not for the caller."""
+
+
+class OutOfMemory(InferenceFailed):
+    """The device has no memory for a run. Stays in the engine, whose callers are told Overloaded if one is too many."""
 
 
 class StartupError(Exception):

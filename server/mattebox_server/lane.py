@@ -16,6 +16,7 @@ from mattebox_server.errors import DeadlineExceeded, Overloaded
 from mattebox_server.pace import Pace
 
 _LEAST_RETRY_S = 0.05
+_RECENT_S = 2.0  # who asked within this time is expected to ask again
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Lane:
         self._queues: dict[str, deque[_Waiting]] = {}  # of each caller that waits, the one whose turn is next first
         self._waiting = self._active = 0
         self._ended_s: float | None = None  # when the last request ended, if others waited then
+        self._asked_s: dict[str, float] = {}  # when each caller asked last, the longest ago first
 
     @property
     def waiting(self) -> int:
@@ -65,16 +67,32 @@ class Lane:
         """Requests that are worked on."""
         return self._active
 
-    def predicted_wait_s(self, caller: str | None = None) -> float:
-        """Seconds that a new request of this caller, or of one that has none here, would wait."""
+    def predicted_wait_s(self, caller: str = "") -> float:
+        """Seconds that a new request of this caller would wait if nobody else asked from now on."""
         if self._is_free():
             return 0.0
-        own = len(self._queues.get(caller, ())) if caller is not None else 0
+        own = len(self._queues.get(caller, ()))
         others = sum(min(len(queue), own + 1) for name, queue in self._queues.items() if name != caller)
         return self.pace.wait_s(own + others + 1)
 
-    def check_room(self, caller: str) -> None:
-        """Raises Overloaded if a request of this caller would find the queue full."""
+    def _longest_wait_s(self, caller: str) -> float:
+        """Seconds that it would wait if all who asked lately did so again.
+
+        Others can only get in between a caller's own requests: its first one waits for those who wait already.
+        """
+        now_s, own = self._clock(), len(self._queues.get(caller, ()))
+        self._asked_s.pop(caller, None)
+        self._asked_s[caller] = now_s
+        while now_s - next(iter(self._asked_s.values())) > _RECENT_S:
+            del self._asked_s[next(iter(self._asked_s))]
+        likely_s = self.predicted_wait_s(caller)
+        if likely_s == 0 or own == 0:
+            return likely_s
+        return max(likely_s, self.pace.wait_s(own + (own + 1) * (len(self._asked_s) - 1) + 1))
+
+    def check_room(self, caller: str, deadline_s: float | None) -> None:
+        """Raises what `turn` would raise at once."""
+        self._check_time(caller, deadline_s)
         if not self._is_free() and self._waiting >= self._limits.max_queue:
             self._greediest_but(caller)
 
@@ -97,7 +115,7 @@ class Lane:
             self._end_turn()
 
     async def _take_turn(self, caller: str, deadline_s: float | None) -> None:
-        self._check_time(caller, deadline_s)
+        self._check_time(caller, deadline_s)  # once more: the request took its time to arrive
         if self._is_free():
             self._active += 1
             return
@@ -116,7 +134,7 @@ class Lane:
             raise
 
     def _check_time(self, caller: str, deadline_s: float | None) -> None:
-        wait_s = self.predicted_wait_s(caller)
+        wait_s = self._longest_wait_s(caller)
         if wait_s > self._limits.max_wait_s and self.pace.refuse_in_vain():
             what = f"a wait of {wait_s:.1f} s is over the limit of {self._limits.max_wait_s:g} s"
             raise Overloaded(what, wait_s - self._limits.max_wait_s, "queue_wait")
@@ -125,7 +143,7 @@ class Lane:
         left_s = deadline_s - self._clock()
         if left_s <= 0:
             raise DeadlineExceeded("the deadline passed before the request was taken up")
-        needed_s = self.pace.whole_s
+        needed_s, wait_s = self.pace.whole_s, self.predicted_wait_s(caller)
         if left_s >= wait_s + needed_s or not self.pace.refuse_in_vain():
             return
         what = f"{left_s:.3f} s are left, and {needed_s:.3f} s is the least that it takes"

@@ -60,14 +60,14 @@ def measure(pipeline: Pipeline | None, in_flight: Budget, streams: int, serving:
     lanes = pipeline.admission.lanes
     models = tuple(
         ModelLevels(
-            session.spec.name,
-            session.provider,
-            session.precision,
-            serving,
-            (lane := lanes[session.spec.name]).waiting,
+            network.spec.name,
+            network.provider,
+            network.precision,
+            serving and network.is_serving,
+            (lane := lanes[network.spec.name]).waiting,
             lane.active,
             lane.predicted_wait_s(),
         )
-        for session in pipeline.engine.sessions
+        for network in pipeline.engine.networks
     )
     return Levels(in_flight.held, pipeline.admission.pixels.held, streams, models)

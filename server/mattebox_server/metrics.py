@@ -1,7 +1,7 @@
 """What Prometheus gets to see. Labels come from closed sets: methods, statuses, the server's models, token names."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -14,29 +14,32 @@ from mattebox_server.levels import Levels
 from mattebox_server.records import Record
 from mattebox_server.scraping import ScrapeServer
 
-NAMES = (
-    "mattebox_requests_total",
-    "mattebox_rejected_total",
-    "mattebox_cancelled_total",
-    "mattebox_request_seconds",
-    "mattebox_stage_seconds",
-    "mattebox_batch_size",
-    "mattebox_engine_seconds",
-    "mattebox_startup_seconds",
-    "mattebox_queue_length",
-    "mattebox_queue_wait_seconds",
-    "mattebox_active_requests",
-    "mattebox_in_flight_bytes",
-    "mattebox_in_flight_pixels",
-    "mattebox_streams",
-    "mattebox_model_serving",
-)
-"""Of all metrics of our own, counters with their `_total`; histograms add `_bucket`, `_sum` and `_count`."""
+COUNTERS_AND_GAUGES: Mapping[str, tuple[str, ...]] = {
+    "mattebox_requests_total": ("method", "status", "caller"),
+    "mattebox_rejected_total": ("reason",),
+    "mattebox_cancelled_total": ("method",),
+    "mattebox_queue_length": ("model",),
+    "mattebox_queue_wait_seconds": ("model",),
+    "mattebox_active_requests": ("model",),
+    "mattebox_in_flight_bytes": (),
+    "mattebox_in_flight_pixels": (),
+    "mattebox_streams": (),
+    "mattebox_model_serving": ("model", "provider", "precision"),
+    "mattebox_startup_seconds": ("phase", "model"),
+}
+"""Names and labels of our own."""
+HISTOGRAMS: Mapping[str, tuple[str, ...]] = {
+    "mattebox_request_seconds": ("method",),
+    "mattebox_stage_seconds": ("stage", "model"),
+    "mattebox_batch_size": ("model",),
+    "mattebox_engine_seconds": ("model", "provider"),
+}
+"""The same; each has series that end in `_bucket`, `_sum` and `_count`."""
 
 # So that a rate is right from the first refusal on: a counter that appears at 500 has never risen.
 _REASONS = (
     *("queue_full", "queue_wait", "caller_share", "deadline", "bytes", "pixels", "streams", "receiving"),
-    *("starting", "draining", "unauthenticated"),
+    *("device_memory", "rebuilding", "starting", "draining", "unauthenticated"),
 )
 # Dense where answers are expected: networks take 2 to 20 ms on GPUs, 0.2 to 3 s on CPUs.
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 60)
@@ -54,38 +57,18 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         self._models: frozenset[str] = frozenset()
-        self._requests = Counter(
-            "mattebox_requests", "Requests that ended.", ["method", "status", "caller"], registry=registry
+        self._requests = self._counter("mattebox_requests_total", "Requests that ended.")
+        self._rejected = self._counter("mattebox_rejected_total", "Requests refused at a limit of room or time.")
+        self._cancelled = self._counter("mattebox_cancelled_total", "Requests whose caller went away.")
+        self._request_seconds = self._histogram(
+            "mattebox_request_seconds", "From arrival to end, of what was not rejected.", _SECONDS
         )
-        self._rejected = Counter(
-            "mattebox_rejected", "Requests refused at a limit of room or time.", ["reason"], registry=registry
-        )
-        self._cancelled = Counter(
-            "mattebox_cancelled", "Requests whose caller went away.", ["method"], registry=registry
-        )
-        self._request_seconds = Histogram(
-            "mattebox_request_seconds",
-            "From arrival to end, of what was not rejected.",
-            ["method"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._stage_seconds = Histogram(
-            "mattebox_stage_seconds",
-            "Parts of requests.",
-            ["stage", "model"],
-            buckets=_STAGE_SECONDS,
-            registry=registry,
-        )
-        self._batch_size = Histogram(
-            "mattebox_batch_size", "Photos in a run of a network.", ["model"], buckets=_PHOTOS, registry=registry
-        )
-        self._engine_seconds = Histogram(
-            "mattebox_engine_seconds", "Runs of networks.", ["model", "provider"], buckets=_SECONDS, registry=registry
-        )
-        self._startup_seconds = Gauge(
-            "mattebox_startup_seconds", "Phases of a model's latest start.", ["phase", "model"], registry=registry
-        )
+        self._stage_seconds = self._histogram("mattebox_stage_seconds", "Parts of requests.", _STAGE_SECONDS)
+        self._batch_size = self._histogram("mattebox_batch_size", "Photos in a run of a network.", _PHOTOS)
+        self._engine_seconds = self._histogram("mattebox_engine_seconds", "Runs of networks.", _SECONDS)
+        name = "mattebox_startup_seconds"
+        what = "Phases of a session's start, the latest of each model."
+        self._startup_seconds = Gauge(name, what, COUNTERS_AND_GAUGES[name], registry=registry)
         for reason in _REASONS:
             self._rejected.labels(reason)
         ProcessCollector(registry=registry)
@@ -127,6 +110,12 @@ class Metrics:
         self._registry.register(_LevelsCollector(levels, asyncio.get_running_loop()))
         return ScrapeServer(address, MetricsHandler.factory(self._registry))
 
+    def _counter(self, name: str, what: str) -> Counter:
+        return Counter(name, what, COUNTERS_AND_GAUGES[name], registry=self._registry)
+
+    def _histogram(self, name: str, what: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, what, HISTOGRAMS[name], buckets=buckets, registry=self._registry)
+
 
 class _LevelsCollector(Collector):
     """Asks the event loop at each scrape: lanes and streams belong to it, no other thread may look at them."""
@@ -154,24 +143,24 @@ class _LevelsCollector(Collector):
 
 
 def _gauges(levels: Levels) -> Iterator[Metric]:
-    yield GaugeMetricFamily(
-        "mattebox_in_flight_bytes", "Bytes of requests and answers in flight.", levels.in_flight_bytes
-    )
-    yield GaugeMetricFamily("mattebox_in_flight_pixels", "Pixels of photos in flight.", levels.in_flight_pixels)
-    yield GaugeMetricFamily("mattebox_streams", "Streams that are open.", levels.streams)
-    length = GaugeMetricFamily("mattebox_queue_length", "Requests that wait.", labels=["model"])
-    wait = GaugeMetricFamily("mattebox_queue_wait_seconds", "What a new request would wait.", labels=["model"])
-    active = GaugeMetricFamily("mattebox_active_requests", "Requests that are worked on.", labels=["model"])
-    serving = GaugeMetricFamily(
-        "mattebox_model_serving",
-        "1 if the model takes requests. One sample without names and 0 while the models are loaded.",
-        labels=["model", "provider", "precision"],
-    )
-    for each in levels.models:
-        length.add_metric([each.model], each.waiting)
-        wait.add_metric([each.model], each.wait_s)
-        active.add_metric([each.model], each.active)
-        serving.add_metric([each.model, each.provider, each.precision], int(each.serving))
-    if not levels.models:
-        serving.add_metric(["", "", ""], 0)
-    yield from (length, wait, active, serving)
+    yield _gauge("mattebox_in_flight_bytes", "Bytes of requests and answers in flight.", {(): levels.in_flight_bytes})
+    yield _gauge("mattebox_in_flight_pixels", "Pixels of photos in flight.", {(): levels.in_flight_pixels})
+    yield _gauge("mattebox_streams", "Streams that are open.", {(): levels.streams})
+    models = levels.models
+    yield _gauge("mattebox_queue_length", "Requests that wait.", {(each.model,): each.waiting for each in models})
+    what = "Seconds that a new request would wait."
+    yield _gauge("mattebox_queue_wait_seconds", what, {(each.model,): each.wait_s for each in models})
+    what = "Requests that are worked on."
+    yield _gauge("mattebox_active_requests", what, {(each.model,): each.active for each in models})
+    what = "1 if the model takes requests. One 0 without names while the models are loaded."
+    serving: dict[tuple[str, ...], float] = {
+        (each.model, each.provider, each.precision): each.serving for each in models
+    } or {("", "", ""): 0}
+    yield _gauge("mattebox_model_serving", what, serving)
+
+
+def _gauge(name: str, what: str, values: Mapping[tuple[str, ...], float]) -> Metric:
+    metric = GaugeMetricFamily(name, what, labels=COUNTERS_AND_GAUGES[name])
+    for labels, value in values.items():
+        metric.add_metric(labels, value)
+    return metric

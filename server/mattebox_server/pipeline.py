@@ -19,7 +19,7 @@ from mattebox_server.budget import Budget
 from mattebox_server.codec import Limits
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import Inference
-from mattebox_server.engine.session import Session
+from mattebox_server.engine.network import Network
 from mattebox_server.errors import DeadlineExceeded
 from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 from mattebox_server.records import Stage
@@ -33,7 +33,7 @@ class Composite:
     """One answer: its parts are what the stages gave.
 
     Args:
-        session: what ran.
+        network: what ran.
         prepared: everything up to the network.
         found: what the network found.
         finished: the encoded answer.
@@ -41,7 +41,7 @@ class Composite:
         total_s: seconds from request to answer; what the stages don't account for is hand-over between them.
     """
 
-    session: Session
+    network: Network
     prepared: Prepared
     found: Inference
     finished: Finished
@@ -77,29 +77,30 @@ class Pipeline:
         """
         started_s = time.monotonic()
         origin = origin or Origin()
-        session = self.engine.session(request.model)
-        spec = session.spec
+        network = self.engine.network(request.model)
+        spec = network.spec
         kept = kept_classes(spec, request.keep)
         pace = self.admission.lanes[spec.name].pace
         async with self.admission.enter(spec.name, origin) as pixels:
             wait = Stage("wait", started_s, time.monotonic() - started_s)
+            network.require_serving()  # it may have failed meanwhile
             begun_s = time.monotonic()
             until_s = _earlier(origin.deadline_s, pace.whole_s)
             prepared = await self._in_pool(until_s, lambda: prepare(request, spec, self.limits, pixels))
             prepared_s = time.monotonic()
             until_s = _earlier(origin.deadline_s, pace.after_prepare_s)
-            found = await self.engine.infer(spec.name, prepared.model_input.image, kept, until_s)
+            found = await self.engine.infer(network, prepared.model_input.image, kept, until_s)
             inferred_s = time.monotonic()
             until_s = _earlier(origin.deadline_s, pace.after_infer_s)
             finished = await self._in_pool(until_s, lambda: finish(request, spec, kept, prepared, found))
             finished_s = time.monotonic()
             pace.record(prepared_s - begun_s, found.infer_s, finished_s - inferred_s)
         stages = (wait, *_stages(prepared, prepared_s, found, finished))
-        return Composite(session, prepared, found, finished, stages, finished_s - started_s)
+        return Composite(network, prepared, found, finished, stages, finished_s - started_s)
 
     async def warm_up(self) -> None:
         """Takes a small photo through the stages around the network, so that no caller waits for libraries to load."""
-        spec = self.engine.session("").spec
+        spec = self.engine.networks[0].spec
         size, much = (64, 64, 3), 1_000_000
         limits, pixels = Limits(much, much), Budget("pixels", much)  # not the callers', which may be lower
 

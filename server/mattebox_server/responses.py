@@ -6,7 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.engine.engine import Engine
-from mattebox_server.engine.session import Session
+from mattebox_server.engine.network import Network
 from mattebox_server.options import ImageFormat, OutputOptions
 from mattebox_server.pipeline import Composite
 from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch
@@ -34,7 +34,7 @@ def build_response(composite: Composite, output: OutputOptions) -> pb.RemoveBack
         height=height,
         alpha=finished.alpha or b"",
         subjects=[_subject(subject) for subject in finished.subjects],
-        execution=_execution(composite.session, composite.found.batch_size),
+        execution=_execution(composite.network, composite.found.batch_size),
         timings=_timings(composite),
         pixel_format=_LAYOUTS[finished.channels] if raw else pb.PIXEL_FORMAT_UNSPECIFIED,
     )
@@ -46,14 +46,14 @@ def _subject(subject: Subject) -> pb.Subject:
     return pb.Subject(label=subject.label, class_index=subject.class_index, coverage=subject.coverage, box=box)
 
 
-def _execution(session: Session, batch_size: int) -> pb.Execution:
+def _execution(network: Network, batch_size: int) -> pb.Execution:
     return pb.Execution(
-        model=session.spec.name,
-        weights_sha256=session.spec.weights.sha256,
-        provider=session.provider,
-        precision=session.precision,
+        model=network.spec.name,
+        weights_sha256=network.spec.weights.sha256,
+        provider=network.provider,
+        precision=network.precision,
         batch_size=batch_size,
-        untrained=not session.spec.weights.trained,
+        untrained=not network.spec.weights.trained,
     )
 
 
@@ -72,21 +72,21 @@ def _timings(composite: Composite) -> pb.Timings:
 
 def build_models(engine: Engine, limits: pb.Limits) -> pb.ListModelsResponse:
     """The answer to ListModels."""
-    sessions = engine.sessions
+    networks = engine.networks
     return pb.ListModelsResponse(
-        models=[_model(session) for session in sessions], default_model=sessions[0].spec.name, limits=limits
+        models=[_model(network) for network in networks], default_model=networks[0].spec.name, limits=limits
     )
 
 
-def _model(session: Session) -> pb.Model:
-    spec = session.spec
+def _model(network: Network) -> pb.Model:
+    spec = network.spec
     return pb.Model(
         name=spec.name,
         kind=_MODEL_KINDS[spec.kind],
         labels=spec.labels,
         input=_input_policy(spec),
-        precision=session.precision,
-        provider=session.provider,
+        precision=network.precision,
+        provider=network.provider,
         weights_sha256=spec.weights.sha256,
         untrained=not spec.weights.trained,
         licence=spec.licence,

@@ -119,7 +119,7 @@ class BackgroundRemovalService:
     async def _remove_background(self, context: Context, record: Record) -> None:
         """One photo in, one composite out."""
         origin = _origin(context, record)
-        self._ready_pipeline().admission.check_room(origin.caller)
+        self._ready_pipeline().admission.check_room(origin)
         request = cast("pb.RemoveBackgroundRequest", await self._wire.receive(context, record))
         with self._wire.hold(request, record) as held:
             removal = parse_request(request)
@@ -134,7 +134,7 @@ class BackgroundRemovalService:
         log.debug("request started")
         record.model = removal.model
         composite = await self._ready_pipeline().remove_background(removal, origin)
-        record.model, record.provider = composite.session.spec.name, composite.session.provider
+        record.model, record.provider = composite.network.spec.name, composite.network.provider
         record.batch_size = composite.found.batch_size
         record.width_px, record.height_px = composite.finished.size
         record.stages.extend(composite.stages)

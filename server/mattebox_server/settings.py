@@ -25,6 +25,7 @@ from mattebox_server.engine.options import GPU_PROVIDERS, EngineOptions, Provide
 from mattebox_server.errors import StartupError
 
 _PREFIX = "MATTEBOX_"
+_CLIENT_PREFIX = "MATTEBOX_CLIENT_"
 # Pillow refuses to open a header beyond this by itself, so that a higher limit could not be kept.
 _MAX_PIXELS_CEILING = 178_956_970
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -91,6 +92,15 @@ class Settings(BaseSettings):
     batch_wait_seconds: float = Field(
         default=0.05, ge=0, le=60, description="how long a photo may be passed over for a fuller batch"
     )
+    max_failures: int = Field(
+        default=3, ge=1, description="photos in a row that a session may fail on before it is rebuilt"
+    )
+    reload_models_seconds: float | None = Field(
+        default=None,
+        ge=0.1,
+        le=86400,
+        description="how often to look for changed model files and reload them; off by default, SIGHUP reloads anyway",
+    )
     static_size: Annotated[list[str], NoDecode] = Field(
         default=[],
         description="WIDTHxHEIGHT of photos that are frequent: on a CPU their aspect gets a faster session of its own,"
@@ -132,6 +142,9 @@ class Settings(BaseSettings):
         ge=1,
         le=1024,
         description="photos in flight on one stream; another is read when one is answered",
+    )
+    drain_seconds: float = Field(
+        default=0.5, ge=0, description="how long new requests are still taken after SIGTERM, until callers know of it"
     )
     grace_seconds: float = Field(default=30.0, ge=0, description="how long running requests may finish after SIGTERM")
     metrics_address: str | None = Field(
@@ -233,6 +246,7 @@ class Settings(BaseSettings):
             max_batch=self.max_batch,
             batch_wait_s=self.batch_wait_seconds,
             max_queue=_MAX_ACTIVE,
+            max_failures=self.max_failures,
             static_sizes=tuple((int(width), int(height)) for width, height in (s.split("x") for s in self.static_size)),
         )
 
@@ -300,9 +314,13 @@ def _config_path(argv: Sequence[str]) -> Path | None:
 
 
 def _refuse_unknown_environment() -> None:
-    """A misspelt variable must not be passed over; pydantic-settings reads only those that it knows."""
+    """A misspelt variable must not be passed over; pydantic-settings reads only those that it knows.
+
+    Those of the client on the same machine are none of the server's.
+    """
     known = [_PREFIX + name.upper() for name in Settings.model_fields]
     for name in os.environ:
-        if name.upper().startswith(_PREFIX) and name.upper() not in known:
+        mine = name.upper().startswith(_PREFIX) and not name.upper().startswith(_CLIENT_PREFIX)
+        if mine and name.upper() not in known:
             near = difflib.get_close_matches(name.upper(), known, 1)
             raise StartupError(f"unknown environment variable {name}" + (f"; did you mean {near[0]}?" if near else ""))

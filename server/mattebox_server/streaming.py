@@ -12,7 +12,7 @@ from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.calls import CallerGone, Calls, Refused
 from mattebox_server.errors import InvalidRequest, Violation
 from mattebox_server.records import Record
-from mattebox_server.wire import Context, Wire
+from mattebox_server.wire import Context, Wire, read
 
 MAX_ID_CHARACTERS = 128
 
@@ -42,6 +42,10 @@ class PhotoStream:
 
         Returns:
             Whether the caller said that there are no more.
+
+        Raises:
+            CallerGone: an answer didn't get through.
+            InvalidRequest: what was sent is no message, and so has no id to answer under.
         """
         window = asyncio.Semaphore(max_in_flight)
         try:
@@ -53,13 +57,13 @@ class PhotoStream:
                         break
                     task = tasks.create_task(self._serve(message))
                     task.add_done_callback(lambda _: window.release())
-        except* CallerGone:
-            raise CallerGone from None
+        except* (CallerGone, InvalidRequest) as group:
+            raise group.exceptions[0] from None
         return message is aio.EOF
 
     async def _next(self, draining: asyncio.Event) -> object:
         """The next message, EOF, or None if the server drains."""
-        reading, stopping = asyncio.ensure_future(self._context.read()), asyncio.create_task(draining.wait())
+        reading, stopping = asyncio.create_task(read(self._context)), asyncio.create_task(draining.wait())
         try:
             await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
             return reading.result() if reading.done() else None

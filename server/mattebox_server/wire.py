@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import structlog
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from mattebox_server.calls import CallerGone
@@ -57,12 +58,12 @@ class Wire:
         """The one request of a call.
 
         Raises:
-            InvalidRequest: there is none.
+            InvalidRequest: there is none, or it is no message.
             Overloaded, DeadlineExceeded: see `Reception`.
         """
         started_s = time.monotonic()
         async with self.reception.place():
-            message = await context.read()
+            message = await read(context)
         record.stages.append(Stage("receive", started_s, time.monotonic() - started_s))
         if message is aio.EOF:  # also if it is too large, of which gRPC itself tells the caller
             raise InvalidRequest(Violation("request", "is missing"))
@@ -92,6 +93,14 @@ class Wire:
             raise CallerGone from None
         if record is not None:
             record.stages.append(Stage("send", started_s, time.monotonic() - started_s))
+
+
+async def read(context: Context) -> object:
+    """The next message, or `aio.EOF`. Raises InvalidRequest for bytes that are none."""
+    try:
+        return await context.read()
+    except DecodeError as error:
+        raise InvalidRequest(Violation("request", "is no message of this method")) from error
 
 
 def new_record(method: str, context: Context) -> Record:

@@ -40,6 +40,7 @@ from mattebox.results import (
     Subject,
     Timings,
 )
+from mattebox.security import Tls
 
 __all__ = [
     "AsyncClient",
@@ -68,6 +69,7 @@ __all__ = [
     "ServerError",
     "Subject",
     "Timings",
+    "Tls",
     "Unauthenticated",
     "Unavailable",
     "UnknownModel",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import grpc
 
 from mattebox.errors import MatteboxError, from_status
+from mattebox.security import Tls
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_S = 60.0
@@ -23,12 +28,118 @@ HEALTH_REQUEST = b""
 HEALTH_SERVING = b"\x08\x01"
 
 
-def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
-    """Options of a channel: gRPC's own limit of 4 MiB is below a photo."""
-    return [
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
-    ]
+MAX_RETRIES = 4  # gRPC makes at most five attempts
+_SERVICE = "mattebox.v1.BackgroundRemovalService"
+_RETRIED = ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How servers are reached; the arguments of both clients, checked.
+
+    Args:
+        address: HOST:PORT, or several that are used in turn, or a target of gRPC's.
+        tls: True to trust the system's authorities, or what to trust.
+        token: sent with every call.
+        retries: further attempts of a call that found no server, or none with room.
+        max_message_bytes: largest request and largest answer.
+        allow_insecure: send the token without TLS to other machines too.
+    """
+
+    address: str | Sequence[str]
+    tls: bool | Tls
+    token: str | None
+    retries: int
+    max_message_bytes: int
+    allow_insecure: bool
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.retries <= MAX_RETRIES:
+            raise ValueError(f"retries must be 0 to {MAX_RETRIES}, not {self.retries}")
+        if self.token is not None and not (self.token and self.token.isascii() and self.token.isprintable()):
+            raise ValueError("token must be printable ASCII, and not empty")
+        if self.token is not None and not self.tls and not self.allow_insecure and not _is_local(self.target):
+            raise ValueError(f"the token would go to {self.target} in the clear: use tls, or allow_insecure=True")
+
+    @property
+    def target(self) -> str:
+        """In gRPC's words. Raises ValueError for an address that can't be."""
+        return target_of(self.address)
+
+    @property
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """None without TLS. Raises OSError for a file that can't be read."""
+        if not self.tls:
+            return None
+        return (Tls() if self.tls is True else self.tls).credentials()
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Of every call."""
+        return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
+
+    @property
+    def options(self) -> list[tuple[str, str | int]]:
+        """Of the channel: gRPC's own limit of 4 MiB is below a photo, and it repeats no call that it can't keep."""
+        options: list[tuple[str, str | int]] = [
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.max_send_message_length", self.max_message_bytes),
+            ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes),
+            ("grpc.service_config", json.dumps(self._service_config())),
+        ]
+        if isinstance(self.tls, Tls) and self.tls.server_name is not None:
+            options.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        return options
+
+    def _service_config(self) -> dict[str, object]:
+        method: dict[str, object] = {"name": [{"service": _SERVICE}]}
+        if self.retries:
+            method["retryPolicy"] = {
+                "maxAttempts": self.retries + 1,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "3s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": _RETRIED,
+            }
+        config: dict[str, object] = {"methodConfig": [method]}
+        if self.target.startswith(("ipv4:", "ipv6:", "dns:")):  # there may be several: those that serve, in turn
+            config |= {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
+        return config
+
+
+def target_of(address: str | Sequence[str]) -> str:
+    """One address as it is, several as gRPC's list of them. Raises ValueError."""
+    if isinstance(address, str):
+        return checked_address(address)
+    if not address:
+        raise ValueError("address is an empty list")
+    places = [checked_address(each).rpartition(":") for each in address]
+    try:
+        families = {ipaddress.ip_address(host.strip("[]")).version for host, _, _ in places}
+    except ValueError as error:
+        raise ValueError(
+            f"{error}: of several addresses each must be IP:PORT; dns:///NAME:PORT finds all of a name"
+        ) from error
+    if len(families) > 1:
+        raise ValueError("several addresses must be all of IPv4 or all of IPv6")
+    return f"ipv{families.pop()}:" + ",".join(f"{host}:{port}" for host, _, port in places)
+
+
+def _is_local(target: str) -> bool:
+    """Whether it is on this machine for sure."""
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    return all(
+        part.rpartition(":")[0].strip("[]") == "localhost" or _is_loopback(part.rpartition(":")[0].strip("[]"))
+        for part in target.removeprefix("ipv4:").removeprefix("ipv6:").split(",")
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def error_of(error: grpc.RpcError | grpc.aio.AioRpcError) -> MatteboxError:

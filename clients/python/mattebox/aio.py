@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from mattebox import _core
 from mattebox.errors import Cancelled, Unavailable, request_id_of
 from mattebox.options import Background, Matte, MatteMethod, Output, PhotoSource, RemovalOptions, build_request
 from mattebox.results import Models, RemovalResult, parse_models, parse_result
+from mattebox.security import Tls
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 
@@ -24,20 +25,39 @@ class AsyncClient:
     """Calls a Mattebox server. Make it where an event loop runs; close it, or use it as an async context manager.
 
     Args:
-        address: HOST:PORT.
+        address: HOST:PORT; or a list of IP:PORT, or "dns:///NAME:PORT" for all that the name stands for: those that
+            serve are used in turn.
+        tls: True to trust the system's authorities, or a `Tls`; without it nothing is encrypted.
+        token: that the server asks for.
+        retries: further attempts, 0 to 4, of a call that found no server, or none with room, within its timeout: after
+            0.1 s, twice as long each time up to 3 s, or when the server says.
         max_message_bytes: largest request and largest answer.
+        allow_insecure: send the token without TLS to other machines too.
+
+    Raises:
+        ValueError: an argument is wrong in itself.
+        OSError: a file of `tls` can't be read.
     """
 
     def __init__(
         self,
-        address: str = _core.DEFAULT_ADDRESS,
+        address: str | Sequence[str] = _core.DEFAULT_ADDRESS,
         *,
+        tls: bool | Tls = False,
+        token: str | None = None,
+        retries: int = _core.MAX_RETRIES,
         max_message_bytes: int = _core.DEFAULT_MAX_MESSAGE_BYTES,
+        allow_insecure: bool = False,
     ) -> None:
         asyncio.get_running_loop()  # a channel belongs to one loop: without one this raises, and says why
-        self._channel = grpc.aio.insecure_channel(
-            _core.checked_address(address), _core.channel_options(max_message_bytes)
+        connection = _core.Connection(address, tls, token, retries, max_message_bytes, allow_insecure)
+        target, credentials, options = connection.target, connection.credentials, connection.options
+        self._channel = (
+            grpc.aio.insecure_channel(target, options)
+            if credentials is None
+            else grpc.aio.secure_channel(target, credentials, options)
         )
+        self._metadata = connection.metadata
         self._closed = False
         self._stub = pb_grpc.BackgroundRemovalServiceStub(self._channel)
 
@@ -71,15 +91,16 @@ class AsyncClient:
         options = RemovalOptions(model, keep, matte, background, output or Output())
         request = await asyncio.to_thread(build_request, photo, options)  # it reads files
         self._check_open()
-        call = self._stub.RemoveBackground(request, timeout=_core.checked_timeout(timeout))
+        call = self._stub.RemoveBackground(request, timeout=_core.checked_timeout(timeout), metadata=self._metadata)
         response = await _answer(call)
         return parse_result(response, request_id_of(await call.initial_metadata() or ()))
 
     async def models(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> Models:
         """The server's models and limits. Raises MatteboxError."""
         self._check_open()
-        response = await _answer(self._stub.ListModels(pb.ListModelsRequest(), timeout=_core.checked_timeout(timeout)))
-        return parse_models(response)
+        timeout_s = _core.checked_timeout(timeout)
+        call = self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout_s, metadata=self._metadata)
+        return parse_models(await _answer(call))
 
     async def ready(self, *, timeout: float | None = _core.READY_TIMEOUT_S) -> bool:
         """Whether a server is there and answers requests now. Raises MatteboxError if it fails in another way."""

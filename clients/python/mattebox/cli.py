@@ -15,7 +15,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from mattebox import Client, InvalidRequest, Matte, MatteboxError, Output, Unavailable
+from mattebox import Client, InvalidRequest, Matte, MatteboxError, Output, Tls, Unavailable
 from mattebox.options import ImageFormat, MatteMethod, Size
 from mattebox.results import RemovalResult
 
@@ -28,7 +28,23 @@ app = typer.Typer(
     add_completion=True,
 )
 
-Address = Annotated[str, typer.Option(envvar="MATTEBOX_ADDRESS", help="HOST:PORT of the server.")]
+Address = Annotated[str, typer.Option(envvar="MATTEBOX_ADDRESS", help="HOST:PORT of the server; several by commas.")]
+UseTls = Annotated[bool, typer.Option("--tls", envvar="MATTEBOX_CLIENT_TLS", help="Encrypt.")]
+Ca = Annotated[
+    Path | None, typer.Option("--tls-ca", envvar="MATTEBOX_CLIENT_TLS_CA", help="Authorities to trust, PEM; with TLS.")
+]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-certificate", envvar="MATTEBOX_CLIENT_TLS_CERTIFICATE", help="The client's own, PEM."
+    ),
+]
+Key = Annotated[
+    Path | None, typer.Option("--tls-key", envvar="MATTEBOX_CLIENT_TLS_KEY", help="Of the certificate, PEM.")
+]
+TokenFile = Annotated[
+    Path | None, typer.Option(envvar="MATTEBOX_CLIENT_TOKEN_FILE", help="File that holds the token for the server.")
+]
 Timeout = Annotated[float, typer.Option(min=0, help="Seconds until a call is given up.")]
 
 
@@ -55,10 +71,18 @@ def remove(
     alpha: Annotated[Path | None, typer.Option(help="Also write the matte, as PNG, to this file.")] = None,
     alpha_only: Annotated[bool, typer.Option("--alpha-only", help="Write the matte instead of a composite.")] = False,
     address: Address = "127.0.0.1:50051",
+    tls: UseTls = False,
+    tls_ca: Ca = None,
+    tls_certificate: Certificate = None,
+    tls_key: Key = None,
+    token_file: TokenFile = None,
     timeout: Timeout = 60,
 ) -> None:
     """Removes the background of one photo."""
-    with _errors_to_exit(address), Client(address) as client:
+    with (
+        _errors_to_exit(address),
+        _connect(address, _tls(tls, tls_ca, tls_certificate, tls_key), token_file) as client,
+    ):
         if str(alpha) == "-":
             raise ValueError("--alpha -: name a file")
         result = client.remove_background(
@@ -81,9 +105,20 @@ def remove(
 
 
 @app.command()
-def models(address: Address = "127.0.0.1:50051", timeout: Timeout = 10) -> None:
+def models(
+    address: Address = "127.0.0.1:50051",
+    tls: UseTls = False,
+    tls_ca: Ca = None,
+    tls_certificate: Certificate = None,
+    tls_key: Key = None,
+    token_file: TokenFile = None,
+    timeout: Timeout = 10,
+) -> None:
     """Lists the server's models."""
-    with _errors_to_exit(address), Client(address) as client:
+    with (
+        _errors_to_exit(address),
+        _connect(address, _tls(tls, tls_ca, tls_certificate, tls_key), token_file) as client,
+    ):
         found = client.models(timeout=timeout)
     table = Table("model", "kind", "provider", "precision", "trained", "licence", box=SIMPLE)
     for model in found.models:
@@ -97,12 +132,33 @@ def models(address: Address = "127.0.0.1:50051", timeout: Timeout = 10) -> None:
 
 
 @app.command()
-def ping(address: Address = "127.0.0.1:50051", timeout: Timeout = 5) -> None:
+def ping(
+    address: Address = "127.0.0.1:50051",
+    tls: UseTls = False,
+    tls_ca: Ca = None,
+    tls_certificate: Certificate = None,
+    tls_key: Key = None,
+    token_file: TokenFile = None,
+    timeout: Timeout = 5,
+) -> None:
     """Exits with 0 if the server answers requests now, else with 1."""
-    with _errors_to_exit(address), Client(address) as client:
+    with (
+        _errors_to_exit(address),
+        _connect(address, _tls(tls, tls_ca, tls_certificate, tls_key), token_file) as client,
+    ):
         ready = client.ready(timeout=timeout)
     typer.echo(f"{address}: {'serving' if ready else 'not serving'}")
     raise typer.Exit(0 if ready else 1)
+
+
+def _connect(address: str, tls: bool | Tls, token_file: Path | None) -> Client:
+    token = None if token_file is None else token_file.read_text(encoding="utf-8").strip()
+    return Client(address.split(",") if "," in address else address, tls=tls, token=token)
+
+
+def _tls(tls: bool, ca: Path | None, certificate: Path | None, key: Path | None) -> bool | Tls:
+    """What any of the options asks for."""
+    return Tls(ca, certificate, key) if ca or certificate or key else tls
 
 
 @contextmanager

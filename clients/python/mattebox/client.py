@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 import grpc
@@ -12,6 +12,7 @@ from mattebox import _core
 from mattebox.errors import Unavailable, request_id_of
 from mattebox.options import Background, Matte, MatteMethod, Output, PhotoSource, RemovalOptions, build_request
 from mattebox.results import Models, RemovalResult, parse_models, parse_result
+from mattebox.security import Tls
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 
@@ -20,17 +21,38 @@ class Client:
     """Calls a Mattebox server. Safe to share between threads; close it, or use it as a context manager.
 
     Args:
-        address: HOST:PORT.
+        address: HOST:PORT; or a list of IP:PORT, or "dns:///NAME:PORT" for all that the name stands for: those that
+            serve are used in turn.
+        tls: True to trust the system's authorities, or a `Tls`; without it nothing is encrypted.
+        token: that the server asks for.
+        retries: further attempts, 0 to 4, of a call that found no server, or none with room, within its timeout: after
+            0.1 s, twice as long each time up to 3 s, or when the server says.
         max_message_bytes: largest request and largest answer.
+        allow_insecure: send the token without TLS to other machines too.
+
+    Raises:
+        ValueError: an argument is wrong in itself.
+        OSError: a file of `tls` can't be read.
     """
 
     def __init__(
         self,
-        address: str = _core.DEFAULT_ADDRESS,
+        address: str | Sequence[str] = _core.DEFAULT_ADDRESS,
         *,
+        tls: bool | Tls = False,
+        token: str | None = None,
+        retries: int = _core.MAX_RETRIES,
         max_message_bytes: int = _core.DEFAULT_MAX_MESSAGE_BYTES,
+        allow_insecure: bool = False,
     ) -> None:
-        self._channel = grpc.insecure_channel(_core.checked_address(address), _core.channel_options(max_message_bytes))
+        connection = _core.Connection(address, tls, token, retries, max_message_bytes, allow_insecure)
+        target, credentials, options = connection.target, connection.credentials, connection.options
+        self._channel = (
+            grpc.insecure_channel(target, options)
+            if credentials is None
+            else grpc.secure_channel(target, credentials, options)
+        )
+        self._metadata = connection.metadata
         self._stub = pb_grpc.BackgroundRemovalServiceStub(self._channel)
 
     def remove_background(
@@ -63,7 +85,9 @@ class Client:
         options = RemovalOptions(model, keep, matte, background, output or Output())
         request = build_request(photo, options)
         try:
-            response, call = self._stub.RemoveBackground.with_call(request, timeout=_core.checked_timeout(timeout))
+            response, call = self._stub.RemoveBackground.with_call(
+                request, timeout=_core.checked_timeout(timeout), metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise _core.error_of(error) from error
         return parse_result(response, request_id_of(call.initial_metadata() or ()))
@@ -71,7 +95,9 @@ class Client:
     def models(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> Models:
         """The server's models and limits. Raises MatteboxError."""
         try:
-            response = self._stub.ListModels(pb.ListModelsRequest(), timeout=_core.checked_timeout(timeout))
+            response = self._stub.ListModels(
+                pb.ListModelsRequest(), timeout=_core.checked_timeout(timeout), metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise _core.error_of(error) from error
         return parse_models(response)

@@ -1,7 +1,7 @@
 """A model file, read as far as that goes without a provider."""
 
 import hashlib
-import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,43 @@ from mattebox_server.spec import ModelSpec, SpecError
 _METADATA_PROPS = 14
 _KEY, _VALUE = 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class FileBytes:
+    """The bytes of an open file, read where they are asked for.
+
+    Not a mapping: a file that somebody cuts short meanwhile would end the process.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __len__(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def __getitem__(self, place: slice) -> bytes:
+        found = os.pread(self._descriptor, place.stop - place.start, place.start)
+        if len(found) < place.stop - place.start:
+            raise ValueError("it was cut short while it was read")
+        return found
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What tells a file from the one that was there before, whether replaced or written over."""
+
+    modified_ns: int
+    size_bytes: int
+    inode: int
+
+
+def file_state(path: Path) -> FileState | None:
+    """None if there is no such file, or none that can be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return FileState(found.st_mtime_ns, found.st_size, found.st_ino)
 
 
 @dataclass(frozen=True)
@@ -35,11 +72,11 @@ def read_artifact(path: Path) -> Artifact:
         StartupError: it can't be read, or is no Mattebox artifact.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            metadata = read_metadata(data)
+        with path.open("rb") as file:
+            metadata = read_metadata(FileBytes(file.fileno()))
     except OSError as error:
         raise StartupError(f"can't read the model {path}: {error.strerror}") from error
-    except ValueError as error:  # an empty file can't be mapped, others are no protobuf
+    except ValueError as error:
         raise StartupError(f"{path} is not a whole ONNX file: {error}") from error
     try:
         return Artifact(path, ModelSpec.from_metadata(metadata))
@@ -47,7 +84,7 @@ def read_artifact(path: Path) -> Artifact:
         raise StartupError(f"{path} is no Mattebox model: {error}") from error
 
 
-def read_metadata(data: bytes | mmap.mmap) -> dict[str, str]:
+def read_metadata(data: bytes | FileBytes) -> dict[str, str]:
     """The metadata properties of an ONNX file, without a look at its graph.
 
     onnxruntime tells them only of a session, which costs half a second for a ResNet-101; what is wanted are a few
@@ -64,7 +101,7 @@ def read_metadata(data: bytes | mmap.mmap) -> dict[str, str]:
     return properties
 
 
-def _fields(data: bytes | mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _fields(data: bytes | FileBytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Number, start and end of each field of a message; https://protobuf.dev/programming-guides/encoding."""
     while start < end:
         tag, start = _varint(data, start, end)
@@ -84,10 +121,10 @@ def _fields(data: bytes | mmap.mmap, start: int, end: int) -> Iterator[tuple[int
         start = stop
 
 
-def _varint(data: bytes | mmap.mmap, start: int, end: int) -> tuple[int, int]:
+def _varint(data: bytes | FileBytes, start: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while start < end and shift < 64:
-        byte = data[start]
+        (byte,) = data[start : start + 1]
         value |= (byte & 127) << shift
         start, shift = start + 1, shift + 7
         if byte < 128:

@@ -5,120 +5,49 @@ by the seconds that they take (start-time fair queueing), not by the number of t
 event loop, or none: there are only threads and futures here.
 """
 
+import math
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import structlog
 
 from mattebox_server.engine.inference import Inference, run_session
-from mattebox_server.engine.observer import EngineObserver, Unobserved
+from mattebox_server.engine.network import Network, Outcomes, Replica, Request, expired
 from mattebox_server.engine.session import Session
-from mattebox_server.errors import DeadlineExceeded, Overloaded
+from mattebox_server.errors import OutOfMemory, Overloaded
 from mattebox_server.pixels import Pixels
 
 log = structlog.stdlib.get_logger(__name__)
 
-_UNMEASURED_PHOTO_S = 0.5
-_NEWEST_SHARE = 0.2  # weight of the newest run in the moving average of the seconds a photo
+_Batches = list[list[Request]]
 
-
-@dataclass(frozen=True)
-class BatchLimits:
-    """What one network may collect: photos a run, and requests that wait.
-
-    A request that waited longer than `max_wait_s` goes next in its network, even if more wait of another shape.
-    """
-
-    max_batch: int
-    max_wait_s: float
-    max_queue: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Request:
-    image: Pixels
-    kept: frozenset[int]
-    deadline_s: float | None
-    queued_s: float
-    future: Future[Inference] = field(default_factory=Future[Inference])
-
-
-_Outcomes = dict[_Request, Inference | BaseException]
-_Queue = dict[Future[Inference], _Request]
-
-
-@dataclass
-class _Network:
-    idle: list[Session]
-    limits: BatchLimits
-    waiting: _Queue = field(default_factory=_Queue)  # in the order of arrival
-    virtual_s: float = 0.0  # grows by the seconds of the network's runs; who waits with the least goes next
-    photo_s: float = _UNMEASURED_PHOTO_S
-    measured: bool = False
-
-    def oldest(self) -> _Request:
-        return next(iter(self.waiting.values()))
-
-    def take_expired(self, now_s: float) -> _Outcomes:
-        late = _expired(self.waiting.values(), now_s)
-        return {request: error for request, error in late.items() if self._take(request)}
-
-    def take_batch(self, now_s: float) -> list[_Request]:
-        batch: list[_Request] = []
-        shape = self._next_shape(now_s) if self.waiting else None
-        for request in [request for request in self.waiting.values() if request.image.shape == shape]:
-            if len(batch) < self.limits.max_batch and self._take(request):
-                batch.append(request)
-        return batch
-
-    def _next_shape(self, now_s: float) -> tuple[int, ...]:
-        if now_s - self.oldest().queued_s > self.limits.max_wait_s:
-            return self.oldest().image.shape
-        counts = Counter(request.image.shape for request in self.waiting.values())
-        # Both the counter and `max` keep the order of arrival: ties go to the oldest.
-        return max(counts, key=lambda shape: min(counts[shape], self.limits.max_batch))
-
-    def _take(self, request: _Request) -> bool:
-        del self.waiting[request.future]
-        return request.future.set_running_or_notify_cancel()  # False if just cancelled; if not, it can't be any more
-
-    def charge(self, photos: int, taken_s: float) -> None:
-        self.virtual_s += taken_s
-        self.photo_s += (taken_s / photos - self.photo_s) * (_NEWEST_SHARE if self.measured else 1)
-        self.measured = True
+_MEMORY_RETRY_S = 1.0
 
 
 class Batcher:
     """The queues of one device and the threads that run its sessions. All methods may be called from any thread.
 
+    A network is known while something waits for it: once nobody holds it any more, its sessions are freed.
+
     Args:
-        sessions: of each network, by its name; a network may have several, its replicas. None runs twice at once.
-        limits: of each network.
         runs: how many runs go on at once on the device, over all networks.
-        observer: gets the runs.
+        on_failing: is told on a worker thread that a replica was taken out of service, before any caller is; and how
+            many attempts at rebuilding it have led to no answer yet.
     """
 
-    def __init__(
-        self,
-        sessions: Mapping[str, Sequence[Session]],
-        limits: Mapping[str, BatchLimits],
-        runs: int,
-        observer: EngineObserver | None = None,
-    ) -> None:
-        if sessions.keys() != limits.keys() or not all(sessions.values()):
-            raise ValueError("every network needs a session and limits")
-        if runs < 1 or any(limit.max_batch < 1 for limit in limits.values()):
-            raise ValueError("runs and max_batch must be at least 1")
-        self._networks = {name: _Network(list(replicas), limits[name]) for name, replicas in sessions.items()}
-        self._observer = observer or Unobserved()
+    def __init__(self, runs: int, on_failing: Callable[[Network, int], None]) -> None:
+        if runs < 1:
+            raise ValueError("runs must be at least 1")
+        self._on_failing = on_failing
+        self._awake: dict[Network, None] = {}  # something waits for them; in the order in which they woke
         self._changed = threading.Condition()  # guards the networks and all that follows
         self._free_runs = runs
-        self._ready: deque[tuple[_Network, Session, list[_Request]]] = deque()  # chosen, no thread has taken them yet
+        self._ready: deque[tuple[Network, Replica, list[Request]]] = deque()  # chosen, no thread has taken them yet
         self._virtual_s = 0.0  # the device's: where the network that runs stood when it was chosen
         self._closed = False
         # Daemons: a batcher that nobody closes must not keep the process from ending.
@@ -126,20 +55,23 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, name: str, image: Pixels, kept: frozenset[int], deadline_s: float | None) -> Future[Inference]:
+    def submit(
+        self, network: Network, image: Pixels, kept: frozenset[int], deadline_s: float | None
+    ) -> Future[Inference]:
         """Queues a photo uint8 (h, w, 3); if the device and a session are free, its run starts at once.
 
         The future can be cancelled until the run starts. It fails with DeadlineExceeded if `deadline_s`, on the clock
-        of `time.monotonic`, passes before that, and with InferenceFailed if the network fails on this photo.
+        of `time.monotonic`, passes before that, with InferenceFailed if the network fails on this photo, with
+        Overloaded if the device has no memory for it, and with NotServing if the last session goes out of service.
 
         Raises:
+            NotServing: no session of the network is in service.
             Overloaded: the network's queue is full.
             RuntimeError: the batcher is closed.
         """
-        network = self._networks[name]
-        request = _Request(image, kept, deadline_s, time.monotonic())
+        request = Request(image, kept, deadline_s, time.monotonic())
         request.future.add_done_callback(partial(self._drop_cancelled, network))
-        outcomes = _expired([request], request.queued_s)
+        outcomes = expired([request], request.queued_s)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
@@ -148,24 +80,33 @@ class Batcher:
         _end(outcomes)
         return request.future
 
-    def waiting(self, name: str) -> int:
+    def restore(self, network: Network, replica: Replica) -> None:
+        """Puts a replica into service, in place of one that failed."""
+        with self._changed:
+            network.replicas.append(replica)
+            network.idle.append(replica)
+            outcomes = self._start_runs(time.monotonic())
+        _end(outcomes)
+
+    def waiting(self, network: Network) -> int:
         """Requests in a network's queue."""
         with self._changed:
-            return len(self._networks[name].waiting)
+            return len(network.waiting)
 
     def close(self) -> None:
         """Cancels what waits; waits for what runs, unless it is a callback on a worker thread that calls."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            dropped = [request for network in self._networks.values() for request in network.waiting.values()]
+            dropped = [request for network in self._awake for request in network.waiting.values()]
         _end(dict.fromkeys(dropped))  # they leave their queues by _drop_cancelled
         if threading.current_thread() not in self._threads:
             for thread in self._threads:
                 thread.join()
 
-    def _enqueue(self, network: _Network, request: _Request) -> _Outcomes:
-        outcomes: _Outcomes = {}
+    def _enqueue(self, network: Network, request: Request) -> Outcomes:
+        network.require_serving()
+        outcomes: Outcomes = {}
         full = len(network.waiting) >= network.limits.max_queue
         if full and not (self._free_runs and network.idle):
             outcomes = network.take_expired(request.queued_s)
@@ -176,11 +117,12 @@ class Batcher:
         if not network.waiting:  # it wakes: the time in which it asked for nothing is no credit
             network.virtual_s = max(network.virtual_s, self._virtual_s)
         network.waiting[request.future] = request
+        self._awake[network] = None
         return outcomes | self._start_runs(request.queued_s)
 
-    def _start_runs(self, now_s: float) -> _Outcomes:
+    def _start_runs(self, now_s: float) -> Outcomes:
         """Uses every free run for which there is a request and an idle session; returns what expired meanwhile."""
-        outcomes: _Outcomes = {}
+        outcomes: Outcomes = {}
         while self._free_runs and not self._closed and (network := self._next_network()):
             outcomes |= network.take_expired(now_s)
             if requests := network.take_batch(now_s):
@@ -188,16 +130,22 @@ class Batcher:
                 self._free_runs -= 1
                 self._ready.append((network, network.idle.pop(), requests))
                 self._changed.notify()
+            self._let_sleep(network)
         return outcomes
 
-    def _next_network(self) -> _Network | None:
-        able = [network for network in self._networks.values() if network.waiting and network.idle]
+    def _next_network(self) -> Network | None:
+        able = [network for network in self._awake if network.waiting and network.idle]
         return min(able, key=lambda network: (network.virtual_s, network.oldest().queued_s), default=None)
 
-    def _drop_cancelled(self, network: _Network, future: Future[Inference]) -> None:
+    def _let_sleep(self, network: Network) -> None:
+        if not network.waiting:
+            self._awake.pop(network, None)
+
+    def _drop_cancelled(self, network: Network, future: Future[Inference]) -> None:
         if future.cancelled():
             with self._changed:
                 taken = network.waiting.pop(future, None)
+                self._let_sleep(network)
             if taken:  # for those who wait with `concurrent.futures.wait`
                 future.set_running_or_notify_cancel()
 
@@ -207,51 +155,111 @@ class Batcher:
                 self._changed.wait_for(lambda: self._ready or self._closed)
                 if not self._ready:
                     return
-                network, session, requests = self._ready.popleft()
-            self._run(network, session, requests)
-            del requests  # an idle thread keeps nobody's photos
+                network, replica, requests = self._ready.popleft()
+            self._run(network, replica, requests)
+            del network, replica, requests  # an idle thread keeps nobody's photos, and no network that is replaced
 
-    def _run(self, network: _Network, session: Session, requests: list[_Request]) -> None:
+    def _run(self, network: Network, replica: Replica, requests: list[Request]) -> None:
         started_s = time.monotonic()
         attempts = deque([requests])
         while attempts:
-            tried = attempts.popleft()
-            outcomes = _attempt(session, tried, self._observer)
-            attempts.extend([request] for request in tried if request not in outcomes)
+            outcomes, again = self._attempt(network, replica, attempts.popleft())
+            attempts.extend(again)
+            failing = replica.failures >= network.limits.max_failures
+            if failing:  # it would fail on them too
+                outcomes |= {request: network.not_serving() for tried in attempts for request in tried}
+                attempts.clear()
             if not attempts:  # before the callers know, so that whoever asks again finds the session free
                 with self._changed:
                     self._free_runs += 1
-                    network.idle.append(session)
                     network.charge(len(requests), time.monotonic() - started_s)
+                    outcomes |= self._dismiss(network, replica) if failing else {}
+                    network.idle += [] if failing else [replica]
                     outcomes |= self._start_runs(time.monotonic())
+                if failing:
+                    self._tell_failing(network, replica)
             _end(outcomes)
 
-
-def _attempt(session: Session, requests: list[_Request], observer: EngineObserver) -> _Outcomes:
-    """Runs a batch; gives no outcome for those that must be tried alone, because one of them made it fail."""
-    started_s = time.monotonic()
-    outcomes = _expired(requests, started_s)
-    alive = [request for request in requests if request not in outcomes]
-    if alive:
+    def _attempt(self, network: Network, replica: Replica, requests: list[Request]) -> tuple[Outcomes, _Batches]:
+        """Runs a batch; returns outcomes, and the smaller batches to try for those who have none yet."""
+        if len(requests) > network.size.now:  # the device ran out of memory since they were chosen
+            return {}, _halves(requests)
+        started_s = time.monotonic()
+        outcomes = expired(requests, started_s)
+        alive = [request for request in requests if request not in outcomes]
+        if not alive:
+            return outcomes, []
         try:
-            found = run_session(session, [request.image for request in alive], [request.kept for request in alive])
-            for request, inference in zip(alive, found, strict=True):
-                outcomes[request] = replace(inference, queue_s=started_s - request.queued_s)
-            observer.run(session.spec.name, session.provider, len(found), found[0].infer_s)
+            ended, again = _answers(replica.session, alive, started_s), _Batches()
+        except OutOfMemory as error:
+            ended, again = self._make_room(network, alive, error)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the thread goes on
-            if len(alive) == 1:
-                outcomes[alive[0]] = error
-            else:  # nobody may ever see it, if the network has just no room for so many
-                log.warning("a batch failed", model=session.spec.name, photos=len(alive), reason=repr(error))
-    return outcomes
+            ended, again = _blame(replica, alive, error)
+        else:
+            network.observer.run(network.spec.name, network.provider, len(alive), time.monotonic() - started_s)
+            self._praise(network, replica, len(alive))
+        return outcomes | ended, again
+
+    def _praise(self, network: Network, replica: Replica, photos: int) -> None:
+        replica.failures, replica.answered = 0, True
+        with self._changed:
+            grown = network.size.note_success(photos)
+        if grown:
+            log.info("larger batches are tried again", model=network.spec.name, max_batch=network.size.now)
+
+    def _make_room(self, network: Network, requests: list[Request], error: OutOfMemory) -> tuple[Outcomes, _Batches]:
+        with self._changed:
+            network.size.shrink(len(requests))
+        log.warning(
+            "the device is out of memory",
+            model=network.spec.name,
+            photos=len(requests),
+            max_batch=network.size.now,
+            reason=str(error),
+        )
+        if len(requests) > 1:
+            return {}, _halves(requests)
+        # Without a cause: its traceback would hold what the provider had on the device.
+        return {requests[0]: Overloaded("the device is out of memory", _MEMORY_RETRY_S, "device_memory")}, []
+
+    def _dismiss(self, network: Network, replica: Replica) -> Outcomes:
+        """Takes a replica out of service; if it was the last, nobody who waits can be answered."""
+        network.replicas.remove(replica)
+        if network.is_serving:
+            return {}
+        self._awake.pop(network, None)
+        return {request: network.not_serving() for request in network.take_all()}
+
+    def _tell_failing(self, network: Network, replica: Replica) -> None:
+        try:
+            self._on_failing(network, 0 if replica.answered else replica.rebuilds)
+        except BaseException:  # the callers still wait
+            log.exception("a failing session is left as it is", model=network.spec.name)
 
 
-def _expired(requests: Iterable[_Request], now_s: float) -> _Outcomes:
-    late = [request for request in requests if request.deadline_s is not None and now_s >= request.deadline_s]
-    return {request: DeadlineExceeded("the deadline passed in the engine's queue") for request in late}
+def _answers(session: Session, requests: list[Request], started_s: float) -> Outcomes:
+    found = run_session(session, [request.image for request in requests], [request.kept for request in requests])
+    return {
+        request: replace(inference, queue_s=started_s - request.queued_s)
+        for request, inference in zip(requests, found, strict=True)
+    }
 
 
-def _end(outcomes: Mapping[_Request, Inference | BaseException | None]) -> None:
+def _blame(replica: Replica, requests: list[Request], error: BaseException) -> tuple[Outcomes, _Batches]:
+    """One alone gets the error; of several each is tried alone, because one of them may have made all fail."""
+    if len(requests) > 1:  # nobody may ever see it, if none of them fails alone
+        log.warning("a batch failed", model=replica.session.spec.name, photos=len(requests), reason=repr(error))
+        return {}, [[request] for request in requests]
+    replica.failures += 1
+    return {requests[0]: error}, []
+
+
+def _halves(requests: list[Request]) -> _Batches:
+    middle = math.ceil(len(requests) / 2)
+    return [requests[:middle], requests[middle:]]
+
+
+def _end(outcomes: Mapping[Request, Inference | BaseException | None]) -> None:
     """Hands out answers; None cancels. To be called without the lock: the callers' callbacks run in here."""
     for request, outcome in outcomes.items():
         try:

@@ -1,12 +1,12 @@
 """Takes photos at the networks' size, gives what the networks found."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from mattebox_server.engine.batcher import Batcher, BatchLimits
+from mattebox_server.engine.batcher import Batcher
 from mattebox_server.engine.inference import Inference
-from mattebox_server.engine.observer import EngineObserver
-from mattebox_server.engine.session import Session
+from mattebox_server.engine.lifecycle import Backoff, Lifecycle, Opener
+from mattebox_server.engine.network import Network
 from mattebox_server.errors import InvalidRequest, UnknownModel, Violation
 from mattebox_server.pixels import Pixels
 
@@ -15,73 +15,92 @@ class Engine:
     """The networks of one server. The first is the default.
 
     Args:
-        networks: the sessions of each network, its replicas, in the networks' order.
-        limits: what each network collects, by its name.
+        networks: in their order.
+        opener: loads their successors.
         runs: how many runs go on at once.
-        observer: gets the runs.
+        backoff: between attempts to rebuild a session that failed.
     """
 
     def __init__(
-        self,
-        networks: Sequence[Sequence[Session]],
-        limits: Mapping[str, BatchLimits],
-        runs: int = 1,
-        observer: EngineObserver | None = None,
+        self, networks: Sequence[Network], opener: Opener, runs: int = 1, backoff: Backoff | None = None
     ) -> None:
-        if not networks:
-            raise ValueError("an engine needs a session")
-        self._networks = {sessions[0].spec.name: sessions for sessions in networks}
-        if len(self._networks) != len(networks):
-            raise ValueError("two sessions have the same name")
-        self._batcher = Batcher(self._networks, limits, runs, observer)
+        self._opener = opener
+        self._batcher = Batcher(runs, self._rebuild)
+        self._lifecycle = Lifecycle(networks, opener, self._batcher.restore, backoff or Backoff())
 
     @property
-    def sessions(self) -> tuple[Session, ...]:
-        """One session of each network, the default first."""
-        return tuple(sessions[0] for sessions in self._networks.values())
+    def networks(self) -> tuple[Network, ...]:
+        """What is served now, the default first."""
+        return tuple(self._lifecycle.networks.values())
 
-    def session(self, name: str) -> Session:
-        """A session of the network of that name; "" is the default. Raises UnknownModel."""
-        if not name:
-            return self.sessions[0]
-        if name not in self._networks:
-            raise UnknownModel(name, tuple(self._networks))
-        return self._networks[name][0]
+    @property
+    def is_building(self) -> bool:
+        """Whether a network is being opened on a thread of the engine, where nothing can interrupt it."""
+        return self._lifecycle.is_building
 
-    async def infer(self, name: str, image: Pixels, kept: frozenset[int], deadline_s: float | None) -> Inference:
+    def network(self, name: str) -> Network:
+        """The network that new requests for that model are prepared for and run on; "" is the default.
+
+        Raises:
+            UnknownModel: there is none of that name.
+            NotServing: it failed and is being rebuilt.
+        """
+        networks = self._lifecycle.networks
+        if name and name not in networks:
+            raise UnknownModel(name, tuple(networks))
+        network = networks[name or next(iter(networks))]
+        network.require_serving()
+        return network
+
+    async def infer(self, network: Network, image: Pixels, kept: frozenset[int], deadline_s: float | None) -> Inference:
         """Runs a network on one photo. A caller that is cancelled takes its place in the queue with it.
 
         Args:
-            name: of the network; "" is the default.
+            network: that the photo was prepared for, be it replaced meanwhile.
             image: uint8 (h, w, 3) BGR at the network's size.
             kept: indices of the classes that are the subject; saliency networks have no use for it.
             deadline_s: on the clock of `time.monotonic`; None means never.
 
         Raises:
-            UnknownModel: there is no such network.
             InvalidRequest: the network takes no photo of that aspect here.
-            Overloaded: too many photos wait for the network.
+            NotServing: the network failed and is being rebuilt.
+            Overloaded: too many photos wait for the network, or the device has no memory for this one.
             DeadlineExceeded: the deadline passed before the run could start; nothing was run.
             InferenceFailed: the network failed.
         """
-        session = self.session(name)
-        _check_bounds(session, image)
-        return await asyncio.wrap_future(self._batcher.submit(session.spec.name, image, kept, deadline_s))
+        _check_bounds(network, image)
+        return await asyncio.wrap_future(self._batcher.submit(network, image, kept, deadline_s))
+
+    def on_change(self, tell: Callable[[], None]) -> None:
+        """Calls back, on any thread but not after `close`, whenever a network starts or stops serving."""
+        self._lifecycle.on_change(tell)
+
+    def reload(self) -> None:
+        """Replaces every network by what its file holds now; takes as long as a start."""
+        self._lifecycle.reload(tuple(self._lifecycle.networks))
+
+    def reload_changed(self) -> None:
+        """Replaces those networks whose files have changed, and stood still since the last call."""
+        self._lifecycle.reload(self._opener.changed())
 
     def close(self) -> None:
         """Ends the runs; those that wait are dropped, those that run are waited for."""
+        self._lifecycle.close()
         self._batcher.close()
 
+    def _rebuild(self, network: Network, attempts: int) -> None:
+        self._lifecycle.rebuild(network, attempts)
 
-def _check_bounds(session: Session, image: Pixels) -> None:
-    if session.bounds is None:
+
+def _check_bounds(network: Network, image: Pixels) -> None:
+    if network.bounds is None:
         return
-    (shortest, longest), (height, width) = session.bounds, image.shape[:2]
+    (shortest, longest), (height, width) = network.bounds, image.shape[:2]
     if min(height, width) < shortest or max(height, width) > longest:
         raise InvalidRequest(
             Violation(
                 "photo",
-                f"is too long and narrow for {session.spec.name} on {session.provider}: {width}x{height} at the"
+                f"is too long and narrow for {network.spec.name} on {network.provider}: {width}x{height} at the"
                 f" network's scale, its sides must be {shortest} to {longest}",
             )
         )

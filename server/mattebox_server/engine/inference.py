@@ -8,8 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mattebox_server.engine.session import Session
-from mattebox_server.errors import InferenceFailed
+from mattebox_server.errors import InferenceFailed, OutOfMemory
 from mattebox_server.pixels import Pixels
+
+# The words of onnxruntime's arenas, CUDA, cuBLAS and cuDNN, TensorRT, OpenVINO and C++, in lower case. onnxruntime
+# raises the same exceptions for all that goes wrong, so that there is nothing but the words.
+_OUT_OF_MEMORY = (
+    "failed to allocate memory",
+    "is smaller than requested bytes",  # an arena at its own limit
+    "out of memory",
+    "out_of_memory",
+    "outofmemory",
+    "alloc_failed",
+    "bad_alloc",
+    "cannot allocate memory",
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,7 @@ def run_session(session: Session, images: Sequence[Pixels], kept: Sequence[froze
     """Runs images uint8 (h, w, 3) of one shape as one batch, on this thread, and checks what comes back.
 
     Raises:
+        OutOfMemory: the device has no room for so many.
         InferenceFailed: the network failed, or gave arrays of the wrong shape.
     """
     started_s = time.monotonic()
@@ -45,11 +59,18 @@ def run_session(session: Session, images: Sequence[Pixels], kept: Sequence[froze
             if output is not None and output.shape != batch.shape[:3]:
                 raise ValueError(f"it gave {output.shape} for {batch.shape}")
     except BaseException as error:  # whatever a provider raises, the request fails and the server goes on
-        raise InferenceFailed(f"{session.spec.name} on {session.provider} failed: {error}") from error
+        kind = OutOfMemory if is_out_of_memory(error) else InferenceFailed
+        raise kind(f"{session.spec.name} on {session.provider} failed: {error}") from error
     infer_s = time.monotonic() - started_s
     foregrounds = _rows(maps.foreground)
     classes = [None] * len(images) if maps.classes is None else _rows(maps.classes)
     return [Inference(*found, len(images), 0.0, infer_s) for found in zip(foregrounds, classes, strict=True)]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the host or the device had no memory left."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in words for sign in _OUT_OF_MEMORY)
 
 
 def _keep(session: Session, kept: Sequence[frozenset[int]]) -> NDArray[np.float32] | None:

@@ -1,20 +1,22 @@
 """From model files to an engine: which file on which provider, said aloud, and proven before anyone is served."""
 
+import gc
 import itertools
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import structlog
 
 from mattebox_server import selfcheck
-from mattebox_server.engine.artifact import Artifact, read_artifact
-from mattebox_server.engine.batcher import BatchLimits
+from mattebox_server.engine.artifact import Artifact, FileState, file_state, read_artifact
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import run_session
+from mattebox_server.engine.network import BatchLimits, Network
 from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.engine.options import (
     GPU_PROVIDERS,
@@ -45,16 +47,89 @@ def load_engine(paths: Sequence[Path], options: EngineOptions) -> Engine:
         StartupError: a file is no model, two have the same name, or the provider can't run one of them, or what it
             computes is not what the network says.
     """
+    states = [file_state(path) for path in paths]  # before they are read: what changes from now on is seen
     artifacts = [read_artifact(path) for path in paths]
     names = [artifact.spec.name for artifact in artifacts]
     if len(set(names)) != len(names):
         raise StartupError(f"two models have the same name: {', '.join(sorted(names))}")
-    networks = [_open(artifact, options) for artifact in artifacts]
-    limits = {
-        sessions[0].spec.name: BatchLimits(sessions[0].max_batch, options.batch_wait_s, options.max_queue)
-        for sessions in networks
-    }
-    return Engine(networks, limits, options.sessions, options.observer)
+    files = {name: ModelFile(path, state) for name, path, state in zip(names, paths, states, strict=True)}
+    networks = [_network(artifact, options) for artifact in artifacts]
+    for file in files.values():
+        _require_unchanged(file)
+    return Engine(networks, ModelFiles(files, options), options.sessions)
+
+
+@dataclass
+class ModelFile:
+    """Where an artifact comes from.
+
+    Args:
+        path: of the file.
+        tried: the file as it was when it was loaded, or refused.
+        seen: the file as it was when it was last looked at.
+    """
+
+    path: Path
+    tried: FileState | None
+    seen: FileState | None = None
+
+
+class ModelFiles:
+    """The files that the networks come from; an `Opener`.
+
+    What is opened while the server runs runs on the provider of the network before it: a provider that has no room for
+    two is no reason to serve from a slower one from then on.
+
+    Args:
+        files: by the networks' names.
+        options: of the engine.
+    """
+
+    def __init__(self, files: Mapping[str, ModelFile], options: EngineOptions) -> None:
+        self._files, self._options = files, options
+
+    def open(self, old: Network) -> Network:
+        """See `Opener`."""
+        name, file = old.spec.name, self._files[old.spec.name]
+        file.tried = file_state(file.path)
+        artifact = read_artifact(file.path)
+        if artifact.spec.name != name:
+            raise StartupError(f"{file.path} is named {artifact.spec.name} now, not {name}: a reload keeps the name")
+        network = _network(artifact, replace(self._options, provider=old.provider))
+        _require_unchanged(file)
+        return network
+
+    def open_session(self, network: Network) -> Session:
+        """See `Opener`."""
+        path = self._files[network.spec.name].path
+        artifact = read_artifact(path)
+        if artifact.spec != network.spec:
+            raise StartupError(f"{path} is another model than the one that is served: reload it (SIGHUP)")
+        gc.collect()  # the traceback of the failure may hold the old session in a cycle, and all that it has on a GPU
+        return _ready(artifact, find_device(network.provider, self._options.device_id), self._options)
+
+    def changed(self) -> list[str]:
+        """See `Opener`."""
+        names: list[str] = []
+        for name, file in self._files.items():
+            before, file.seen = file.seen, file_state(file.path)
+            if file.seen is None and before is not None:
+                log.warning("the model's file is gone", model=name, path=str(file.path))
+            if file.seen not in (None, file.tried) and file.seen == before:
+                names.append(name)
+        return names
+
+
+def _require_unchanged(file: ModelFile) -> None:
+    """Description and graph are read apart, and could come from two artifacts."""
+    if file_state(file.path) != file.tried:
+        raise StartupError(f"{file.path} changed while it was loaded")
+
+
+def _network(artifact: Artifact, options: EngineOptions) -> Network:
+    sessions = _open(artifact, options)
+    limits = BatchLimits(sessions[0].max_batch, options.batch_wait_s, options.max_queue, options.max_failures)
+    return Network(sessions, limits, options.observer)
 
 
 def _open(artifact: Artifact, options: EngineOptions) -> list[OnnxSession]:
@@ -107,13 +182,14 @@ def _on_ladder(artifact: Artifact, options: EngineOptions) -> list[OnnxSession]:
 def _on_provider(artifact: Artifact, provider: ProviderName, options: EngineOptions) -> list[OnnxSession]:
     """As many sessions as there are runs at once; each is proven by itself."""
     device = find_device(provider, options.device_id)
-    sessions: list[OnnxSession] = []
-    for _ in range(options.sessions):
-        session = _proven(artifact, device, options)
-        with _phase("warm up", artifact.spec.name, provider, options.observer) as facts:
-            facts["runs"] = warm_up(session, session.max_batch)
-        sessions.append(session)
-    return sessions
+    return [_ready(artifact, device, options) for _ in range(options.sessions)]
+
+
+def _ready(artifact: Artifact, device: Device, options: EngineOptions) -> OnnxSession:
+    session = _proven(artifact, device, options)
+    with _phase("warm up", artifact.spec.name, device.provider, options.observer) as facts:
+        facts["runs"] = warm_up(session, session.max_batch)
+    return session
 
 
 def _proven(artifact: Artifact, device: Device, options: EngineOptions) -> OnnxSession:

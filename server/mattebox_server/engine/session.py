@@ -185,6 +185,13 @@ class _Bound:
         self._bindings: dict[tuple[int, ...], _Buffers] = {}
 
     def run(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        try:
+            return self._run(feeds)
+        except BaseException:
+            self._bindings.clear()  # where the device ran out of memory, the next try needs what they hold
+            raise
+
+    def _run(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         shape = feeds[_IMAGE].shape
         # The last one used goes to the end; the first is the one that was not used for the longest time.
         self._bindings[shape] = self._bindings.pop(shape) if shape in self._bindings else self._bind(feeds)

@@ -1,0 +1,192 @@
+"""What a network goes through after the start: rebuilt when its sessions fail, replaced when its file is reloaded.
+
+Both are slow and happen on threads of their own, so that neither other networks nor the end of the server wait.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from mattebox_server.engine.network import Network, Replica
+from mattebox_server.engine.options import ProviderUnavailable
+from mattebox_server.engine.session import Session
+from mattebox_server.errors import MatteboxError, StartupError
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Opener(Protocol):
+    """Where networks come from. What it opens is proven and warmed up; that may take minutes."""
+
+    def open(self, old: Network) -> Network:
+        """What the file of a network holds now. Any exception refuses it."""
+        ...
+
+    def open_session(self, network: Network) -> Session:
+        """One more session of a network. Any exception means that it can't be had now."""
+        ...
+
+    def changed(self) -> list[str]:
+        """Names of those whose file isn't the one that was opened, and has been the same since the last call."""
+        ...
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to wait before each attempt: twice as long as before the last, less some chance.
+
+    The chance keeps servers that share a device from trying in step.
+    """
+
+    first_s: float = 1.0
+    most_s: float = 60.0
+
+    def delay_s(self, attempts: int) -> float:
+        """Seconds to wait after so many attempts."""
+        longest_s = min(self.most_s, self.first_s * 2.0 ** min(attempts, 32))
+        return longest_s * random.uniform(0.75, 1.0)  # noqa: S311 - no secret
+
+
+class Lifecycle:
+    """The networks that are served, by their names; the first is the default. Safe to use from any thread.
+
+    Args:
+        networks: at the start.
+        opener: of their successors.
+        restore: puts a session into service.
+        backoff: between attempts to rebuild a session.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[Network],
+        opener: Opener,
+        restore: Callable[[Network, Replica], None],
+        backoff: Backoff,
+    ) -> None:
+        self._networks = {network.spec.name: network for network in networks}
+        if not networks or len(self._networks) != len(networks):
+            raise ValueError("an engine needs networks, each with a name of its own")
+        self._opener, self._restore, self._backoff = opener, restore, backoff
+        self._changed = threading.Condition()  # guards all that follows, and the networks
+        self._closed = False
+        self._building = 0
+        self._tell: Callable[[], None] = _nobody
+        self._reloading = threading.Lock()  # reloads go one after the other
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """Those that are served now."""
+        with self._changed:
+            return dict(self._networks)
+
+    @property
+    def is_building(self) -> bool:
+        """Whether a thread is inside of the opener, where nothing can interrupt it."""
+        with self._changed:
+            return self._building > 0
+
+    def on_change(self, tell: Callable[[], None]) -> None:
+        """Calls back, on any thread but not after `close`, whenever a network starts or stops serving."""
+        with self._changed:
+            self._tell = tell
+
+    def rebuild(self, network: Network, attempts: int) -> None:
+        """Puts a session into service in the place of one that was taken out of it; returns at once.
+
+        Args:
+            network: whose session failed.
+            attempts: that have led to no answer yet.
+        """
+        log.error("a session failed and is being rebuilt", model=network.spec.name, left=len(network.replicas))
+        self._notify()
+        work = threading.Thread(target=self._rebuild, args=(network, attempts), name="rebuilding", daemon=True)
+        work.start()
+
+    def reload(self, names: Sequence[str]) -> None:
+        """Replaces networks by what their files hold now. Who is refused is logged, and the old one stays."""
+        with self._reloading:
+            for name in names:
+                if not self._closed:
+                    self._replace(self.networks[name])
+
+    def close(self) -> None:
+        """Starts nothing more and tells nobody; what is being opened is dropped once it is there."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _rebuild(self, network: Network, attempts: int) -> None:
+        while self._wait_turn(network, attempts):
+            attempts += 1
+            try:
+                with self._build():
+                    replica = Replica(self._opener.open_session(network), attempts)
+            except Exception as error:  # noqa: BLE001 - whatever a provider raises, it is tried again
+                _log_failure("the session can't be rebuilt", network.spec.name, error)
+                continue
+            log.info("session rebuilt", model=network.spec.name, attempts=attempts)
+            self._restore(network, replica)
+            self._notify()
+            return
+
+    def _wait_turn(self, network: Network, attempts: int) -> bool:
+        """Waits before an attempt; False if there is no need of it any more."""
+        network.retry_after_s = delay_s = self._backoff.delay_s(attempts)
+
+        def is_needless() -> bool:
+            return self._closed or self._networks[network.spec.name] is not network
+
+        with self._changed:
+            return not self._changed.wait_for(is_needless, delay_s)
+
+    def _replace(self, old: Network) -> None:
+        started_s, name = time.monotonic(), old.spec.name
+        log.info("reloading", model=name)
+        try:
+            with self._build():
+                new = self._opener.open(old)
+        except Exception as error:  # noqa: BLE001 - whatever a provider raises, the old one serves on
+            _log_failure("the new model is refused, the old one stays", name, error)
+            return
+        with self._changed:
+            self._networks[name] = new
+            self._changed.notify_all()
+        self._notify()
+        log.info(
+            "model reloaded",
+            model=name,
+            weights_sha256=new.spec.weights.sha256,
+            replaced_sha256=old.spec.weights.sha256,
+            seconds=round(time.monotonic() - started_s, 3),
+        )
+
+    def _notify(self) -> None:
+        with self._changed:
+            if not self._closed:
+                self._tell()
+
+    @contextmanager
+    def _build(self) -> Generator[None]:
+        with self._changed:
+            self._building += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._building -= 1
+
+
+def _nobody() -> None:
+    """Is told until somebody asks for it."""
+
+
+def _log_failure(event: str, model: str, error: Exception) -> None:
+    expected = isinstance(error, (StartupError, ProviderUnavailable, MatteboxError))
+    log.error(event, model=model, reason=str(error), exc_info=None if expected else error)

@@ -1,0 +1,202 @@
+"""One artifact on its sessions: what runs it, and the photos that wait for it.
+
+Plain data and its rules; the batcher holds its lock around everything that changes. An artifact that is loaded anew is
+another network, so that a request which holds a network runs on the very one that its photo was prepared for.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from mattebox_server.engine.inference import Inference
+from mattebox_server.engine.observer import EngineObserver, Unobserved
+from mattebox_server.engine.options import ProviderName
+from mattebox_server.engine.session import Session
+from mattebox_server.errors import DeadlineExceeded, NotServing
+from mattebox_server.pixels import Pixels
+
+_UNMEASURED_PHOTO_S = 0.5
+_NEWEST_SHARE = 0.2  # weight of the newest run in the moving average of the seconds a photo
+# Other processes on the device come and go, so that less memory is not for ever. A try that fails costs one run.
+_FULL_RUNS_TO_GROW = 500
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """What one network may collect, photos a run and requests that wait, and how often a session may fail.
+
+    A request that waited longer than `max_wait_s` goes next in its network, even if more wait of another shape. A
+    session that fails on `max_failures` photos in a row is taken out of service.
+    """
+
+    max_batch: int
+    max_wait_s: float
+    max_queue: int
+    max_failures: int = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A photo uint8 (h, w, 3) in the queue; see `Batcher.submit`."""
+
+    image: Pixels
+    kept: frozenset[int]
+    deadline_s: float | None
+    queued_s: float
+    future: Future[Inference] = field(default_factory=Future[Inference])
+
+
+Outcomes = dict[Request, Inference | BaseException]
+
+
+@dataclass(eq=False)
+class Replica:
+    """A session in service, and how it does. Only the thread that runs it changes it.
+
+    Args:
+        session: that runs.
+        rebuilds: attempts that it took to build it again; 0 for one that was there from the start.
+        failures: photos in a row that it failed on, each alone in a run.
+        answered: whether it has answered any photo.
+    """
+
+    session: Session
+    rebuilds: int = 0
+    failures: int = 0
+    answered: bool = False
+
+
+@dataclass
+class BatchSize:
+    """Photos in a run: the limit, or fewer since the device ran out of memory.
+
+    Args:
+        limit: what was asked for.
+        now: what fits.
+        full_runs: of that many photos, that went well since it changed.
+    """
+
+    limit: int
+    now: int
+    full_runs: int = 0
+
+    def shrink(self, photos: int) -> None:
+        """A run of so many photos was too large."""
+        self.now, self.full_runs = min(self.now, math.ceil(photos / 2)), 0
+
+    def note_success(self, photos: int) -> bool:
+        """A run of so many photos went well; returns whether larger ones are tried from now on."""
+        if self.now == self.limit or photos < self.now:
+            return False
+        self.full_runs += 1
+        if self.full_runs < _FULL_RUNS_TO_GROW:
+            return False
+        self.now, self.full_runs = min(self.limit, 2 * self.now), 0
+        return True
+
+
+class Network:
+    """An artifact that is loaded.
+
+    Args:
+        sessions: its replicas. None runs twice at once.
+        limits: what it may collect.
+        observer: gets the runs.
+
+    Attributes:
+        spec: the artifact's description of itself.
+        provider: execution provider that really runs it.
+        precision: numeric precision that it really runs in.
+        bounds: see `Session.bounds`.
+        replicas: in service; without any, nobody can be answered.
+        idle: of these, those that don't run.
+        waiting: in the order of arrival.
+        virtual_s: grows by the seconds of the network's runs; who waits with the least goes next.
+        retry_after_s: when to ask again while it is not serving.
+    """
+
+    def __init__(
+        self, sessions: Sequence[Session], limits: BatchLimits, observer: EngineObserver | None = None
+    ) -> None:
+        if not sessions:
+            raise ValueError("every network needs a session")
+        if limits.max_batch < 1 or limits.max_failures < 1:
+            raise ValueError("max_batch and max_failures must be at least 1")
+        first = sessions[0]
+        self.spec, self.precision, self.bounds = first.spec, first.precision, first.bounds
+        self.provider: ProviderName = first.provider
+        self.limits, self.observer = limits, observer or Unobserved()
+        self.size = BatchSize(limits.max_batch, limits.max_batch)
+        self.replicas = [Replica(session) for session in sessions]
+        self.idle = list(self.replicas)
+        self.waiting: dict[Future[Inference], Request] = {}
+        self.virtual_s = 0.0
+        self.photo_s = _UNMEASURED_PHOTO_S
+        self.retry_after_s = 1.0
+        self._measured = False
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """Those in service."""
+        return tuple(replica.session for replica in self.replicas)
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether any session is in service."""
+        return bool(self.replicas)
+
+    def not_serving(self) -> NotServing:
+        """What callers are told while no session is in service."""
+        return NotServing(f"the model {self.spec.name} failed and is being rebuilt", self.retry_after_s, "rebuilding")
+
+    def require_serving(self) -> None:
+        """Raises NotServing if no session is in service."""
+        if not self.is_serving:
+            raise self.not_serving()
+
+    def oldest(self) -> Request:
+        """The one that waits for the longest time."""
+        return next(iter(self.waiting.values()))
+
+    def take_expired(self, now_s: float) -> Outcomes:
+        """Takes those out of the queue whose deadline has passed."""
+        late = expired(self.waiting.values(), now_s)
+        return {request: error for request, error in late.items() if self._take(request)}
+
+    def take_all(self) -> list[Request]:
+        """Empties the queue."""
+        return [request for request in list(self.waiting.values()) if self._take(request)]
+
+    def take_batch(self, now_s: float) -> list[Request]:
+        """Takes those out of the queue that share the next run."""
+        batch: list[Request] = []
+        shape = self._next_shape(now_s) if self.waiting else None
+        for request in [request for request in self.waiting.values() if request.image.shape == shape]:
+            if len(batch) < self.size.now and self._take(request):
+                batch.append(request)
+        return batch
+
+    def charge(self, photos: int, taken_s: float) -> None:
+        """Accounts for a run."""
+        self.virtual_s += taken_s
+        self.photo_s += (taken_s / photos - self.photo_s) * (_NEWEST_SHARE if self._measured else 1)
+        self._measured = True
+
+    def _next_shape(self, now_s: float) -> tuple[int, ...]:
+        if now_s - self.oldest().queued_s > self.limits.max_wait_s:
+            return self.oldest().image.shape
+        counts = Counter(request.image.shape for request in self.waiting.values())
+        # Both the counter and `max` keep the order of arrival: ties go to the oldest.
+        return max(counts, key=lambda shape: min(counts[shape], self.size.now))
+
+    def _take(self, request: Request) -> bool:
+        del self.waiting[request.future]
+        return request.future.set_running_or_notify_cancel()  # False if just cancelled; if not, it can't be any more
+
+
+def expired(requests: Iterable[Request], now_s: float) -> Outcomes:
+    """Those whose deadline has passed, with the error that says so."""
+    late = [request for request in requests if request.deadline_s is not None and now_s >= request.deadline_s]
+    return {request: DeadlineExceeded("the deadline passed in the engine's queue") for request in late}

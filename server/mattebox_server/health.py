@@ -1,0 +1,50 @@
+"""What health checks are told: of the server as a whole, and of each model by itself."""
+
+import asyncio
+
+from grpc_health.v1 import health, health_pb2
+
+from mattebox_server.engine.engine import Engine
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class HealthReporter:
+    """Answers under `""` and the service's name for the server, under `SERVICE/MODEL` for a model.
+
+    The server is SERVING while its default model is.
+
+    Args:
+        service: that answers.
+        service_name: of the contract.
+    """
+
+    def __init__(self, service: health.aio.HealthServicer, service_name: str) -> None:
+        self._service, self._service_name = service, service_name
+
+    async def report_starting(self) -> None:
+        """The server is there but has no models yet."""
+        for name in ("", self._service_name):
+            await self._service.set(name, _NOT_SERVING)
+
+    async def report(self, engine: Engine) -> None:
+        """How it is now."""
+        networks = engine.networks
+        serving = {f"{self._service_name}/{network.spec.name}": network.is_serving for network in networks}
+        serving |= dict.fromkeys(("", self._service_name), networks[0].is_serving)
+        for name, is_serving in serving.items():
+            await self._service.set(name, _SERVING if is_serving else _NOT_SERVING)
+
+    async def follow(self, engine: Engine) -> None:
+        """Reports whenever a model starts or stops serving, until it is cancelled."""
+        changed, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(changed.set)
+
+        engine.on_change(tell)
+        while True:
+            await self.report(engine)
+            await changed.wait()
+            changed.clear()
