@@ -15,7 +15,7 @@ BENCH := $(VENV)/installed-$(ENGINE)+export+bench
 ALL := $(VENV)/installed-$(ENGINE)+export+bench+dev
 PROTO := .venv-proto/installed
 
-.PHONY: help demo test lint format proto bench bench-engine bench-quality bench-pixels gpu-check clean
+.PHONY: help demo test lint format proto bench bench-engine bench-quality bench-pixels bench-faults gpu-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ bench-quality: $(DEMO) ## score the mattes of photos whose true mattes are known
 
 bench-pixels: $(DEMO) ## time the stages that touch pixels, against the classic recipe [ARGS="--rounds 9"]
 	$(BIN)/python benchmarks/pixels.py $(ARGS)
+
+bench-faults: $(BENCH) ## overload, deadlines, bad callers, dying servers, fuzz and a soak [ARGS="--only overload"]
+	$(BIN)/python benchmarks/faults.py $(ARGS)
 
 gpu-check: $(BENCH) ## on an NVIDIA machine: parity, latency and throughput of cuda and tensorrt [ARGS="--rounds 20"]
 	$(BIN)/python benchmarks/gpu_check.py $(ARGS)

@@ -48,7 +48,7 @@ def _cut(file: bytearray, chance: random.Random, _: list[bytes]) -> bytearray:
     return file[: chance.randrange(len(file))]
 
 
-def _flip(file: bytearray, chance: random.Random, _: list[bytes]) -> bytearray:
+def _flip(file: bytearray, chance: random.Random, seeds: list[bytes]) -> bytearray:  # noqa: ARG001
     for _ in range(chance.choice((1, 3, 30))):
         file[_place(file, chance)] ^= 1 << chance.randrange(8)
     return file

@@ -68,7 +68,8 @@ def failure(task: asyncio.Task[None]) -> BaseException | None:
 
 def measured(lane: Lane, each_s: float = 1.0, interval_s: float = 1.0) -> None:
     """As if requests had taken so long, in three equal parts."""
-    lane.pace.record(each_s / 3, each_s / 3, each_s / 3)
+    for stage in (lane.pace.prepare_s, lane.pace.infer_s, lane.pace.finish_s):
+        lane.pace.record(stage, each_s / 3)
     lane.pace.interval_s.append(interval_s)
 
 
@@ -192,10 +193,28 @@ def test_a_server_that_was_slow_once_does_not_refuse_for_ever() -> None:
     async def scenario() -> None:
         desk = Desk()
         measured(desk.lane, each_s=60)
-        outcomes = [failure(await desk.ask(f"a{n}", desk.clock() + 1)) for n in range(40)]
-        assert sum(isinstance(outcome, DeadlineExceeded) for outcome in outcomes[:32]) == 32
-        assert outcomes[32] is None
+        outcomes = [failure(await desk.ask(f"a{n}", desk.clock() + 1)) for n in range(60)]
+        assert [n for n, outcome in enumerate(outcomes) if not isinstance(outcome, DeadlineExceeded)] == [48]
+        desk.lane.pace.record(desk.lane.pace.infer_s, 0.1, trial=True)
+        assert desk.lane.pace.after_prepare_s == pytest.approx(0.09 + 18)
         await desk.end_all()
+
+    run(scenario())
+
+
+def test_a_trial_is_told_before_the_request_is_received() -> None:
+    async def scenario() -> None:
+        desk = Desk()
+        measured(desk.lane, each_s=60)
+        for _ in range(48):
+            with pytest.raises(DeadlineExceeded):
+                desk.lane.check_room("a", desk.clock() + 1)
+        desk.lane.check_room("a", desk.clock() + 1)
+        async with desk.lane.turn("a", desk.clock() + 1) as turn:
+            assert turn.trial
+            assert turn.before(7, turn.pace.whole_s) == 7
+        with pytest.raises(DeadlineExceeded):
+            desk.lane.check_room("a", desk.clock() + 1)
 
     run(scenario())
 
@@ -271,17 +290,20 @@ def test_every_request_ends_once_and_every_turn_comes_back(
 def test_the_pace_is_what_was_measured_lately() -> None:
     pace = Pace()
     assert (pace.whole_s, pace.wait_s(3)) == (0, 0)
-    pace.record(1, 2, 3)
-    pace.record(2, 3, 4)
+    for stage, seconds in ((pace.prepare_s, (1, 2)), (pace.infer_s, (2, 3)), (pace.finish_s, (3, 4))):
+        for each_s in seconds:
+            pace.record(stage, each_s)
     assert pace.whole_s == pytest.approx(0.9 * 6)
     assert pace.after_prepare_s == pytest.approx(0.9 * 5)
     assert pace.after_infer_s == pytest.approx(0.9 * 3)
     assert pace.wait_s(2) == pytest.approx(2 * 0.9 * 6)  # no interval was measured yet
-    pace.interval_s.extend([1, 5, 2])
-    assert pace.wait_s(2) == 4
+    pace.interval_s.extend([1, 6, 2])
+    assert pace.wait_s(2) == 6
     for _ in range(16):
-        pace.record(1, 1, 1)
-    assert pace.whole_s == pytest.approx(0.9 * 3)
+        pace.record(pace.infer_s, 5)
+    assert pace.after_prepare_s == pytest.approx(0.9 * 8)
+    pace.record(pace.infer_s, 1, trial=True)
+    assert pace.after_prepare_s == pytest.approx(0.9 * 4)
 
 
 def test_a_budget_gives_back_what_was_taken() -> None:
@@ -305,10 +327,10 @@ def test_a_budget_gives_back_what_was_taken() -> None:
 def test_there_is_room_while_one_model_has_some() -> None:
     async def scenario() -> None:
         admission = Admission(("x", "y"), LaneLimits(1, 0, 60), 10)
-        async with admission.enter("x", Origin("a")) as share:
+        async with admission.enter("x", Origin("a")) as (_, share):
             share.take(10)
             admission.check_room(Origin("a"))
-            async with admission.enter("y", Origin("a")) as other:
+            async with admission.enter("y", Origin("a")) as (_, other):
                 with pytest.raises(Overloaded):
                     other.take(1)
                 with pytest.raises(Overloaded):

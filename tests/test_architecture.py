@@ -61,6 +61,7 @@ def test_there_is_something_to_read() -> None:
                 "mattebox.aio",
                 "mattebox.client",
                 "mattebox.errors",
+                "mattebox.security",
                 "mattebox_server.app",
                 "mattebox_server.service",
                 "mattebox_server.statuses",

@@ -143,7 +143,7 @@ def test_a_caller_that_does_not_read_is_not_read_from(colour_model: Path) -> Non
         feed.put(*(photo(str(n), LARGE, pb.IMAGE_FORMAT_RAW) for n in range(60)), None)  # answers of 18 MB: 1 GB
         call = stream(channel, feed)
         time.sleep(3)  # nobody reads
-        assert feed.taken < 20
+        assert feed.taken < 40  # gRPC itself keeps some, at both ends
         assert process.memory_info().rss - before < 400 * 2**20
         names = {answer.id for answer in call}
         assert names == {str(n) for n in range(60)}

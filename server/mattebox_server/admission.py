@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mattebox_server.budget import Budget, Share
 from mattebox_server.errors import DeadlineExceeded, Overloaded
-from mattebox_server.lane import Lane, LaneLimits
+from mattebox_server.lane import Lane, LaneLimits, Turn
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Admission:
             raise refusal
 
     @asynccontextmanager
-    async def enter(self, model: str, origin: Origin) -> AsyncGenerator[Share]:
-        """Waits for a turn and holds it until the block ends; gives what the request holds of all pixels.
+    async def enter(self, model: str, origin: Origin) -> AsyncGenerator[tuple[Turn, Share]]:
+        """Waits for a turn and holds it until the block ends; gives it, and what the request holds of all pixels.
 
         Raises:
             Overloaded: at a limit.
             DeadlineExceeded: the deadline passed, or can't be met.
         """
-        async with self._lanes[model].turn(origin.caller, origin.deadline_s):
+        async with self._lanes[model].turn(origin.caller, origin.deadline_s) as turn:
             with self.pixels.share() as share:
-                yield share
+                yield turn, share

@@ -34,10 +34,32 @@ class LaneLimits:
     max_wait_s: float
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A request's turn.
+
+    Args:
+        pace: what is to be expected.
+        trial: nothing is, this request is there to measure it.
+    """
+
+    pace: Pace
+    trial: bool
+
+    def before(self, deadline_s: float | None, needed_s: float) -> float | None:
+        """When a stage must have begun, if that many seconds are needed from there to the deadline."""
+        return None if deadline_s is None else deadline_s - (0 if self.trial else needed_s)
+
+    def record(self, stage: deque[float], seconds: float) -> None:
+        """See `Pace.record`."""
+        self.pace.record(stage, seconds, self.trial)
+
+
 @dataclass(frozen=True, eq=False)
 class _Waiting:
     caller: str
     deadline_s: float | None
+    trial: bool
     turn: asyncio.Future[None]
 
 
@@ -56,6 +78,7 @@ class Lane:
         self._waiting = self._active = 0
         self._ended_s: float | None = None  # when the last request ended, if others waited then
         self._asked_s: dict[str, float] = {}  # when each caller asked last, the longest ago first
+        self._trials: set[str] = set()  # callers whose request is on its way in and is let try
 
     @property
     def waiting(self) -> int:
@@ -92,12 +115,13 @@ class Lane:
 
     def check_room(self, caller: str, deadline_s: float | None) -> None:
         """Raises what `turn` would raise at once."""
-        self._check_time(caller, deadline_s)
+        if not self._is_in_time(caller, deadline_s):
+            self._trials.add(caller)
         if not self._is_free() and self._waiting >= self._limits.max_queue:
             self._greediest_but(caller)
 
     @asynccontextmanager
-    async def turn(self, caller: str, deadline_s: float | None) -> AsyncGenerator[None]:
+    async def turn(self, caller: str, deadline_s: float | None) -> AsyncGenerator[Turn]:
         """Waits for a turn and holds it until the block ends.
 
         Args:
@@ -108,20 +132,22 @@ class Lane:
             Overloaded: the queue is full, or the wait would be too long for the server or for the deadline.
             DeadlineExceeded: the deadline passed, or can't be met even without a wait.
         """
-        await self._take_turn(caller, deadline_s)
+        trial = await self._take_turn(caller, deadline_s)
         try:
-            yield
+            yield Turn(self.pace, trial)
         finally:
             self._end_turn()
 
-    async def _take_turn(self, caller: str, deadline_s: float | None) -> None:
-        self._check_time(caller, deadline_s)  # once more: the request took its time to arrive
+    async def _take_turn(self, caller: str, deadline_s: float | None) -> bool:
+        trial = caller in self._trials  # it was asked before, and looked at then
+        self._trials.discard(caller)
+        trial = trial or not self._is_in_time(caller, deadline_s)
         if self._is_free():
             self._active += 1
-            return
+            return trial
         if self._waiting >= self._limits.max_queue:
             self._make_room(caller)
-        waiting = _Waiting(caller, deadline_s, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(caller, deadline_s, trial, asyncio.get_running_loop().create_future())
         self._queues.setdefault(caller, deque()).append(waiting)
         self._waiting += 1
         try:
@@ -132,20 +158,24 @@ class Lane:
             elif waiting.turn.exception() is None:  # its turn had come in the same moment
                 self._end_turn()
             raise
+        return trial
 
-    def _check_time(self, caller: str, deadline_s: float | None) -> None:
+    def _is_in_time(self, caller: str, deadline_s: float | None) -> bool:
+        """False for a request that is not, but is let try. Raises Overloaded or DeadlineExceeded for others."""
         wait_s = self._longest_wait_s(caller)
-        if wait_s > self._limits.max_wait_s and self.pace.refuse_in_vain():
+        if wait_s > self._limits.max_wait_s:
             what = f"a wait of {wait_s:.1f} s is over the limit of {self._limits.max_wait_s:g} s"
             raise Overloaded(what, wait_s - self._limits.max_wait_s, "queue_wait")
         if deadline_s is None:
-            return
+            return True
         left_s = deadline_s - self._clock()
         if left_s <= 0:
             raise DeadlineExceeded("the deadline passed before the request was taken up")
         needed_s, wait_s = self.pace.whole_s, self.predicted_wait_s(caller)
-        if left_s >= wait_s + needed_s or not self.pace.refuse_in_vain():
-            return
+        if left_s >= wait_s + needed_s:
+            return True
+        if self.pace.is_trial():
+            return False
         what = f"{left_s:.3f} s are left, and {needed_s:.3f} s is the least that it takes"
         if left_s < needed_s:
             raise DeadlineExceeded(what)
@@ -205,7 +235,8 @@ class Lane:
     def _start(self, waiting: _Waiting, now_s: float) -> None:
         if waiting.turn.done():  # cancelled in this very moment
             return
-        if waiting.deadline_s is not None and now_s + self.pace.whole_s > waiting.deadline_s:
+        needed_s = 0 if waiting.trial else self.pace.whole_s
+        if waiting.deadline_s is not None and now_s + needed_s > waiting.deadline_s:
             waiting.turn.set_exception(DeadlineExceeded("the deadline can't be met any more after the wait"))
             return
         self._active += 1

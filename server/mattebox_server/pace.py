@@ -2,13 +2,13 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean
 
-_KEPT = 16  # measurements: enough for a median, few enough to forget a bad minute
+_KEPT = 16  # measurements: enough for a mean, few enough to forget a bad minute
 _OPTIMISM = 0.9  # share of the shortest measured time that is taken for the least that is needed
-# Refused requests measure nothing. After so many in a row the estimates are dropped and one request tries again, so
+# Refused requests measure nothing. After so many in a row one is let try, whose measurements replace all others, so
 # that a server which was slow once doesn't refuse for ever.
-_VAIN_REFUSALS = 32
+_REFUSALS_A_TRIAL = 48
 
 
 def _recent() -> deque[float]:
@@ -32,12 +32,11 @@ class Pace:
     interval_s: deque[float] = field(default_factory=_recent)
     _refusals: int = 0
 
-    def record(self, prepare_s: float, infer_s: float, finish_s: float) -> None:
-        """Takes in a request that was answered."""
-        self.prepare_s.append(prepare_s)
-        self.infer_s.append(infer_s)
-        self.finish_s.append(finish_s)
-        self._refusals = 0
+    def record(self, stage: deque[float], seconds: float, trial: bool = False) -> None:
+        """Takes in a measurement; that of a trial instead of all others. Any thread may call."""
+        if trial:
+            stage.clear()
+        stage.append(seconds)
 
     @property
     def whole_s(self) -> float:
@@ -56,18 +55,13 @@ class Pace:
 
     def wait_s(self, ahead: int) -> float:
         """Seconds until this many requests have ended at full load."""
-        each_s = median(self.interval_s) if self.interval_s else self.whole_s
+        each_s = fmean(self.interval_s) if self.interval_s else self.whole_s
         return each_s * ahead
 
-    def refuse_in_vain(self) -> bool:
-        """To be asked before a refusal that rests on measurements alone; False: let it try."""
-        self._refusals += 1
-        if self._refusals <= _VAIN_REFUSALS:
-            return True
-        for measured in (self.prepare_s, self.infer_s, self.finish_s, self.interval_s):
-            measured.clear()
-        self._refusals = 0
-        return False
+    def is_trial(self) -> bool:
+        """To be asked before a refusal that rests on measurements alone; True: let it try."""
+        self._refusals = (self._refusals + 1) % (_REFUSALS_A_TRIAL + 1)
+        return self._refusals == 0
 
 
 def _least(measured: deque[float]) -> float:

@@ -80,21 +80,23 @@ class Pipeline:
         network = self.engine.network(request.model)
         spec = network.spec
         kept = kept_classes(spec, request.keep)
-        pace = self.admission.lanes[spec.name].pace
-        async with self.admission.enter(spec.name, origin) as pixels:
+        async with self.admission.enter(spec.name, origin) as (turn, pixels):
+            pace, deadline_s = turn.pace, origin.deadline_s
             wait = Stage("wait", started_s, time.monotonic() - started_s)
             network.require_serving()  # it may have failed meanwhile
             begun_s = time.monotonic()
-            until_s = _earlier(origin.deadline_s, pace.whole_s)
+            until_s = turn.before(deadline_s, pace.whole_s)
             prepared = await self._in_pool(until_s, lambda: prepare(request, spec, self.limits, pixels))
             prepared_s = time.monotonic()
-            until_s = _earlier(origin.deadline_s, pace.after_prepare_s)
-            found = await self.engine.infer(network, prepared.model_input.image, kept, until_s)
+            turn.record(pace.prepare_s, prepared_s - begun_s)
+            until_s = turn.before(deadline_s, pace.after_prepare_s)
+            image, ran = prepared.model_input.image, lambda seconds: turn.record(pace.infer_s, seconds)
+            found = await self.engine.infer(network, image, kept, until_s, ran)
             inferred_s = time.monotonic()
-            until_s = _earlier(origin.deadline_s, pace.after_infer_s)
+            until_s = turn.before(deadline_s, pace.after_infer_s)
             finished = await self._in_pool(until_s, lambda: finish(request, spec, kept, prepared, found))
             finished_s = time.monotonic()
-            pace.record(prepared_s - begun_s, found.infer_s, finished_s - inferred_s)
+            turn.record(pace.finish_s, finished_s - inferred_s)
         stages = (wait, *_stages(prepared, prepared_s, found, finished))
         return Composite(network, prepared, found, finished, stages, finished_s - started_s)
 
@@ -126,11 +128,6 @@ class Pipeline:
             return stage()
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, run)
-
-
-def _earlier(deadline_s: float | None, needed_s: float) -> float | None:
-    """When a stage must have begun, if that many seconds are needed from there to the deadline."""
-    return None if deadline_s is None else deadline_s - needed_s
 
 
 def _stages(prepared: Prepared, prepared_s: float, found: Inference, finished: Finished) -> tuple[Stage, ...]:

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 
 from mattebox_server.engine.batcher import Batcher
 from mattebox_server.engine.inference import Inference
@@ -52,7 +54,14 @@ class Engine:
         network.require_serving()
         return network
 
-    async def infer(self, network: Network, image: Pixels, kept: frozenset[int], deadline_s: float | None) -> Inference:
+    async def infer(
+        self,
+        network: Network,
+        image: Pixels,
+        kept: frozenset[int],
+        deadline_s: float | None,
+        ran: Callable[[float], None] | None = None,
+    ) -> Inference:
         """Runs a network on one photo. A caller that is cancelled takes its place in the queue with it.
 
         Args:
@@ -60,6 +69,7 @@ class Engine:
             image: uint8 (h, w, 3) BGR at the network's size.
             kept: indices of the classes that are the subject; saliency networks have no use for it.
             deadline_s: on the clock of `time.monotonic`; None means never.
+            ran: is told the seconds of the run on a thread of the engine's, even if the caller has gone by then.
 
         Raises:
             InvalidRequest: the network takes no photo of that aspect here.
@@ -69,7 +79,10 @@ class Engine:
             InferenceFailed: the network failed.
         """
         _check_bounds(network, image)
-        return await asyncio.wrap_future(self._batcher.submit(network, image, kept, deadline_s))
+        future = self._batcher.submit(network, image, kept, deadline_s)
+        if ran is not None:
+            future.add_done_callback(partial(_tell, ran))
+        return await asyncio.wrap_future(future)
 
     def on_change(self, tell: Callable[[], None]) -> None:
         """Calls back, on any thread but not after `close`, whenever a network starts or stops serving."""
@@ -90,6 +103,11 @@ class Engine:
 
     def _rebuild(self, network: Network, attempts: int) -> None:
         self._lifecycle.rebuild(network, attempts)
+
+
+def _tell(ran: Callable[[float], None], future: Future[Inference]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        ran(future.result().infer_s)
 
 
 def _check_bounds(network: Network, image: Pixels) -> None:

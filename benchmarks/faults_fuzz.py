@@ -1,0 +1,98 @@
+"""Mutated photos and requests by the thousand, for the faults."""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from faults_load import channel_to
+from grpc import aio
+from mutations import mutated, photos, requests
+
+from mattebox.v1 import background_removal_pb2 as pb
+from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
+from mattebox_server import codec
+from mattebox_server.codec import Limits
+from mattebox_server.errors import InvalidRequest
+from mattebox_server.local import LocalServer
+
+IN_THE_TABLE = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
+_LIMITS = Limits(32 * 2**20, 4_000_000)
+_AT_ONCE = 4
+_FLAGS = ["--provider", "cpu", "--max-photo-pixels", "4000000", "--log-level", "error"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What became of them.
+
+    Args:
+        photos: that the codec was given.
+        requests: that a server was given.
+        strange: statuses outside of the table.
+        slowest_s: seconds of the slowest answer, or decode.
+        memory: the server's after the requests, against that after the first tenth.
+        died: 1 if the server did.
+    """
+
+    photos: int
+    requests: int
+    strange: int
+    slowest_s: float
+    memory: float
+    died: int
+
+
+def run(model: Path, count: int) -> Found:
+    """So many photos through the codec, and half as many requests through a server."""
+    seeds = photos()
+    slowest_s = _decode_all(mutated(seeds, count, seed=11))
+    with LocalServer([model], _FLAGS) as server:
+        process = psutil.Process(server.pid)
+        asked = count // 2
+        messages = requests(seeds, asked, seed=12)
+        tenth = [next(messages) for _ in range(asked // 10)]
+        outcomes, first_s = asyncio.run(_ask_all(server.address, iter(tenth)))
+        before = process.memory_info().rss
+        more, second_s = asyncio.run(_ask_all(server.address, messages))
+        outcomes += more
+        alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        memory = process.memory_info().rss / before if alive else 0.0
+    strange = sum(number for status, number in outcomes.items() if status not in IN_THE_TABLE)
+    return Found(count, asked, strange, max(slowest_s, first_s, second_s), memory, int(not alive))
+
+
+def _decode_all(files: Iterator[bytes]) -> float:
+    slowest_s = 0.0
+    for file in files:
+        started_s = time.monotonic()
+        with contextlib.suppress(InvalidRequest):
+            codec.decode(file, codec.probe(file, _LIMITS, "encoded"), "encoded")
+        slowest_s = max(slowest_s, time.monotonic() - started_s)
+    return slowest_s
+
+
+async def _ask_all(address: str, messages: Iterator[pb.RemoveBackgroundRequest]) -> tuple[Counter[str], float]:
+    """Statuses by name, and the slowest answer's seconds."""
+    outcomes: Counter[str] = Counter()
+    slowest_s = 0.0
+
+    async def loop(channel: aio.Channel) -> None:
+        nonlocal slowest_s
+        stub = pb_grpc.BackgroundRemovalServiceStub(channel)
+        for message in messages:
+            started_s = time.monotonic()
+            try:
+                await stub.RemoveBackground(message, timeout=30)
+                outcomes["OK"] += 1
+            except aio.AioRpcError as error:
+                outcomes[error.code().name] += 1
+            slowest_s = max(slowest_s, time.monotonic() - started_s)
+
+    async with channel_to(address) as channel:
+        await asyncio.gather(*(loop(channel) for _ in range(_AT_ONCE)))
+    return outcomes, slowest_s

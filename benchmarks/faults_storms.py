@@ -1,0 +1,231 @@
+"""Bad callers, dying servers and a long mixed load, for the faults. What runs in a process of its own never returns."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from faults_load import Photo, call, channel_to, photo_of, request_of
+from grpc import aio
+from proxy import Proxy
+
+import mattebox
+from mattebox.v1 import background_removal_pb2 as pb
+from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
+from mattebox_server.local import LocalServer
+
+_GREEDY = 1000
+_IDLE = 500
+_AT_ONCE = 16
+_SAMPLE_S = 1.0
+
+
+def process_of(server: LocalServer) -> psutil.Process:
+    """A server's process."""
+    return psutil.Process(server.pid)
+
+
+def greedy(address: str, photo: Photo, seconds: float) -> None:
+    """Keeps a thousand requests in flight on one connection."""
+
+    async def scenario() -> None:
+        async with channel_to(address) as channel:
+
+            async def loop() -> None:
+                while True:
+                    outcome = await call(channel, photo, time.monotonic())
+                    await asyncio.sleep(0.5 + random.random() if outcome.status != "OK" else 0)
+
+            await asyncio.wait_for(asyncio.gather(*(loop() for _ in range(_GREEDY))), seconds)
+
+    asyncio.run(scenario())
+
+
+def cancellations(address: str, photo: Photo) -> None:
+    """Calls that are cancelled after 0 to 100 ms."""
+
+    async def scenario() -> None:
+        async with channel_to(address) as channel:
+            stub = pb_grpc.BackgroundRemovalServiceStub(channel)
+
+            async def loop() -> None:
+                while True:
+                    running = stub.RemoveBackground(request_of(photo))
+                    await asyncio.sleep(random.random() / 10)
+                    running.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, aio.AioRpcError):
+                        await running
+
+            await asyncio.gather(*(loop() for _ in range(_AT_ONCE)))
+
+    asyncio.run(scenario())
+
+
+def uploads_cut(address: str, photo: Photo) -> None:
+    """Connections that break in the middle of a request."""
+    _broken(address, photo, up_bytes=len(photo) // 2)
+
+
+def answers_cut(address: str, photo: Photo) -> None:
+    """Connections that break in the middle of an answer."""
+    _broken(address, photo, down_bytes=10_000)
+
+
+def slow_writers(address: str, photo: Photo) -> None:
+    """Requests that stop arriving half-way."""
+    _stuck(address, photo, up_bytes=len(photo) // 2)
+
+
+def slow_readers(address: str, photo: Photo) -> None:
+    """Answers that nobody takes."""
+    _stuck(address, photo, down_bytes=10_000)
+
+
+def idle_connections(address: str, photo: Photo) -> None:  # noqa: ARG001
+    """Five hundred connections that say nothing."""
+    host, _, port = address.rpartition(":")
+    kept = [socket.create_connection((host, int(port))) for _ in range(_IDLE)]
+    time.sleep(10_000)
+    for connection in kept:
+        connection.close()
+
+
+STORMS: dict[str, Callable[[str, Photo], None]] = {
+    storm.__name__.replace("_", " "): storm
+    for storm in (cancellations, uploads_cut, answers_cut, slow_writers, slow_readers, idle_connections)
+}
+
+
+def _broken(address: str, photo: Photo, up_bytes: int | None = None, down_bytes: int | None = None) -> None:
+    while True:
+        with Proxy(address, up_bytes, down_bytes) as proxy:
+            asyncio.run(_try(proxy.address, photo, 4, 0.3))
+
+
+def _stuck(address: str, photo: Photo, up_bytes: int | None = None, down_bytes: int | None = None) -> None:
+    with Proxy(address, up_bytes, down_bytes) as proxy:
+        asyncio.run(_try(proxy.address, photo, _AT_ONCE, 10_000))
+
+
+async def _try(address: str, photo: Photo, callers: int, seconds: float) -> None:
+    """Calls on connections of their own, given up after a while."""
+
+    async def one() -> None:
+        async with channel_to(address) as channel:
+            await call(channel, photo, time.monotonic(), timeout_s=100_000)
+
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.gather(*(one() for _ in range(callers))), seconds)
+
+
+def under_restarts(model: Path, kill: bool, retries: int, seconds: float) -> Counter[str]:
+    """What the Python client's calls end with while one of two servers is killed, or both are restarted in turn."""
+    outcomes: Counter[str] = Counter()
+    over = threading.Event()
+    photo = photo_of(800, 600)
+    flags = ["--provider", "cpu", "--engine-threads", "1"]
+    with ExitStack() as stack:
+        one, two = (stack.enter_context(LocalServer([model], flags)) for _ in range(2))
+        client = stack.enter_context(mattebox.Client([one.address, two.address], retries=retries))
+
+        def loop() -> None:
+            while not over.is_set():
+                try:
+                    client.remove_background(photo)
+                    outcomes["OK"] += 1
+                except mattebox.MatteboxError as error:
+                    outcomes[error.code] += 1
+
+        threads = [threading.Thread(target=loop) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds)
+        if kill:
+            os.kill(one.pid, signal.SIGKILL)
+        else:
+            one.stop()
+            stack.enter_context(LocalServer([model], [*flags, "--address", one.address]))
+            time.sleep(seconds)
+            two.stop()
+        time.sleep(seconds)
+        over.set()
+        for thread in threads:
+            thread.join()
+    return outcomes
+
+
+@dataclass(frozen=True)
+class Soaked:
+    """What a long mixed load left.
+
+    Args:
+        requests: that were made.
+        memory_slope: resident bytes a minute, over the second half.
+        descriptors: open ones at the end against the middle.
+        threads: alike.
+    """
+
+    requests: int
+    memory_slope: float
+    descriptors: float
+    threads: float
+
+
+def soaked(server: LocalServer, seconds: float) -> Soaked:
+    """Mixed load; the first half is warm-up."""
+    process, over = process_of(server), threading.Event()
+    made: Counter[str] = Counter()
+    loader = threading.Thread(target=lambda: asyncio.run(_mixed(server.address, over, made)))
+    loader.start()
+    samples: list[tuple[float, int, int, int]] = []
+    started_s = time.monotonic()
+    while (elapsed_s := time.monotonic() - started_s) < seconds:
+        if elapsed_s > seconds / 2:
+            samples.append((elapsed_s, process.memory_info().rss, process.num_fds(), process.num_threads()))
+        time.sleep(_SAMPLE_S)
+    over.set()
+    loader.join()
+    times, memory, descriptors, threads = (np.array(column, np.float64) for column in zip(*samples, strict=True))
+    slope = float(np.polyfit(times / 60, memory, 1)[0])
+    fifth = max(1, len(samples) // 5)
+    grown = [float(np.median(c[-fifth:]) / np.median(c[:fifth])) for c in (descriptors, threads)]
+    return Soaked(made.total(), slope, *grown)
+
+
+async def _mixed(address: str, over: threading.Event, made: Counter[str]) -> None:
+    """Photos of several sizes, broken ones, calls with too little time, and streams, on ever new connections."""
+    photos = [photo_of(width, width * 3 // 4) for width in (320, 640, 1200, 2000)]
+    chance = random.Random(0)
+
+    async def single() -> None:
+        async with channel_to(address) as channel:
+            for _ in range(10):
+                photo = chance.choice([*photos, b"no photo", photos[0][:500]])
+                patience_s = chance.choice((60, 60, 60, 0.1))
+                made[(await call(channel, photo, time.monotonic(), patience_s)).status] += 1
+
+    async def streamed() -> None:
+        async with channel_to(address) as channel:
+            messages = [
+                pb.RemoveBackgroundStreamRequest(id=str(n), request=request_of(chance.choice(photos))) for n in range(8)
+            ]
+            answers = pb_grpc.BackgroundRemovalServiceStub(channel).RemoveBackgroundStream(iter(messages))
+            async for _ in answers:
+                made["streamed"] += 1
+
+    async def loop(work: Callable[[], Awaitable[None]]) -> None:
+        while not over.is_set():
+            await work()
+
+    await asyncio.gather(loop(single), loop(single), loop(streamed))
