@@ -155,3 +155,22 @@ def test_an_observer_that_fails_harms_nobody() -> None:
         asyncio.run(main())
     assert seen == ["OK", "RESOURCE_EXHAUSTED"]
     assert sum(event["event"] == "a request's end was not observed" for event in events) == 2
+
+
+def test_who_goes_away_at_the_deadline_did_not_cancel() -> None:
+    """gRPC's client cancels what is late, on a clock of its own."""
+
+    async def leave(record: Record) -> str:
+        with pytest.raises(asyncio.CancelledError):
+            async with Calls().track(record):
+                raise asyncio.CancelledError
+        return record.status
+
+    now_s = time.monotonic()
+    statuses = {
+        "DEADLINE_EXCEEDED": (now_s - 1, now_s + 0.01),
+        "CANCELLED": (now_s + 1000, None),
+    }
+    for status, deadlines_s in statuses.items():
+        for deadline_s in deadlines_s:
+            assert asyncio.run(leave(Record("RemoveBackground", "id", now_s, deadline_s))) == status
