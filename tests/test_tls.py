@@ -21,6 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import authority
+import images
+import mattebox
 from authority import Authority, Pair
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
@@ -28,8 +30,10 @@ from mattebox_server.certificates import TlsFiles, check_certificate
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
 from mattebox_server.tls import Certificates
+from shells import open_shell
 
 OK, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
+TOKEN = "a-token-of-some-length"
 REFUSED = "the changed certificate is refused, the old one stays"
 
 
@@ -152,6 +156,32 @@ def test_mutual_tls_asks_for_a_valid_certificate_of_the_right_authority(mutual: 
     assert call(mutual.server, root, Authority().issue("caller")) is UNAVAILABLE
     assert call(mutual.server, root, Authority("Mattebox tests").issue("caller")) is UNAVAILABLE
     assert mutual.said("listening")["mutual_tls"] is True
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_the_clients_with_all_of_it(colour_model: Path, tmp_path: Path, kind: str) -> None:
+    """Mutual TLS and a token, as an operator would set them and a caller use them."""
+    ca = Authority()
+    certificate, key = ca.issue().write(tmp_path)
+    own = ca.issue("caller").write(tmp_path, "caller")
+    authority.replace(tmp_path / "ca.pem", ca.certificate)
+    authority.replace(tmp_path / "tokens", f"shop:{TOKEN}".encode())
+    flags = ["--tls-certificate", str(certificate), "--tls-key", str(key), "--tls-client-ca", f"{tmp_path}/ca.pem"]
+    tls = mattebox.Tls(tmp_path / "ca.pem", *own)
+    with LocalServer([colour_model], ["--provider", "cpu", *flags, "--token-file", f"{tmp_path}/tokens"]) as server:
+        client = open_shell(kind, server.address, tls=tls, token=TOKEN)
+        assert client.remove_background(images.encode(images.scene())).width == 96
+        client.close()
+        stranger = open_shell(kind, server.address, tls=tls, token=TOKEN + "x")
+        assert stranger.ready()
+        with pytest.raises(mattebox.Unauthenticated):
+            stranger.models()
+        stranger.close()
+        unknown = open_shell(kind, server.address, tls=mattebox.Tls(tmp_path / "ca.pem"), token=TOKEN, retries=0)
+        assert not unknown.ready()
+        with pytest.raises(mattebox.Unavailable):
+            unknown.models()
+        unknown.close()
 
 
 def test_new_authorities_of_callers_are_taken_up(mutual: Place) -> None:

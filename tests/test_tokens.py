@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import time
 from collections.abc import Generator, Iterator
@@ -107,14 +108,22 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         TokenFile(tmp_path / "nowhere")
 
 
-def test_a_file_that_others_can_read_is_warned_of(file: Path) -> None:
+def test_a_file_that_others_can_read_is_warned_of(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with structlog.testing.capture_logs() as quiet:
         TokenFile(file)
     file.chmod(0o640)
     with structlog.testing.capture_logs() as loud:
         TokenFile(file)
+    monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)  # a file of root's, for the server's group
+    with structlog.testing.capture_logs() as mounted:
+        TokenFile(file)
+    file.chmod(0o644)
+    with structlog.testing.capture_logs() as open_to_all:
+        TokenFile(file)
     assert not quiet
-    assert [(line["log_level"], line["setting"]) for line in loud] == [("warning", "token_file")]
+    assert not mounted
+    for said in (loud, open_to_all):
+        assert [(line["log_level"], line["setting"]) for line in said] == [("warning", "token_file")]
 
 
 def test_a_changed_file_counts_at_once_and_a_broken_one_not_at_all(file: Path) -> None:

@@ -1,5 +1,6 @@
 """Files that the operator names: read whole, and told of when others can read them too."""
 
+import os
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -38,11 +39,13 @@ def read_file(setting: str, path: Path) -> bytes:
 
 
 def warn_if_shared(setting: str, path: Path) -> None:
-    """Warns of a secret that others than the file's owner can read. Raises StartupError if it is gone."""
+    """Warns of a secret that others than this process need not, but can read. Raises StartupError if it is gone."""
     with _readable(setting, path):
-        mode = path.stat().st_mode
-    if mode & (stat.S_IRGRP | stat.S_IROTH):
-        log.warning("others than its owner can read a secret file", setting=setting, path=str(path))
+        found = path.stat()
+    # Where the file is somebody else's (root's, in Kubernetes), this process reads it as one of its group.
+    own_group = stat.S_IRGRP if found.st_uid == os.geteuid() else 0
+    if found.st_mode & (stat.S_IROTH | own_group):
+        log.warning("others can read a secret file", setting=setting, path=str(path))
 
 
 @contextmanager
