@@ -75,8 +75,9 @@ def check_pair(certificate: Path, key: Path) -> None:
     except ssl.SSLError as error:
         if error.reason == _MISMATCH:
             raise StartupError(f"tls_key: {key} is not the key of tls_certificate {certificate}") from error
+        why = f" ({error.reason})" if error.reason else ""
         what = f"tls_key: {key} is no private key in PEM without a passphrase, or the chain {certificate} is broken"
-        raise StartupError(f"{what}: {error.reason or 'a passphrase is asked for'}") from error
+        raise StartupError(what + why) from error
     except OSError as error:
         raise StartupError(f"tls_key: can't read {key} and {certificate}: {error.strerror}") from error
 
