@@ -26,7 +26,7 @@ DEPLOY = ROOT / "deploy"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 # Settings that deploy/ names before this server has them.
-TO_COME = {"allow_insecure", "metrics_address", "tls_certificate", "tls_key"}
+TO_COME = {"metrics_address"}
 
 COUNTERS_AND_GAUGES = {
     "mattebox_requests_total": {"method", "status", "caller"},
