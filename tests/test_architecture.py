@@ -87,6 +87,8 @@ def test_there_is_something_to_read() -> None:
         ("typer", {"mattebox.cli"}),
         ("rich", {"mattebox.cli"}),
         ("pydantic_settings", {"mattebox_server.settings"}),
+        ("prometheus_client", {"mattebox_server.metrics"}),
+        ("opentelemetry", {"mattebox_server.tracing"}),
         ("isal", {"mattebox_server.png"}),
         ("PIL", {"mattebox_server.codec", "mattebox_server.colors", "mattebox_server.headers"}),
     ],

@@ -123,6 +123,30 @@ def test_tls_and_leave_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not load_settings([*MODEL, "--no-allow-insecure"]).allow_insecure
 
 
+@pytest.mark.parametrize("address", ["9464", "127.0.0.1", "unix:/tmp/x", "::1:5", "127.0.0.1:99999"])
+def test_addresses_that_metrics_can_not_have(address: str) -> None:
+    with pytest.raises(StartupError, match="metrics_address: Value error, must be HOST:PORT"):
+        load_settings([*MODEL, "--metrics-address", address])
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["collector:4317", "grpc://collector:4317", "http://collector", "http://collector:4317/v1/traces", "http://c:0"],
+)
+def test_endpoints_that_would_not_get_the_traces(endpoint: str) -> None:
+    with pytest.raises(StartupError, match="otlp_endpoint: Value error, must be http://HOST:PORT or https://HOST:PORT"):
+        load_settings([*MODEL, "--otlp-endpoint", endpoint])
+
+
+def test_telemetry_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(MODEL)
+    assert (settings.metrics_address, settings.otlp_endpoint) == (None, None)
+    monkeypatch.setenv("MATTEBOX_METRICS_ADDRESS", "0.0.0.0:9464")
+    monkeypatch.setenv("MATTEBOX_OTLP_ENDPOINT", "https://collector:4317")
+    settings = load_settings(MODEL)
+    assert (settings.metrics_address, settings.otlp_endpoint) == ("0.0.0.0:9464", "https://collector:4317")
+
+
 def test_empty_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MATTEBOX_CONFIG", "")
     assert load_settings(MODEL).config is None

@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from proxy import Proxy
 
 import images
 import mattebox
@@ -19,7 +20,6 @@ from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.errors import DeadlineExceeded, Overloaded
 from mattebox_server.local import LocalServer
 from mattebox_server.reception import Reception
-from proxy import Proxy
 
 SMALL = images.encode(images.scene())
 NOISE = images.encode(np.random.default_rng(0).integers(0, 256, (900, 1000, 3), np.uint8))  # 2.7 MB as PNG

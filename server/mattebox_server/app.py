@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import cv2
@@ -34,6 +35,7 @@ from mattebox_server.pipeline import Pipeline
 from mattebox_server.reception import Reception
 from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
 from mattebox_server.settings import Settings
+from mattebox_server.telemetry import Telemetry
 from mattebox_server.tls import Certificates
 from mattebox_server.tokens import TokenFile
 from mattebox_server.wire import Wire
@@ -76,8 +78,9 @@ async def _serve(settings: Settings) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop, number)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)  # kept until there is something to reload
-    calls = Calls()
     tokens = TokenFile(settings.token_file) if settings.token_file else None
+    telemetry = Telemetry(settings, SERVICE_NAME)
+    calls = Calls(telemetry.observers)
     service = _service(settings, calls, tokens)
     health_service = health.aio.HealthServicer()
     server = grpc_server(settings, service, health_service, tokens)
@@ -97,7 +100,8 @@ async def _serve(settings: Settings) -> bool:
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(_cut_off, server)
-        engine = await _load(settings, stop)
+        await stack.enter_async_context(telemetry.published(service.levels))
+        engine = await _load(settings, telemetry, stop)
         if engine is None:
             log.info("stopped while loading")
             return True
@@ -177,13 +181,14 @@ async def _cut_off(server: aio.Server) -> None:
     await asyncio.wait({asyncio.ensure_future(server.stop(0))}, timeout=_CUT_OFF_S)
 
 
-async def _load(settings: Settings, stop: asyncio.Event) -> Engine | None:
+async def _load(settings: Settings, telemetry: Telemetry, stop: asyncio.Event) -> Engine | None:
     """Loads the models, off the event loop so that health checks are answered; None if a signal came first."""
     engine: Future[Engine] = Future()
+    options = replace(settings.engine, observer=telemetry.engine)
 
     def load() -> None:
         try:
-            engine.set_result(load_engine(settings.model, settings.engine))
+            engine.set_result(load_engine(settings.model, options))
         except BaseException as error:  # noqa: BLE001 - for whoever waits
             engine.set_exception(error)
 

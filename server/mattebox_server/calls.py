@@ -9,9 +9,13 @@ import structlog
 
 from mattebox_server.errors import InferenceFailed, MatteboxError
 from mattebox_server.records import Record
+from mattebox_server.request_log import RequestLog
 from mattebox_server.statuses import Refusal, to_refusal
 
 log = structlog.stdlib.get_logger(__name__)
+
+# gRPC cancels what is late on both sides, and the caller's cancellation may come a moment before the deadline here.
+_CLOCKS_APART_S = 0.05
 
 Observer = Callable[[Record], None]
 
@@ -37,7 +41,7 @@ class Calls:
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self.running = 0
-        self._observers = (_log_end, *observers)
+        self._observers: tuple[Observer, ...] = (RequestLog(), *observers)
         self._changed = asyncio.Condition()
 
     async def busy(self) -> None:
@@ -62,8 +66,8 @@ class Calls:
             try:
                 yield
             except (asyncio.CancelledError, CallerGone):
-                late = record.deadline_s is not None and time.monotonic() >= record.deadline_s
-                record.status = "DEADLINE_EXCEEDED" if late else "CANCELLED"  # gRPC cancels what is late
+                late = record.deadline_s is not None and time.monotonic() >= record.deadline_s - _CLOCKS_APART_S
+                record.status = "DEADLINE_EXCEEDED" if late else "CANCELLED"
                 raise
             except Exception as error:  # nothing that goes wrong in a call may reach grpc, which would tell the caller
                 refusal = to_refusal(error, record.request_id)
@@ -74,30 +78,17 @@ class Calls:
                 raise Refused(refusal) from error
             finally:
                 record.seconds = time.monotonic() - record.started_s
-                for observer in self._observers:
-                    observer(record)
+                self._tell(record)
                 await self._count(-1)
+
+    def _tell(self, record: Record) -> None:
+        for observer in self._observers:
+            try:
+                observer(record)
+            except Exception:  # the request has ended as it did, whoever can't write that down
+                log.exception("a request's end was not observed", observer=repr(observer))
 
     async def _count(self, change: int) -> None:
         self.running += change
         async with self._changed:
             self._changed.notify_all()
-
-
-def _log_end(record: Record) -> None:
-    facts: dict[str, object] = {
-        "caller": record.caller,
-        "model": record.model,
-        "reason": record.reason,
-        "request_bytes": record.request_bytes,
-        "response_bytes": record.response_bytes,
-        "size": f"{record.width_px}x{record.height_px}" if record.width_px else "",
-        "batch_size": record.batch_size,
-        "stages_ms": {stage.name: _ms(stage.seconds) for stage in record.stages},
-    }
-    shown = {name: value for name, value in facts.items() if value}
-    log.info("request", status=record.status, ms=_ms(record.seconds), **shown)
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 1)

@@ -16,6 +16,7 @@ from mattebox_server.access import Identify, authorizations
 from mattebox_server.admission import Origin
 from mattebox_server.calls import CallerGone, Calls, Refused
 from mattebox_server.errors import NotServing, Overloaded, Unauthenticated
+from mattebox_server.levels import Levels, measure
 from mattebox_server.options import RemovalRequest
 from mattebox_server.pipeline import Pipeline
 from mattebox_server.records import Record
@@ -74,6 +75,11 @@ class BackgroundRemovalService:
     def drain(self) -> None:
         """From now on new requests are refused; those that run go on."""
         self._draining.set()
+
+    def levels(self) -> Levels:
+        """How full the server is now; to be asked on the event loop."""
+        serving = self._pipeline is not None and not self._draining.is_set()
+        return measure(self._pipeline, self._wire.budget, self.streams, serving)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The contract's methods, to be added to a server."""

@@ -45,6 +45,13 @@ def _default_cache() -> Path | None:
     return user / "mattebox" / "compiled"
 
 
+def _is_host_and_port(value: str) -> bool:
+    host, _, port = value.rpartition(":")
+    other = host in ("unix-abstract", "vsock", "external")  # gRPC takes these for other kinds of sockets
+    bare_v6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    return bool(host) and not other and not bare_v6 and port.isascii() and port.isdecimal() and int(port) <= _MAX_PORT
+
+
 class Settings(BaseSettings):
     """Serves background removal over gRPC."""
 
@@ -156,6 +163,14 @@ class Settings(BaseSettings):
         default=0.5, ge=0, description="how long new requests are still taken after SIGTERM, until callers know of it"
     )
     grace_seconds: float = Field(default=30.0, ge=0, description="how long running requests may finish after SIGTERM")
+    metrics_address: str | None = Field(
+        default=None, description="HOST:PORT to serve Prometheus metrics on, port 0 takes a free one; off by default"
+    )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="http://HOST:PORT or https://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC) that gets"
+        " traces; needs the extra `otel`; off by default",
+    )
     log_format: Literal["console", "json"] = Field(default="console", description="for people or for machines")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least important event shown"
@@ -203,13 +218,25 @@ class Settings(BaseSettings):
     @classmethod
     def _names_host_and_port(cls, value: str) -> str:
         """Else gRPC would take port 443, or the number modulo 65536, without a word."""
-        host, _, port = value.rpartition(":")
-        if value.startswith("unix:") and len(value) > len("unix:"):
-            return value
-        other = host in ("unix-abstract", "vsock", "external")  # gRPC takes these for other kinds of sockets
-        bare_v6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
-        if not host or other or bare_v6 or not (port.isascii() and port.isdecimal() and int(port) <= _MAX_PORT):
+        if not (value.startswith("unix:") and len(value) > len("unix:")) and not _is_host_and_port(value):
             raise ValueError(f"must be HOST:PORT with a port of 0 to {_MAX_PORT}, [IPV6]:PORT, or unix:PATH")
+        return value
+
+    @field_validator("metrics_address")
+    @classmethod
+    def _names_host_and_port_only(cls, value: str | None) -> str | None:
+        if value is not None and not _is_host_and_port(value):
+            raise ValueError(f"must be HOST:PORT with a port of 0 to {_MAX_PORT}, or [IPV6]:PORT")
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_endpoint(cls, value: str | None) -> str | None:
+        """Else the exporter would take what it doesn't understand for a name, or leave out a path, without a word."""
+        if value is not None:
+            scheme, _, place = value.partition("://")
+            if scheme not in ("http", "https") or not _is_host_and_port(place) or place.endswith(":0"):
+                raise ValueError("must be http://HOST:PORT or https://HOST:PORT, without a path")
         return value
 
     @model_validator(mode="after")

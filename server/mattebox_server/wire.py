@@ -80,7 +80,7 @@ class Wire:
         """Sends an answer; returns when it is out.
 
         Raises:
-            CallerGone: the caller takes too long to receive it.
+            CallerGone: the caller takes too long to receive it, or went away.
         """
         started_s = time.monotonic()
         try:
@@ -88,6 +88,8 @@ class Wire:
                 await context.write(message)
         except TimeoutError:
             log.warning("the caller didn't take its answer", seconds=self.send_s)
+            raise CallerGone from None
+        except aio.InternalError:  # the connection broke, or the call was cancelled, in the midst of it
             raise CallerGone from None
         if record is not None:
             record.stages.append(Stage("send", started_s, time.monotonic() - started_s))

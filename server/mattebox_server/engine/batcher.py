@@ -196,6 +196,7 @@ class Batcher:
         except BaseException as error:  # noqa: BLE001 - whatever it is, the thread goes on
             ended, again = _blame(replica, alive, error)
         else:
+            network.observer.run(network.spec.name, network.provider, len(alive), time.monotonic() - started_s)
             self._praise(network, replica, len(alive))
         return outcomes | ended, again
 

@@ -17,6 +17,7 @@ from mattebox_server.engine.artifact import Artifact, FileState, file_state, rea
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import run_session
 from mattebox_server.engine.network import BatchLimits, Network
+from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.engine.options import (
     GPU_PROVIDERS,
     LADDER,
@@ -128,7 +129,7 @@ def _require_unchanged(file: ModelFile) -> None:
 def _network(artifact: Artifact, options: EngineOptions) -> Network:
     sessions = _open(artifact, options)
     limits = BatchLimits(sessions[0].max_batch, options.batch_wait_s, options.max_queue, options.max_failures)
-    return Network(sessions, limits)
+    return Network(sessions, limits, options.observer)
 
 
 def _open(artifact: Artifact, options: EngineOptions) -> list[OnnxSession]:
@@ -186,19 +187,19 @@ def _on_provider(artifact: Artifact, provider: ProviderName, options: EngineOpti
 
 def _ready(artifact: Artifact, device: Device, options: EngineOptions) -> OnnxSession:
     session = _proven(artifact, device, options)
-    with _phase("warm up", artifact.spec.name, device.provider) as facts:
+    with _phase("warm up", artifact.spec.name, device.provider, options.observer) as facts:
         facts["runs"] = warm_up(session, session.max_batch)
     return session
 
 
 def _proven(artifact: Artifact, device: Device, options: EngineOptions) -> OnnxSession:
     """A session that computes what the network says; what a cache holds is compiled anew if it doesn't."""
-    with _phase("compile", artifact.spec.name, device.provider) as facts:
+    with _phase("compile", artifact.spec.name, device.provider, options.observer) as facts:
         session = OnnxSession(artifact, device, options)
         facts["cache"] = session.cache
     was_compiled_before = session.cache == "hit"
     try:
-        with _phase("check", artifact.spec.name, device.provider) as facts:
+        with _phase("check", artifact.spec.name, device.provider, options.observer) as facts:
             facts.update(check_session(session))
             session.prove_static()
     except ProviderUnavailable as error:
@@ -270,8 +271,8 @@ def _input_size(spec: ModelSpec, across: int, down: int) -> tuple[int, int]:
 
 
 @contextmanager
-def _phase(phase: str, model: str, provider: str) -> Generator[dict[str, object]]:
-    """Logs how long a phase took, with the facts that it adds; and while it lasts, that it still does."""
+def _phase(phase: str, model: str, provider: str, observer: EngineObserver) -> Generator[dict[str, object]]:
+    """Tells how long a phase took, with the facts that it adds; and while it lasts, that it still does."""
     started_s, over = time.monotonic(), threading.Event()
 
     def tell() -> None:
@@ -287,6 +288,6 @@ def _phase(phase: str, model: str, provider: str) -> Generator[dict[str, object]
     finally:
         over.set()
         teller.join()
-    log.info(
-        "phase", phase=phase, model=model, provider=provider, seconds=round(time.monotonic() - started_s, 3), **facts
-    )
+    seconds = time.monotonic() - started_s
+    observer.phase(phase, model, seconds)
+    log.info("phase", phase=phase, model=model, provider=provider, seconds=round(seconds, 3), **facts)

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from mattebox_server.engine.inference import Inference
+from mattebox_server.engine.observer import EngineObserver, Unobserved
 from mattebox_server.engine.options import ProviderName
 from mattebox_server.engine.session import Session
 from mattebox_server.errors import DeadlineExceeded, NotServing
@@ -102,6 +103,7 @@ class Network:
     Args:
         sessions: its replicas. None runs twice at once.
         limits: what it may collect.
+        observer: gets the runs.
 
     Attributes:
         spec: the artifact's description of itself.
@@ -115,7 +117,9 @@ class Network:
         retry_after_s: when to ask again while it is not serving.
     """
 
-    def __init__(self, sessions: Sequence[Session], limits: BatchLimits) -> None:
+    def __init__(
+        self, sessions: Sequence[Session], limits: BatchLimits, observer: EngineObserver | None = None
+    ) -> None:
         if not sessions:
             raise ValueError("every network needs a session")
         if limits.max_batch < 1 or limits.max_failures < 1:
@@ -123,7 +127,7 @@ class Network:
         first = sessions[0]
         self.spec, self.precision, self.bounds = first.spec, first.precision, first.bounds
         self.provider: ProviderName = first.provider
-        self.limits = limits
+        self.limits, self.observer = limits, observer or Unobserved()
         self.size = BatchSize(limits.max_batch, limits.max_batch)
         self.replicas = [Replica(session) for session in sessions]
         self.idle = list(self.replicas)

@@ -4,10 +4,11 @@ Everything here is plain data and pure functions, so that what a GPU is told can
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mattebox_server.engine.observer import EngineObserver, Unobserved
 from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch, Target
 
 ProviderName = Literal["cpu", "openvino", "cuda", "tensorrt"]
@@ -45,6 +46,7 @@ class EngineOptions:
         max_queue: photos that may wait for one network.
         max_failures: photos in a row that a session may fail on before it is rebuilt.
         static_sizes: width and height of photos in pixels, for whose aspect a CPU gets a session of its own.
+        observer: gets the phases of starts, and the runs.
     """
 
     provider: ProviderName | Literal["auto"] = "auto"
@@ -59,6 +61,7 @@ class EngineOptions:
     max_queue: int = 64
     max_failures: int = 3
     static_sizes: tuple[tuple[int, int], ...] = ()
+    observer: EngineObserver = field(default_factory=Unobserved)
 
     @property
     def threads_per_run(self) -> int:

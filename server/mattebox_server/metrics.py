@@ -1,0 +1,166 @@
+"""What Prometheus gets to see. Labels come from closed sets: methods, statuses, the server's models, token names."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import MetricsHandler
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from mattebox_server.levels import Levels
+from mattebox_server.records import Record
+from mattebox_server.scraping import ScrapeServer
+
+COUNTERS_AND_GAUGES: Mapping[str, tuple[str, ...]] = {
+    "mattebox_requests_total": ("method", "status", "caller"),
+    "mattebox_rejected_total": ("reason",),
+    "mattebox_cancelled_total": ("method",),
+    "mattebox_queue_length": ("model",),
+    "mattebox_queue_wait_seconds": ("model",),
+    "mattebox_active_requests": ("model",),
+    "mattebox_in_flight_bytes": (),
+    "mattebox_in_flight_pixels": (),
+    "mattebox_streams": (),
+    "mattebox_model_serving": ("model", "provider", "precision"),
+    "mattebox_startup_seconds": ("phase", "model"),
+}
+"""Names and labels of our own."""
+HISTOGRAMS: Mapping[str, tuple[str, ...]] = {
+    "mattebox_request_seconds": ("method",),
+    "mattebox_stage_seconds": ("stage", "model"),
+    "mattebox_batch_size": ("model",),
+    "mattebox_engine_seconds": ("model", "provider"),
+}
+"""The same; each has series that end in `_bucket`, `_sum` and `_count`."""
+
+# So that a rate is right from the first refusal on: a counter that appears at 500 has never risen.
+_REASONS = (
+    *("queue_full", "queue_wait", "caller_share", "deadline", "bytes", "pixels", "streams", "receiving"),
+    *("device_memory", "rebuilding", "starting", "draining", "unauthenticated"),
+)
+# Dense where answers are expected: networks take 2 to 20 ms on GPUs, 0.2 to 3 s on CPUs.
+_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 60)
+_STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 30)
+_PHOTOS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256)
+_LOOP_S = 5.0  # Prometheus gives up after 10 s
+
+
+class Metrics:
+    """Counts requests as they end, and what the engine does; an `EngineObserver`.
+
+    All of it is held in a registry of its own.
+    """
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._models: frozenset[str] = frozenset()
+        self._requests = self._counter("mattebox_requests_total", "Requests that ended.")
+        self._rejected = self._counter("mattebox_rejected_total", "Requests refused at a limit of room or time.")
+        self._cancelled = self._counter("mattebox_cancelled_total", "Requests whose caller went away.")
+        self._request_seconds = self._histogram(
+            "mattebox_request_seconds", "From arrival to end, of what was not rejected.", _SECONDS
+        )
+        self._stage_seconds = self._histogram("mattebox_stage_seconds", "Parts of requests.", _STAGE_SECONDS)
+        self._batch_size = self._histogram("mattebox_batch_size", "Photos in a run of a network.", _PHOTOS)
+        self._engine_seconds = self._histogram("mattebox_engine_seconds", "Runs of networks.", _SECONDS)
+        name = "mattebox_startup_seconds"
+        what = "Phases of a session's start, the latest of each model."
+        self._startup_seconds = Gauge(name, what, COUNTERS_AND_GAUGES[name], registry=registry)
+        for reason in _REASONS:
+            self._rejected.labels(reason)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+
+    def observe(self, record: Record) -> None:
+        """Counts a request that has ended."""
+        self._requests.labels(record.method, record.status, record.caller).inc()
+        if record.limit:
+            self._rejected.labels(record.limit).inc()
+        else:  # thousands of refusals in a millisecond each would hide how long the answers take
+            self._request_seconds.labels(record.method).observe(record.seconds)
+        if record.status == "CANCELLED":
+            self._cancelled.labels(record.method).inc()
+        model = record.model if record.model in self._models else ""  # callers may ask for anything
+        for stage in record.stages:
+            self._stage_seconds.labels(stage.name, model).observe(stage.seconds)
+
+    def phase(self, phase: str, model: str, seconds: float) -> None:
+        """See `EngineObserver`."""
+        self._models |= {model}
+        self._startup_seconds.labels(phase, model).set(seconds)
+
+    def run(self, model: str, provider: str, photos: int, seconds: float) -> None:
+        """See `EngineObserver`."""
+        self._batch_size.labels(model).observe(photos)
+        self._engine_seconds.labels(model, provider).observe(seconds)
+
+    def publish(self, address: str, levels: Callable[[], Levels]) -> ScrapeServer:
+        """Serves it all. To be called on the event loop.
+
+        Args:
+            address: HOST:PORT; port 0 takes a free one.
+            levels: to be asked at each scrape, on the event loop.
+
+        Raises:
+            StartupError: the address can't be had.
+        """
+        self._registry.register(_LevelsCollector(levels, asyncio.get_running_loop()))
+        return ScrapeServer(address, MetricsHandler.factory(self._registry))
+
+    def _counter(self, name: str, what: str) -> Counter:
+        return Counter(name, what, COUNTERS_AND_GAUGES[name], registry=self._registry)
+
+    def _histogram(self, name: str, what: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, what, HISTOGRAMS[name], buckets=buckets, registry=self._registry)
+
+
+class _LevelsCollector(Collector):
+    """Asks the event loop at each scrape: lanes and streams belong to it, no other thread may look at them."""
+
+    def __init__(self, levels: Callable[[], Levels], loop: asyncio.AbstractEventLoop) -> None:
+        self._levels, self._loop = levels, loop
+
+    def describe(self) -> Iterator[Metric]:
+        """The names, which the registry wants to know."""
+        return _gauges(Levels())
+
+    def collect(self) -> Iterator[Metric]:
+        """Raises RuntimeError if the event loop doesn't answer: the scrape fails, as the server does."""
+
+        async def ask() -> Levels:
+            return self._levels()
+
+        asked = asyncio.run_coroutine_threadsafe(ask(), self._loop)
+        try:
+            levels = asked.result(_LOOP_S)
+        except TimeoutError as error:
+            asked.cancel()
+            raise RuntimeError(f"the event loop hasn't answered for {_LOOP_S:g} s") from error
+        return _gauges(levels)
+
+
+def _gauges(levels: Levels) -> Iterator[Metric]:
+    yield _gauge("mattebox_in_flight_bytes", "Bytes of requests and answers in flight.", {(): levels.in_flight_bytes})
+    yield _gauge("mattebox_in_flight_pixels", "Pixels of photos in flight.", {(): levels.in_flight_pixels})
+    yield _gauge("mattebox_streams", "Streams that are open.", {(): levels.streams})
+    models = levels.models
+    yield _gauge("mattebox_queue_length", "Requests that wait.", {(each.model,): each.waiting for each in models})
+    what = "Seconds that a new request would wait."
+    yield _gauge("mattebox_queue_wait_seconds", what, {(each.model,): each.wait_s for each in models})
+    what = "Requests that are worked on."
+    yield _gauge("mattebox_active_requests", what, {(each.model,): each.active for each in models})
+    what = "1 if the model takes requests. One 0 without names while the models are loaded."
+    serving: dict[tuple[str, ...], float] = {
+        (each.model, each.provider, each.precision): each.serving for each in models
+    } or {("", "", ""): 0}
+    yield _gauge("mattebox_model_serving", what, serving)
+
+
+def _gauge(name: str, what: str, values: Mapping[tuple[str, ...], float]) -> Metric:
+    metric = GaugeMetricFamily(name, what, labels=COUNTERS_AND_GAUGES[name])
+    for labels, value in values.items():
+        metric.add_metric(labels, value)
+    return metric

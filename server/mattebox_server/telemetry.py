@@ -1,0 +1,64 @@
+"""Who watches the requests apart from the log: metrics and traces, as far as they are asked for."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+
+from mattebox_server.calls import Observer
+from mattebox_server.engine.observer import EngineObserver, Unobserved
+from mattebox_server.errors import StartupError
+from mattebox_server.levels import Levels
+from mattebox_server.settings import Settings
+
+
+class Telemetry:
+    """What the settings ask for. What they don't ask for is not even loaded.
+
+    Args:
+        settings: of the server.
+        service: full name of the gRPC service.
+
+    Attributes:
+        observers: of requests.
+        engine: the observer of the engine.
+
+    Raises:
+        StartupError: the extra `otel` is missing.
+    """
+
+    def __init__(self, settings: Settings, service: str) -> None:
+        self.observers: list[Observer] = []
+        self.engine: EngineObserver = Unobserved()
+        self._metrics = self._tracer = None
+        self._address = settings.metrics_address
+        if settings.metrics_address is not None:
+            from mattebox_server.metrics import Metrics  # noqa: PLC0415 - a tenth of a second
+
+            self.engine = self._metrics = Metrics()
+            self.observers.append(self._metrics.observe)
+        if settings.otlp_endpoint is not None:
+            try:
+                from mattebox_server.tracing import Tracer  # noqa: PLC0415 - an extra
+            except ImportError as error:
+                what = f"otlp_endpoint needs the extra `otel`: pip install 'mattebox[otel]' ({error})"
+                raise StartupError(what) from error
+            self._tracer = Tracer(settings.otlp_endpoint, service)
+            self.observers.append(self._tracer.observe)
+
+    @contextlib.asynccontextmanager
+    async def published(self, levels: Callable[[], Levels]) -> AsyncGenerator[None]:
+        """Serves the metrics until the end of the block, and sends all traces then.
+
+        Args:
+            levels: how full the server is; asked on the event loop.
+
+        Raises:
+            StartupError: the metrics' address can't be had.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            if self._tracer is not None:
+                stack.push_async_callback(asyncio.to_thread, self._tracer.close)
+            if self._metrics is not None and self._address is not None:
+                server = self._metrics.publish(self._address, levels)
+                stack.push_async_callback(asyncio.to_thread, server.close)
+            yield
