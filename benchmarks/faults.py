@@ -139,13 +139,13 @@ def storms(model: Path, seconds: float) -> Report:
     """Bad callers of each kind, and a well-behaved one beside them."""
     report = Report("storms")
     each_s = max(2.0, seconds / 4)
-    for name, storm in faults_storms.STORMS.items():
+    for name in faults_storms.STORMS:
         with LocalServer([model], ["--provider", "cpu"]) as server:
             photo = photo_of(1200, 900)
             steady(server.address, photo, 1)
             alone = steady(server.address, photo, each_s)
             process = multiprocessing.get_context("spawn").Process(
-                target=storm, args=(server.address, photo), daemon=True
+                target=faults_storms.run_storm, args=(name, server.address, photo), daemon=True
             )
             process.start()
             time.sleep(2)

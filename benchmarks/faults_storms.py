@@ -107,6 +107,12 @@ STORMS: dict[str, Callable[[str, Photo], None]] = {
 }
 
 
+def run_storm(name: str, address: str, photo: Photo) -> None:
+    """One of them, for a process of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # gRPC tells of each broken connection
+    STORMS[name](address, photo)
+
+
 def _broken(address: str, photo: Photo, up_bytes: int | None = None, down_bytes: int | None = None) -> None:
     while True:
         with Proxy(address, up_bytes, down_bytes) as proxy:

@@ -26,9 +26,6 @@ ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
-# Settings that deploy/ names before this server has them.
-TO_COME = {"allow_insecure", "tls_certificate", "tls_key"}
-
 # Of Prometheus itself and of its client's process collector.
 FOREIGN = ("up", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds")
 SERIES = {
@@ -139,7 +136,7 @@ def test_settings_are_known() -> None:
     ]
     settings = {name.removeprefix("MATTEBOX_").lower() for name in named if name.startswith("MATTEBOX_")}
     assert len(settings) > 5
-    assert settings - set(Settings.model_fields) <= TO_COME
+    assert settings <= set(Settings.model_fields)
 
 
 def test_the_image_serves_and_is_healthy(colour_model: Path, tmp_path: Path) -> None:

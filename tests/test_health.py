@@ -51,8 +51,8 @@ class Scene:
             asyncio.run_coroutine_threadsafe(self.loaded.wait(), loop).result(10)
             return engine_of(FakeSession("a"), FakeSession("b"), files=self.files, backoff=Backoff(0.001, 0.002))
 
-        def note_port(server: grpc.aio.Server, address: str) -> int:
-            self.ports.append(bind(server, address))
+        def note_port(server: grpc.aio.Server, settings: Settings) -> int:
+            self.ports.append(bind(server, settings))
             return self.ports[0]
 
         self.monkeypatch.setattr(app, "load_engine", load)

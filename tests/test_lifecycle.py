@@ -83,8 +83,8 @@ def test_health_says_when_the_server_serves(monkeypatch: pytest.MonkeyPatch) -> 
         assert loaded.wait(10)
         return engine_of(session)
 
-    def note_port(server: grpc.aio.Server, address: str) -> int:
-        ports.append(bind(server, address))
+    def note_port(server: grpc.aio.Server, settings: Settings) -> int:
+        ports.append(bind(server, settings))
         return ports[0]
 
     monkeypatch.setattr(app, "load_engine", load)

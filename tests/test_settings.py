@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mattebox_server.certificates import TlsFiles
 from mattebox_server.errors import StartupError
 from mattebox_server.settings import load_settings
 
@@ -71,6 +72,9 @@ def test_unknown_settings_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         ([*MODEL, "--provider", "cpu", "--device-id", "1"], "device_id would have no effect with the provider cpu"),
         ([*MODEL, "--provider", "openvino", "--gpu-memory-bytes", "9999999999"], "gpu_memory_bytes would have no"),
         ([*MODEL, "--max-photo-bytes", "1073741824"], "max_photo_bytes"),
+        ([*MODEL, "--tls-certificate", "c.pem"], "tls_certificate and tls_key need each other"),
+        ([*MODEL, "--tls-key", "k.pem"], "tls_certificate and tls_key need each other"),
+        ([*MODEL, "--tls-client-ca", "a.pem"], "tls_client_ca would have no effect without tls_certificate"),
     ],
 )
 def test_wrong_values_name_the_setting(argv: list[str], says: str) -> None:
@@ -94,7 +98,8 @@ def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "localhost:", ":50051", "h:99999", "h:-5", "h:http", "::1:5", "unix:"]
+    "address",
+    ["127.0.0.1", "localhost:", ":50051", "h:99999", "h:-5", "h:http", "::1:5", "unix:", "unix-abstract:5", "vsock:5"],
 )
 def test_addresses_that_grpc_would_take_for_others(address: str) -> None:
     with pytest.raises(StartupError, match="address: Value error, must be HOST:PORT"):
@@ -104,6 +109,18 @@ def test_addresses_that_grpc_would_take_for_others(address: str) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:5", "localhost:65535", "unix:/tmp/x"])
 def test_addresses(address: str) -> None:
     assert load_settings([*MODEL, "--address", address]).address == address
+
+
+def test_tls_and_leave_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = load_settings(MODEL)
+    assert (bare.tls_files, bare.token_file, bare.allow_insecure) == (None, None, False)
+    flags = ["--tls-certificate", "c.pem", "--tls-key", "k.pem", "--tls-client-ca", "a.pem"]
+    assert load_settings([*MODEL, *flags]).tls_files == TlsFiles(Path("c.pem"), Path("k.pem"), Path("a.pem"))
+    assert load_settings([*MODEL, *flags[:4]]).tls_files == TlsFiles(Path("c.pem"), Path("k.pem"))
+    assert load_settings([*MODEL, "--allow-insecure"]).allow_insecure
+    monkeypatch.setenv("MATTEBOX_ALLOW_INSECURE", "true")
+    assert load_settings(MODEL).allow_insecure
+    assert not load_settings([*MODEL, "--no-allow-insecure"]).allow_insecure
 
 
 @pytest.mark.parametrize("address", ["9464", "127.0.0.1", "unix:/tmp/x", "::1:5", "127.0.0.1:99999"])

@@ -14,6 +14,7 @@ CASES: list[tuple[Exception, grpc.StatusCode, type[mattebox.MatteboxError]]] = [
     (errors.InvalidRequest(VIOLATION), grpc.StatusCode.INVALID_ARGUMENT, mattebox.InvalidRequest),
     (errors.BadPhoto(VIOLATION), grpc.StatusCode.INVALID_ARGUMENT, mattebox.InvalidRequest),
     (errors.PhotoTooLarge(VIOLATION), grpc.StatusCode.INVALID_ARGUMENT, mattebox.InvalidRequest),
+    (errors.Unauthenticated(), grpc.StatusCode.UNAUTHENTICATED, mattebox.Unauthenticated),
     (errors.UnknownModel("m", ("a",)), grpc.StatusCode.NOT_FOUND, mattebox.UnknownModel),
     (errors.Overloaded("full", 1.5, "bytes"), grpc.StatusCode.RESOURCE_EXHAUSTED, mattebox.Overloaded),
     (errors.NotServing("starting", 1.5), grpc.StatusCode.UNAVAILABLE, mattebox.Unavailable),

@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import errno
 import os
 import signal
-import socket
 import sys
 import threading
 import warnings
@@ -20,6 +18,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from mattebox_server import logs
+from mattebox_server.access import TokenInterceptor
 from mattebox_server.admission import Admission
 from mattebox_server.budget import Budget
 from mattebox_server.calls import Calls
@@ -30,12 +29,15 @@ from mattebox_server.engine.reloading import Reloader
 from mattebox_server.errors import MatteboxError, StartupError
 from mattebox_server.health import HealthReporter
 from mattebox_server.lane import LaneLimits
+from mattebox_server.listening import bind, is_local
 from mattebox_server.memory import give_back_when_idle, share_arenas
 from mattebox_server.pipeline import Pipeline
 from mattebox_server.reception import Reception
 from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
 from mattebox_server.settings import Settings
 from mattebox_server.telemetry import Telemetry
+from mattebox_server.tls import Certificates
+from mattebox_server.tokens import TokenFile
 from mattebox_server.wire import Wire
 
 log = structlog.stdlib.get_logger(__name__)
@@ -47,6 +49,11 @@ _FLUSH_S = 0.5
 _CUT_OFF_S = 1.0
 _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 _LEAST_PING_MS = 10_000
+_OPEN = (
+    "address: {address} is open to other machines, and without TLS what they send can be read on its way: set"
+    " tls_certificate and tls_key, listen on 127.0.0.1 or unix:PATH, or set allow_insecure if what is in front of the"
+    " server keeps others out"
+)
 
 
 def run(settings: Settings) -> int:
@@ -71,18 +78,26 @@ async def _serve(settings: Settings) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop, number)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)  # kept until there is something to reload
+    tokens = TokenFile(settings.token_file) if settings.token_file else None
     telemetry = Telemetry(settings, SERVICE_NAME)
     calls = Calls(telemetry.observers)
-    service = _service(settings, calls)
+    service = _service(settings, calls, tokens)
     health_service = health.aio.HealthServicer()
-    server = grpc_server(settings, service, health_service)
-    port = _bind(server, settings.address)
+    server = grpc_server(settings, service, health_service, tokens)
+    port = _bind(server, settings)
     reporter = HealthReporter(health_service, SERVICE_NAME)
     await reporter.report_starting()
     await server.start()
     host = settings.address.rpartition(":")[0]
     address = settings.address if settings.address.startswith("unix:") else f"{host}:{port}"
-    log.info("listening", address=address, provider=settings.provider)
+    log.info(
+        "listening",
+        address=address,
+        provider=settings.provider,
+        tls=settings.tls_files is not None,
+        mutual_tls=settings.tls_client_ca is not None,
+        tokens=None if tokens is None else len(tokens.names),
+    )
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(_cut_off, server)
         await stack.enter_async_context(telemetry.published(service.levels))
@@ -120,11 +135,11 @@ async def _serve(settings: Settings) -> bool:
     return engine.is_building
 
 
-def _service(settings: Settings, calls: Calls) -> BackgroundRemovalService:
+def _service(settings: Settings, calls: Calls, tokens: TokenFile | None) -> BackgroundRemovalService:
     budget = Budget("bytes", settings.in_flight_bytes)
     wire = Wire(Reception(settings.max_receiving, settings.receive_seconds), budget, settings.send_seconds)
     limits = ServiceLimits(settings.max_message_bytes, settings.max_streams, settings.max_stream_photos)
-    return BackgroundRemovalService(limits, wire, calls)
+    return BackgroundRemovalService(limits, wire, calls, tokens.identify if tokens else None)
 
 
 def _pipeline(settings: Settings, engine: Engine) -> Pipeline:
@@ -191,6 +206,7 @@ def grpc_server(
     settings: Settings,
     service: BackgroundRemovalService,
     health_service: health.aio.HealthServicer,
+    tokens: TokenFile | None = None,
 ) -> aio.Server:
     """A server with everything on it, not bound and not started."""
     options = [
@@ -202,46 +218,20 @@ def grpc_server(
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MS),
     ]
-    server = aio.server(options=options)
+    # The service asks for tokens itself, so that its refusals are counted as its calls; probes of health have none.
+    asking = [TokenInterceptor(tokens.identify, (SERVICE_NAME, health.SERVICE_NAME))] if tokens else []
+    server = aio.server(interceptors=asking, options=options)
     server.add_generic_rpc_handlers((service.handlers(),))
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server
 
 
-def _bind(server: aio.Server, address: str) -> int:
-    """Binds all that the address stands for; returns the port. Raises StartupError."""
-    refusal = StartupError(f"can't listen on {address}: is it in use, or not an address of this machine?")
-    if _is_taken(address):
-        raise refusal
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise refusal from error
-    if port == 0:
-        raise refusal
-    return port
-
-
-def _is_taken(address: str) -> bool:
-    """Whether somebody listens there already.
-
-    gRPC is content if it gets one of several addresses of a name, and replaces a unix socket that is in use.
-    """
-    if address.startswith("unix:"):
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(address.removeprefix("unix:").removeprefix("//")) == 0
-    host, _, port = address.rpartition(":")
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    except OSError:
-        return False  # no such name: gRPC says so
-    for family, kind, protocol, _, place in found if port != "0" else ():
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(place)
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    return True
-    return False
+def _bind(server: aio.Server, settings: Settings) -> int:
+    """Binds the address, with TLS if it is set; returns the port. Raises StartupError."""
+    certificates = Certificates(settings.tls_files) if settings.tls_files else None
+    if certificates is None and not is_local(settings.address):
+        if not settings.allow_insecure:
+            raise StartupError(_OPEN.format(address=settings.address))
+        log.warning("others on the network can read photos and tokens: there is no TLS", address=settings.address)
+    return bind(server, settings.address, certificates.credentials() if certificates else None)

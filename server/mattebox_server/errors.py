@@ -5,6 +5,7 @@ MatteboxError
 ├── InvalidRequest        the caller's mistake, with the fields that are wrong
 │   ├── BadPhoto          not an image, or a broken one
 │   └── PhotoTooLarge     over the limit of bytes or pixels
+├── Unauthenticated       no token, or a wrong one
 ├── UnknownModel
 ├── Overloaded            at a limit now, later it may work
 ├── NotServing            starting or draining, or rebuilding the model
@@ -51,6 +52,13 @@ class BadPhoto(InvalidRequest):
 
 class PhotoTooLarge(InvalidRequest):
     """An image over the limit of bytes or pixels."""
+
+
+class Unauthenticated(MatteboxError):
+    """The call came without a token, or with a wrong one: the text is the same for both."""
+
+    def __init__(self) -> None:
+        super().__init__("missing or wrong token: the metadata must have authorization: Bearer TOKEN")
 
 
 class UnknownModel(MatteboxError):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -90,8 +91,8 @@ class Pipeline:
             prepared_s = time.monotonic()
             turn.record(pace.prepare_s, prepared_s - begun_s)
             until_s = turn.before(deadline_s, pace.after_prepare_s)
-            image, ran = prepared.model_input.image, lambda seconds: turn.record(pace.infer_s, seconds)
-            found = await self.engine.infer(network, image, kept, until_s, ran)
+            ran = partial(turn.record, pace.infer_s)
+            found = await self.engine.infer(network, prepared.model_input.image, kept, until_s, ran)
             inferred_s = time.monotonic()
             until_s = turn.before(deadline_s, pace.after_infer_s)
             finished = await self._in_pool(until_s, lambda: finish(request, spec, kept, prepared, found))

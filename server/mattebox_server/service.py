@@ -12,9 +12,10 @@ import structlog
 from google.protobuf.message import Message
 
 from mattebox.v1 import background_removal_pb2 as pb
+from mattebox_server.access import Identify, authorizations
 from mattebox_server.admission import Origin
 from mattebox_server.calls import CallerGone, Calls, Refused
-from mattebox_server.errors import NotServing, Overloaded
+from mattebox_server.errors import NotServing, Overloaded, Unauthenticated
 from mattebox_server.levels import Levels, measure
 from mattebox_server.options import RemovalRequest
 from mattebox_server.pipeline import Pipeline
@@ -28,6 +29,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["BackgroundRemovalService"].full_name
 
+_MAX_NAME_CHARACTERS = 64
 _STARTING_RETRY_S = 2.0
 _DRAINING_RETRY_S = 1.0
 _STREAM_RETRY_S = 1.0
@@ -57,10 +59,11 @@ class BackgroundRemovalService:
         limits: what it takes.
         wire: how messages come and go.
         calls: counts and logs them.
+        identify: the name of a caller's token; None asks for none.
     """
 
-    def __init__(self, limits: ServiceLimits, wire: Wire, calls: Calls) -> None:
-        self._limits, self._wire, self._calls = limits, wire, calls
+    def __init__(self, limits: ServiceLimits, wire: Wire, calls: Calls, identify: Identify | None = None) -> None:
+        self._limits, self._wire, self._calls, self._identify = limits, wire, calls, identify
         self._pipeline: Pipeline | None = None
         self._draining = asyncio.Event()
         self.streams = 0
@@ -94,6 +97,7 @@ class BackgroundRemovalService:
             record = new_record(name, context)
             try:
                 async with self._calls.track(record):
+                    self._authenticate(context, record)
                     await behavior(context, record)
             except CallerGone:
                 raise asyncio.CancelledError from None  # ends the call without a word: it would not get through
@@ -108,6 +112,17 @@ class BackgroundRemovalService:
             request_deserializer=request.FromString,
             response_serializer=lambda message: message.SerializeToString(),
         )
+
+    def _authenticate(self, context: Context, record: Record) -> None:
+        """Notes who calls. Raises Unauthenticated."""
+        if self._identify is None:
+            return
+        try:
+            record.caller = self._identify(authorizations(context.invocation_metadata()))
+        except Unauthenticated:
+            structlog.contextvars.bind_contextvars(peer=context.peer())  # for this call's line in the log
+            raise
+        structlog.contextvars.bind_contextvars(caller=record.caller)
 
     def _ready_pipeline(self) -> Pipeline:
         if self._draining.is_set():
@@ -132,7 +147,7 @@ class BackgroundRemovalService:
 
     async def _answer(self, removal: RemovalRequest, record: Record, origin: Origin) -> pb.RemoveBackgroundResponse:
         log.debug("request started")
-        record.model = removal.model
+        record.model = removal.model[:_MAX_NAME_CHARACTERS]  # the caller's words, until there is a model of that name
         composite = await self._ready_pipeline().remove_background(removal, origin)
         record.model, record.provider = composite.network.spec.name, composite.network.provider
         record.batch_size = composite.found.batch_size
@@ -151,6 +166,7 @@ class BackgroundRemovalService:
         try:
 
             def answer(request: pb.RemoveBackgroundRequest, photo: Record) -> Awaitable[pb.RemoveBackgroundResponse]:
+                self._authenticate(context, photo)  # again: a token can end while its streams are open
                 return self._answer(parse_request(request), photo, origin)
 
             stream = PhotoStream(context, record, self._wire, self._calls, answer)

@@ -15,12 +15,14 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    CliImplicitFlag,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
+from mattebox_server.certificates import TlsFiles
 from mattebox_server.engine.options import GPU_PROVIDERS, EngineOptions, ProviderName, RequestedPrecision
 from mattebox_server.errors import StartupError
 
@@ -45,8 +47,9 @@ def _default_cache() -> Path | None:
 
 def _is_host_and_port(value: str) -> bool:
     host, _, port = value.rpartition(":")
+    other = host in ("unix-abstract", "vsock", "external")  # gRPC takes these for other kinds of sockets
     bare_v6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
-    return bool(host) and not bare_v6 and port.isascii() and port.isdecimal() and int(port) <= _MAX_PORT
+    return bool(host) and not other and not bare_v6 and port.isascii() and port.isdecimal() and int(port) <= _MAX_PORT
 
 
 class Settings(BaseSettings):
@@ -70,6 +73,19 @@ class Settings(BaseSettings):
     )
     address: str = Field(
         default="127.0.0.1:50051", description="HOST:PORT to listen on, port 0 takes a free one; or unix:PATH"
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file of the server's certificate and its chain; turns TLS on"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file of the certificate's key, without a passphrase")
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM file of the authorities whose certificates callers must have (mutual TLS)"
+    )
+    token_file: Path | None = Field(
+        default=None, description="file of lines NAME:TOKEN; callers must send one of the tokens"
+    )
+    allow_insecure: CliImplicitFlag[bool] = Field(
+        default=False, description="listen where other machines can connect, without TLS"
     )
     provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
         default="auto", description="execution provider; auto is the first that works of cuda, openvino, cpu"
@@ -231,6 +247,21 @@ class Settings(BaseSettings):
         if given and self.provider != "auto":
             raise ValueError(f"{' and '.join(given)} would have no effect with the provider {self.provider}")
         return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> "Settings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key need each other")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca would have no effect without tls_certificate and tls_key")
+        return self
+
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """Where the files of TLS are; None without TLS."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return TlsFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
     @property
     def engine(self) -> EngineOptions:

@@ -16,6 +16,7 @@ from mattebox_server.errors import (
     InvalidRequest,
     NotServing,
     Overloaded,
+    Unauthenticated,
     UnknownModel,
     Violation,
 )
@@ -54,8 +55,9 @@ def to_refusal(error: Exception, request_id: str) -> Refusal:
             return _refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), _retry_info(after_s), pushback)
         case NotServing(retry_after_s=after_s):
             return _refusal(grpc.StatusCode.UNAVAILABLE, str(error), _retry_info(after_s))
-        case DeadlineExceeded():
-            return _refusal(grpc.StatusCode.DEADLINE_EXCEEDED, str(error))
+        case DeadlineExceeded() | Unauthenticated():
+            late = isinstance(error, DeadlineExceeded)
+            return _refusal(grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.UNAUTHENTICATED, str(error))
         case _:
             return _refusal(grpc.StatusCode.INTERNAL, f"internal error; the server's log has it under {request_id}")
 

@@ -35,9 +35,7 @@ Ca = Annotated[
 ]
 Certificate = Annotated[
     Path | None,
-    typer.Option(
-        "--tls-certificate", envvar="MATTEBOX_CLIENT_TLS_CERTIFICATE", help="The client's own, PEM."
-    ),
+    typer.Option("--tls-certificate", envvar="MATTEBOX_CLIENT_TLS_CERTIFICATE", help="The client's own, PEM."),
 ]
 Key = Annotated[
     Path | None, typer.Option("--tls-key", envvar="MATTEBOX_CLIENT_TLS_KEY", help="Of the certificate, PEM.")
