@@ -63,7 +63,7 @@ def test_a_line_for_machines() -> None:
 def test_a_line_for_people() -> None:
     _, _, shown = written("console").partition("request ")
     assert shown == (
-        "method=RemoveBackground request_id=order-66 status=OK ms=500.0 model='u2netp\\nforged' size=4000x3000"
+        "method=RemoveBackground request_id=order-66 status=OK ms=500.0 model=u2netp\\nforged size=4000x3000"
         " request_bytes=345678 response_bytes=4444 batch_size=1 stages_ms='receive 12.3, infer 290.5'"
     )
 
