@@ -220,6 +220,27 @@ def test_queue_and_rejections(colour_model: Path) -> None:
         assert seen.get("mattebox_request_seconds_count", method="RemoveBackground") == 25 - refused
 
 
+def test_callers_by_the_names_of_their_tokens(colour_model: Path, tmp_path: Path) -> None:
+    token = "0123456789abcdef"
+    (tmp_path / "tokens").write_text(f"shop:{token}\n")
+    (tmp_path / "tokens").chmod(0o600)
+    with (
+        LocalServer([colour_model], [*FLAGS, "--token-file", str(tmp_path / "tokens")]) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub = pb_grpc.BackgroundRemovalServiceStub(channel)
+        stub.ListModels(pb.ListModelsRequest(), metadata=(("authorization", f"Bearer {token}"),), timeout=30)
+        for guess in ("0" * 16, "1" * 16):
+            with pytest.raises(grpc.RpcError):
+                stub.ListModels(pb.ListModelsRequest(), metadata=(("authorization", f"Bearer {guess}"),), timeout=30)
+        seen = scrape_when(
+            endpoint(server), lambda seen: seen.get("mattebox_rejected_total", reason="unauthenticated") == 2
+        )
+    assert seen.get("mattebox_requests_total", method="ListModels", status="OK", caller="shop") == 1
+    assert seen.get("mattebox_requests_total", method="ListModels", status="UNAUTHENTICATED", caller="") == 2
+    assert seen.values("mattebox_requests_total", "caller") == {"", "shop"}
+
+
 def test_a_server_that_loads_says_so(tmp_path: Path) -> None:
     """By a model that takes for ever to be read."""
     os.mkfifo(tmp_path / "model.onnx")

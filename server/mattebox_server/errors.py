@@ -57,6 +57,8 @@ class PhotoTooLarge(InvalidRequest):
 class Unauthenticated(MatteboxError):
     """The call came without a token, or with a wrong one: the text is the same for both."""
 
+    limit = "unauthenticated"
+
     def __init__(self) -> None:
         super().__init__("missing or wrong token: the metadata must have authorization: Bearer TOKEN")
 
