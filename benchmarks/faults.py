@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from mattebox_server.local import LocalServer
 BUDGET_S = 1.0  # --max-wait-seconds of the overload
 OVERLOAD = 10
 MEBIBYTE = 2**20
+METRICS = ("--metrics-address", "127.0.0.1:0")
 
 
 @dataclass
@@ -98,18 +100,20 @@ async def _recovery(address: str, photo: Photo, normal_s: float) -> float:
 def deadlines(model: Path, seconds: float) -> Report:
     """Calls with half of the time that they need. Work is counted in the server's processor time."""
     report = Report("deadlines")
-    with LocalServer([model], ["--provider", "cpu"]) as server:
+    with LocalServer([model], ["--provider", "cpu", *METRICS]) as server:
         photo = photo_of(1200, 900)
         cpu_s = processor(server)
         sound = asyncio.run(closed_loop(server.address, photo, 1, max(3.0, seconds / 10)))
         each_cpu_s = (processor(server) - cpu_s) / len(sound)
         needed_s = median(_seconds(sound))
-        cpu_s = processor(server)
+        cpu_s, runs = processor(server), metric(server, "mattebox_batch_size_sum")
         hopeless = asyncio.run(closed_loop(server.address, photo, 2, seconds / 4, timeout_s=needed_s / 2, pause_s=0.02))
         worth = (processor(server) - cpu_s) / each_cpu_s
         report.add("calls that could not make it", len(hopeless))
         report.add("answered in spite of that", sum(outcome.status == "OK" for outcome in hopeless))
-        report.add("share that work was spent on", worth / len(hopeless), most=0.05)
+        runs = metric(server, "mattebox_batch_size_sum") - runs
+        report.add("share that the network ran for", runs / len(hopeless), most=0.05)
+        report.add("processor time / that of as many answers", worth / len(hopeless))
         report.add("share refused within 50 ms", sum(o.seconds <= 0.05 for o in hopeless) / len(hopeless), least=0.95)
     return report
 
@@ -172,8 +176,11 @@ def restarts(model: Path, seconds: float) -> Report:
 def soak(model: Path, seconds: float) -> Report:
     """Mixed load, with errors, cancellations and streams, for long."""
     report = Report("soak")
-    with LocalServer([model], ["--provider", "cpu"]) as server:
+    with LocalServer([model], ["--provider", "cpu", *METRICS]) as server:
         found = faults_storms.soaked(server, seconds)
+        time.sleep(2)
+        left = sum(metric(server, name) for name in ("mattebox_in_flight_bytes", "mattebox_active_requests"))
+        report.add("requests and bytes in flight afterwards", left, most=0)
         report.add("minutes", seconds / 60)
         report.add("requests", found.requests)
         report.add("memory: MiB a minute after warm-up", found.memory_slope / MEBIBYTE, most=1)
@@ -245,6 +252,14 @@ def _rate(outcomes: Sequence[Outcome]) -> float:
 def memory(server: LocalServer) -> int:
     """Resident bytes of a server."""
     return faults_storms.process_of(server).memory_info().rss
+
+
+def metric(server: LocalServer, name: str) -> float:
+    """The sum of a metric of a server that publishes them, over all labels."""
+    place = next(event["address"] for event in server.events if event["event"] == "metrics")
+    with urllib.request.urlopen(f"http://{place}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 
 def processor(server: LocalServer) -> float:

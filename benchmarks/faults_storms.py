@@ -47,7 +47,8 @@ def greedy(address: str, photo: Photo, seconds: float) -> None:
                     outcome = await call(channel, photo, time.monotonic())
                     await asyncio.sleep(0.5 + random.random() if outcome.status != "OK" else 0)
 
-            await asyncio.wait_for(asyncio.gather(*(loop() for _ in range(_GREEDY))), seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.gather(*(loop() for _ in range(_GREEDY))), seconds)
 
     asyncio.run(scenario())
 

@@ -120,3 +120,15 @@ def test_scores_of_masks() -> None:
     assert scores.band_iou == pytest.approx(8 / 10)
     assert scores.band_accuracy == pytest.approx(14 / 16)
     assert matting.mask_scores(np.where(truth, 255, 0).astype(np.uint8), truth, known).iou == 1
+
+
+@pytest.mark.parametrize("scenario", ["deadlines", "fuzz", "soak"])
+def test_faults(scenario: str, colour_model: Path, tmp_path: Path) -> None:
+    """Each scenario runs to its end and says what it measured; whether the goals are met is for quiet machines."""
+    short = ["--seconds", "2", "--soak-minutes", "0.1", "--model", str(colour_model)]
+    done = run("faults.py", "--only", scenario, *short, "--json", str(tmp_path / "out.json"))
+    assert done.returncode in (0, 1), done.stderr
+    assert "Traceback" not in done.stderr
+    rows = json.loads((tmp_path / "out.json").read_text())["scenarios"][scenario]
+    assert len(rows) >= 3
+    assert any(met is not None for *_, met in rows)

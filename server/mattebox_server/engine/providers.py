@@ -97,6 +97,8 @@ def find_device(provider: ProviderName, device_id: int) -> Device:
     Raises:
         ProviderUnavailable: nothing; the message says what is missing and how to install it.
     """
+    # Some of its builds tell their maker what is run.
+    ort.disable_telemetry_events()  # type: ignore[attr-defined]  # pyright: ignore
     match provider:
         case "cpu":
             return Device(provider, platform.processor() or platform.machine(), {"onnxruntime": ort.__version__})
