@@ -21,7 +21,7 @@ import faults_fuzz
 import faults_storms
 from faults_load import Outcome, Photo, closed_loop, offered, photo_of, quantile, steady
 from machine import describe_machine
-from material import light_model
+from material import light_model, small_model
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -214,12 +214,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", default=list(SCENARIOS), choices=list(SCENARIOS), help="some scenarios")
     parser.add_argument("--seconds", type=float, default=60, help="length of the overload; others by it (default: 60)")
     parser.add_argument("--soak-minutes", type=float, default=10, help="length of the soak (default: 10)")
-    parser.add_argument("--model", type=Path, help="model file (default: U²-Net-p)")
+    parser.add_argument("--model", type=Path, help="model file (default: U²-Net-p; fuzz: one node)")
     parser.add_argument("--json", type=Path, help="write the results here too")
     arguments = parser.parse_args(argv)
-    model = arguments.model or light_model()
     reports: list[Report] = []
     for name in arguments.only:
+        model = arguments.model or (small_model() if name == "fuzz" else light_model())
         seconds = 60 * arguments.soak_minutes if name == "soak" else arguments.seconds
         reports.append(SCENARIOS[name](model, seconds))
         show(reports[-1])

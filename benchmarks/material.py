@@ -1,6 +1,9 @@
-"""The network that the benchmarks run where none is given."""
+"""The networks that the benchmarks run where none is given."""
 
 from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
 
 from mattebox_export.arguments import parse_arguments
 from mattebox_export.artifact import export
@@ -11,6 +14,23 @@ CACHE = Path(__file__).parent / ".cache"
 def light_model() -> Path:
     """U²-Net-p, exported anew: a file from before may be of another version."""
     return exported("u2netp")
+
+
+def small_model() -> Path:
+    """A saliency network of one node, the mean of the colours: for what isn't about the network."""
+    CACHE.mkdir(exist_ok=True)
+    core = CACHE / "small_core.onnx"
+    sides: list[int | str] = ["batch", 3, "height", "width"]
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["pixels", "axes"], ["map"])],
+        "small",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, sides)],
+        [helper.make_tensor_value_info("map", TensorProto.FLOAT, ["batch", 1, "height", "width"])],
+        [helper.make_tensor("axes", TensorProto.INT64, [1], [1])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), core)
+    words = ("--core", str(core), "--mean", "0,0,0", "--std", "1,1,1", "--resize", "stretch:64x64")
+    return exported("small", "custom", *words)
 
 
 def exported(name: str, *words: str) -> Path:
