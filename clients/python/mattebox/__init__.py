@@ -12,6 +12,7 @@ with mattebox.Client("127.0.0.1:50051") as client:
 """
 
 from mattebox.aio import AsyncClient
+from mattebox.batches import StreamResult
 from mattebox.client import Client
 from mattebox.errors import (
     Cancelled,
@@ -28,7 +29,8 @@ from mattebox.errors import (
     Unavailable,
     UnknownModel,
 )
-from mattebox.options import Background, Matte, Output, PhotoSource, RawPhoto
+from mattebox.options import Background, Matte, Output
+from mattebox.photos import PhotoSource, RawPhoto
 from mattebox.results import (
     BoundingBox,
     Execution,
@@ -67,6 +69,7 @@ __all__ = [
     "RemovalResult",
     "ResizePolicy",
     "ServerError",
+    "StreamResult",
     "Subject",
     "Timings",
     "Tls",

@@ -5,18 +5,24 @@ from __future__ import annotations
 import ipaddress
 import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc
 
-from mattebox.errors import MatteboxError, from_status
+from mattebox.errors import DeadlineExceeded, MatteboxError, from_status
 from mattebox.security import Tls
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_S = 60.0
 READY_TIMEOUT_S = 5.0
 DEFAULT_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+DEFAULT_KEEPALIVE_S = 30.0
+DEFAULT_CONCURRENCY = 8
+READY_INTERVAL_S = 0.2
+_LEAST_KEEPALIVE_S = 10  # servers hang up on those who ask more often
+_KEEPALIVE_TIMEOUT_MS = 10_000
 _FOR_EVER_S = 1e9
 _MAX_PORT = 65535
 _SCHEMES = ("unix:", "dns:", "ipv4:", "ipv6:", "unix-abstract:", "vsock:", "xds:")
@@ -26,11 +32,15 @@ _SCHEMES = ("unix:", "dns:", "ipv4:", "ipv6:", "unix-abstract:", "vsock:", "xds:
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 HEALTH_REQUEST = b""
 HEALTH_SERVING = b"\x08\x01"
+NOT_SERVING = "the server doesn't serve yet, or no longer"
 
 
 MAX_RETRIES = 4  # gRPC makes at most five attempts
 _SERVICE = "mattebox.v1.BackgroundRemovalService"
 _RETRIED = ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]
+# The budget of retries, gRPC's own: a failed attempt takes a token, an answer gives half of one back, and below half of
+# them nothing is tried again, so that many clients don't multiply an outage.
+_RETRY_BUDGET = {"maxTokens": 100, "tokenRatio": 0.5}
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Connection:
         retries: further attempts of a call that found no server, or none with room.
         max_message_bytes: largest request and largest answer.
         allow_insecure: send the token without TLS to other machines too.
+        keepalive: seconds of silence during a call after which the connection is tested; None: never.
     """
 
     address: str | Sequence[str]
@@ -52,8 +63,13 @@ class Connection:
     retries: int
     max_message_bytes: int
     allow_insecure: bool
+    keepalive: float | None
 
     def __post_init__(self) -> None:
+        if self.max_message_bytes < 1:
+            raise ValueError(f"max_message_bytes must be 1 or more, not {self.max_message_bytes}")
+        if self.keepalive is not None and not _LEAST_KEEPALIVE_S <= self.keepalive < _FOR_EVER_S / 1000:
+            raise ValueError(f"keepalive must be {_LEAST_KEEPALIVE_S} seconds or more, or None, not {self.keepalive}")
         if not 0 <= self.retries <= MAX_RETRIES:
             raise ValueError(f"retries must be 0 to {MAX_RETRIES}, not {self.retries}")
         if self.token is not None and not (self.token and self.token.isascii() and self.token.isprintable()):
@@ -85,8 +101,16 @@ class Connection:
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes),
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 3000),  # by default a restarted server stays unseen for up to two minutes
             ("grpc.service_config", json.dumps(self._service_config())),
         ]
+        if self.keepalive is not None:
+            options += [
+                ("grpc.keepalive_time_ms", int(self.keepalive * 1000)),
+                ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+                ("grpc.http2.max_pings_without_data", 0),  # a photo may take longer than two of them
+            ]
         if isinstance(self.tls, Tls) and self.tls.server_name is not None:
             options.append(("grpc.ssl_target_name_override", self.tls.server_name))
         return options
@@ -102,6 +126,8 @@ class Connection:
                 "retryableStatusCodes": _RETRIED,
             }
         config: dict[str, object] = {"methodConfig": [method]}
+        if self.retries:
+            config["retryThrottling"] = _RETRY_BUDGET
         if self.target.startswith(("ipv4:", "ipv6:", "dns:")):  # there may be several: those that serve, in turn
             config |= {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
         return config
@@ -167,3 +193,22 @@ def checked_timeout(timeout_s: float | None) -> float | None:
     if math.isnan(timeout_s):
         raise ValueError("timeout is not a number")
     return timeout_s
+
+
+class Patience:
+    """How long is still to be waited for a server."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._timeout_s = math.inf if timeout_s is None else timeout_s
+        self._until_s = time.monotonic() + self._timeout_s
+
+    def next_s(self) -> float:
+        """For how long to ask the next time."""
+        return min(READY_TIMEOUT_S, max(0.0, self._until_s - time.monotonic()))
+
+    def goes_on(self, reason: str | None) -> bool:
+        """False if a server is ready: there is no reason why not. Raises DeadlineExceeded with it once time is up."""
+        if reason is not None and time.monotonic() + READY_INTERVAL_S >= self._until_s:
+            text = f"no server was ready within {self._timeout_s:g} s: {reason}"
+            raise DeadlineExceeded(text, code="DEADLINE_EXCEEDED")
+        return reason is not None

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import SimpleQueue
 from types import TracebackType
+from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 
 from mattebox import _core
-from mattebox.errors import Unavailable, request_id_of
-from mattebox.options import Background, Matte, MatteMethod, Output, PhotoSource, RemovalOptions, build_request
+from mattebox.batches import NamedPhoto, OnError, Slot, StreamResult, Window
+from mattebox.errors import DeadlineExceeded, MatteboxError, Unavailable, from_status, request_id_of
+from mattebox.messages import build_request, options_message, with_photo
+from mattebox.options import Background, Matte, MatteMethod, Output, RemovalOptions
+from mattebox.photos import PhotoSource
 from mattebox.results import Models, RemovalResult, parse_models, parse_result
 from mattebox.security import Tls
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 
+if TYPE_CHECKING:
+    _Call: TypeAlias = grpc._CallFuture[pb.RemoveBackgroundResponse]  # pyright: ignore[reportPrivateUsage]
+
 
 class Client:
     """Calls a Mattebox server. Safe to share between threads; close it, or use it as a context manager.
+
+    >>> with mattebox.Client("127.0.0.1:50051") as client:
+    ...     result = client.remove_background("photo.jpg", background="transparent")
+    >>> result.format
+    'png'
 
     Args:
         address: HOST:PORT; or a list of IP:PORT, or "dns:///NAME:PORT" for all that the name stands for: those that
@@ -26,9 +40,10 @@ class Client:
         tls: True to trust the system's authorities, or a `Tls`; without it nothing is encrypted.
         token: that the server asks for.
         retries: further attempts, 0 to 4, of a call that found no server, or none with room, within its timeout: after
-            0.1 s, twice as long each time up to 3 s, or when the server says.
+            0.1 s, twice as long each time up to 3 s, or when the server says; none while most calls fail.
         max_message_bytes: largest request and largest answer.
         allow_insecure: send the token without TLS to other machines too.
+        keepalive: seconds of silence during a call, 10 or more, after which the connection is tested; None: never.
 
     Raises:
         ValueError: an argument is wrong in itself.
@@ -44,8 +59,9 @@ class Client:
         retries: int = _core.MAX_RETRIES,
         max_message_bytes: int = _core.DEFAULT_MAX_MESSAGE_BYTES,
         allow_insecure: bool = False,
+        keepalive: float | None = _core.DEFAULT_KEEPALIVE_S,
     ) -> None:
-        connection = _core.Connection(address, tls, token, retries, max_message_bytes, allow_insecure)
+        connection = _core.Connection(address, tls, token, retries, max_message_bytes, allow_insecure, keepalive)
         target, credentials, options = connection.target, connection.credentials, connection.options
         self._channel = (
             grpc.insecure_channel(target, options)
@@ -68,8 +84,14 @@ class Client:
     ) -> RemovalResult:
         """Removes the background of one photo.
 
+        >>> output = mattebox.Output(format="jpeg", quality=85, size=64)
+        >>> result = mattebox.Client().remove_background("photo.jpg", background="#ff8800", output=output)
+        >>> max(result.width, result.height)
+        64
+
         Args:
-            photo: bytes of an image file, its path, an open binary file, or a `RawPhoto`.
+            photo: an image file as bytes, path or open binary file; a NumPy array (uint8; RGB, RGBA or grey); a picture
+                of Pillow's; or a `RawPhoto`.
             model: as `models` names it; "" for the server's default.
             keep: label or labels of what is the subject; empty for everything but the background.
             matte: a method, or a `Matte`; None for the server's default.
@@ -78,22 +100,99 @@ class Client:
             timeout: seconds until the call is given up; None waits for ever.
 
         Raises:
-            MatteboxError: the call failed; see `mattebox.errors` for the tree.
+            MatteboxError: the call failed; see `mattebox.errors` for the tree. `InvalidRequest` is raised before
+                anything is sent where that is possible.
             OSError: photo or picture can't be read.
-            ValueError, TypeError: an option is wrong in itself.
+            TypeError: an argument is of a wrong type.
         """
-        options = RemovalOptions(model, keep, matte, background, output or Output())
-        request = build_request(photo, options)
+        request = build_request(photo, RemovalOptions(model, keep, matte, background, output))
+        return _result_of(self._start(request, _core.checked_timeout(timeout)))
+
+    def remove_backgrounds(
+        self,
+        photos: Iterable[NamedPhoto],
+        *,
+        concurrency: int = _core.DEFAULT_CONCURRENCY,
+        ordered: bool = False,
+        errors: OnError = "raise",
+        model: str = "",
+        keep: str | Iterable[str] = (),
+        matte: MatteMethod | Matte | None = None,
+        background: Background | str | os.PathLike[str] = "white",
+        output: Output | None = None,
+        timeout: float | None = _core.DEFAULT_TIMEOUT_S,
+    ) -> Iterator[StreamResult]:
+        """Removes the backgrounds of many photos, some at a time, all with the same options.
+
+        Photos are taken as there is room for them, so that `photos` may be a generator without an end. Leaving the loop
+        early cancels what is under way.
+
+        >>> photos = [("first", "photo.jpg"), ("second", "photo.jpg")]
+        >>> for item in mattebox.Client().remove_backgrounds(photos, ordered=True):
+        ...     print(item.id, item.result.format)
+        first png
+        second png
+
+        Args:
+            photos: photos, or pairs of an id and a photo; without ids they are numbered from "0" on.
+            concurrency: photos under way at a time, those included that wait to be given out.
+            ordered: give them out in the order of `photos`, else as they finish.
+            errors: "raise" ends with the first error; "return" puts it into the `StreamResult` and goes on.
+            model: see `remove_background`, as for the other options.
+            keep: see there.
+            matte: see there.
+            background: see there.
+            output: see there.
+            timeout: seconds until a photo is given up; None waits for ever.
+
+        Raises:
+            MatteboxError: an option is wrong, or a call failed and `errors` is "raise".
+            OSError: the background's picture can't be read; or a photo, and `errors` is "raise".
+            ValueError, TypeError: an argument is wrong in itself.
+        """
+        window = Window(concurrency, ordered, errors)
+        request = options_message(RemovalOptions(model, keep, matte, background, output))
+        return self._run(iter(photos), window, request, _core.checked_timeout(timeout))
+
+    def _run(
+        self, photos: Iterator[NamedPhoto], window: Window, options: pb.RemoveBackgroundRequest, timeout_s: float | None
+    ) -> Iterator[StreamResult]:
+        """Keeps the window full until there are no more photos."""
+        ended: SimpleQueue[Slot] = SimpleQueue()
+        calls: dict[Slot, _Call] = {}
+        more = True
         try:
-            response, call = self._stub.RemoveBackground.with_call(
-                request, timeout=_core.checked_timeout(timeout), metadata=self._metadata
-            )
-        except grpc.RpcError as error:
-            raise _core.error_of(error) from error
-        return parse_result(response, request_id_of(call.initial_metadata() or ()))
+            while more or window:
+                while more and window.has_room:
+                    item = next(photos, None)
+                    more = item is not None
+                    if item is not None:
+                        slot, photo = window.open(item)
+                        try:
+                            calls[slot] = self._start(with_photo(options, photo), timeout_s)
+                        except (MatteboxError, OSError) as error:
+                            slot.outcome = StreamResult(slot.id, error=error)
+                            ended.put(slot)
+                        else:
+                            calls[slot].add_done_callback(_putting(slot, ended))
+                if window:
+                    slot = ended.get()
+                    if slot in calls:
+                        slot.outcome = _outcome_of(slot, calls.pop(slot))
+                    yield from window.ready()
+        finally:
+            for call in calls.values():
+                call.cancel()
+
+    def _start(self, request: pb.RemoveBackgroundRequest, timeout_s: float | None) -> _Call:
+        return self._stub.RemoveBackground.future(request, timeout=timeout_s, metadata=self._metadata)
 
     def models(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> Models:
-        """The server's models and limits. Raises MatteboxError."""
+        """The server's models and limits. Raises MatteboxError.
+
+        >>> mattebox.Client().models().default
+        'u2netp'
+        """
         try:
             response = self._stub.ListModels(
                 pb.ListModelsRequest(), timeout=_core.checked_timeout(timeout), metadata=self._metadata
@@ -104,15 +203,36 @@ class Client:
 
     def ready(self, *, timeout: float | None = _core.READY_TIMEOUT_S) -> bool:
         """Whether a server is there and answers requests now. Raises MatteboxError if it fails in another way."""
+        return self._why_not_ready(_core.checked_timeout(timeout)) is None
+
+    def wait_until_ready(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> None:
+        """Waits until a server is there and answers requests.
+
+        Raises:
+            DeadlineExceeded: none was, for so many seconds; with the reason.
+            MatteboxError: it fails in another way.
+        """
+        patience = _core.Patience(_core.checked_timeout(timeout))
+        while patience.goes_on(self._why_not_ready_yet(patience.next_s())):
+            time.sleep(_core.READY_INTERVAL_S)
+
+    def _why_not_ready_yet(self, timeout_s: float) -> str | None:
+        try:
+            return self._why_not_ready(timeout_s)
+        except DeadlineExceeded as error:
+            return str(error)
+
+    def _why_not_ready(self, timeout_s: float | None) -> str | None:
+        """None if a server serves."""
         check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_core.HEALTH_METHOD)
         try:
-            answer = check(_core.HEALTH_REQUEST, timeout=_core.checked_timeout(timeout))
+            answer = check(_core.HEALTH_REQUEST, timeout=timeout_s)
         except grpc.RpcError as error:
             reason = _core.error_of(error)
             if isinstance(reason, Unavailable):
-                return False
+                return str(reason)
             raise reason from error
-        return answer == _core.HEALTH_SERVING
+        return None if answer == _core.HEALTH_SERVING else _core.NOT_SERVING
 
     def close(self) -> None:
         """Closes the connection; calls that run are cancelled."""
@@ -125,3 +245,28 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _result_of(call: _Call) -> RemovalResult:
+    """Waits for a call's end. Raises MatteboxError."""
+    try:
+        code = call.code()
+    except BaseException:  # such as KeyboardInterrupt: nobody waits for it any longer
+        call.cancel()
+        raise
+    initial = call.initial_metadata() or ()
+    if code is not grpc.StatusCode.OK:
+        raise from_status(code, call.details() or "", initial, call.trailing_metadata() or ())
+    return parse_result(call.result(), request_id_of(initial))
+
+
+def _putting(slot: Slot, ended: SimpleQueue[Slot]) -> Callable[[object], None]:
+    """What gRPC is to do when the slot's call has ended; a thread of its own does it."""
+    return lambda _: ended.put(slot)
+
+
+def _outcome_of(slot: Slot, call: _Call) -> StreamResult:
+    try:
+        return StreamResult(slot.id, _result_of(call))
+    except MatteboxError as error:
+        return StreamResult(slot.id, error=error)

@@ -2,7 +2,7 @@
 
 ```
 MatteboxError
-├── InvalidRequest           an option or the photo is wrong; `violations` says which field, and why
+├── InvalidRequest           a ValueError too: an option or the photo is wrong; `violations` says which field, and why
 │   └── MessageTooLarge      the message is over the server's or the client's limit
 ├── UnknownModel             the server has no model of that name
 ├── Unauthenticated          missing or wrong token
@@ -15,8 +15,8 @@ MatteboxError
     └── InternalError        a fault of the server; its log has it under `request_id`
 ```
 
-Wrong values that need no server to tell (a file that isn't there, a colour that is none) raise the ordinary `OSError`,
-`ValueError` and `TypeError` before anything is sent.
+What needs no server to tell is raised before anything is sent: `InvalidRequest`, which is a `ValueError` too, in the
+server's words; `OSError` for a file that can't be read; `TypeError` and `ValueError` for what is no option at all.
 """
 
 from __future__ import annotations
@@ -75,8 +75,15 @@ class MatteboxError(Exception):
         self.request_id = request_id
 
 
-class InvalidRequest(MatteboxError):
-    """An option or the photo is wrong."""
+class InvalidRequest(MatteboxError, ValueError):
+    """An option or the photo is wrong. Without a `request_id` it was found before anything was sent."""
+
+    @classmethod
+    def of(cls, *violations: tuple[str, str]) -> InvalidRequest:
+        """Found by the client: fields and what is wrong with them."""
+        found = tuple(FieldViolation(field, description) for field, description in violations)
+        text = "; ".join(f"{violation.field}: {violation.description}" for violation in found)
+        return cls(text, code="INVALID_ARGUMENT", violations=found)
 
 
 class MessageTooLarge(InvalidRequest):

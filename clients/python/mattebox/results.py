@@ -6,10 +6,16 @@ import os
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from mattebox import pictures
 from mattebox.options import ImageFormat
 from mattebox.v1 import background_removal_pb2 as pb
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
 
 ResultPixelFormat = Literal["rgb", "rgba", "gray"]
 
@@ -106,6 +112,18 @@ class RemovalResult:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes `image` to a file, as it is: the name's suffix chooses no format."""
         Path(path).write_bytes(self.image)
+
+    def to_pil(self) -> Image:
+        """`image` as a picture of Pillow's, with its colour profile. Raises ModuleNotFoundError without Pillow."""
+        return pictures.to_pil(self.image, self.width, self.height, self.pixel_format)
+
+    def to_numpy(self) -> NDArray[np.uint8]:
+        """The pixels of `image`: uint8 (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey.
+
+        Raises:
+            ModuleNotFoundError: without NumPy; or without Pillow, which decodes all but the format "raw".
+        """
+        return pictures.to_numpy(self.image, self.width, self.height, self.pixel_format)
 
 
 @dataclass(frozen=True)
