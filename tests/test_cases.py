@@ -32,8 +32,8 @@ def client(request: pytest.FixtureRequest, address: str) -> Generator[Shell]:
     shell.close()
 
 
-def cases(section: str) -> Any:
-    return pytest.mark.parametrize("case", CASES[section], ids=lambda case: case["name"])
+def cases(section: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", CASES[section], ids=[case["name"] for case in CASES[section]])
 
 
 def call(client: Shell, case: dict[str, Any]) -> mattebox.RemovalResult:

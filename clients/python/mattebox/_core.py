@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from mattebox.errors import DeadlineExceeded, MatteboxError, from_status
+from mattebox.errors import DeadlineExceeded, MatteboxError, Metadata, from_status, request_id_of
 from mattebox.security import Tls
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -212,3 +212,28 @@ class Patience:
             text = f"no server was ready within {self._timeout_s:g} s: {reason}"
             raise DeadlineExceeded(text, code="DEADLINE_EXCEEDED")
         return reason is not None
+
+
+class Attempts:
+    """Makes a call again whose answer broke off: gRPC itself repeats only those of which no part of an answer came.
+
+    Args:
+        retries: at most so often.
+        timeout_s: for all attempts together.
+    """
+
+    def __init__(self, retries: int, timeout_s: float | None) -> None:
+        self._left = retries
+        self._until_s = None if timeout_s is None else time.monotonic() + timeout_s
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Of the next attempt."""
+        return None if self._until_s is None else max(0.0, self._until_s - time.monotonic())
+
+    def another(self, code: grpc.StatusCode, initial: Metadata) -> bool:
+        """Whether to try again. The server's first word is a call's request id."""
+        if code is not grpc.StatusCode.UNAVAILABLE or not request_id_of(initial) or not self._left:
+            return False
+        self._left -= 1
+        return True

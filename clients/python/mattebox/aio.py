@@ -68,7 +68,7 @@ class AsyncClient:
             if credentials is None
             else grpc.aio.secure_channel(target, credentials, options)
         )
-        self._metadata = connection.metadata
+        self._metadata, self._retries = connection.metadata, retries
         self._closed = False
         self._stub = pb_grpc.BackgroundRemovalServiceStub(self._channel)
 
@@ -191,10 +191,17 @@ class AsyncClient:
             return StreamResult(slot.id, error=error)
 
     async def _call(self, request: pb.RemoveBackgroundRequest, timeout_s: float | None) -> RemovalResult:
-        self._check_open()
-        call = self._stub.RemoveBackground(request, timeout=timeout_s, metadata=self._metadata)
-        response = await _answer(call)
-        return parse_result(response, request_id_of(await call.initial_metadata() or ()))
+        attempts = _core.Attempts(self._retries, timeout_s)
+        while True:
+            self._check_open()
+            call = self._stub.RemoveBackground(request, timeout=attempts.timeout_s, metadata=self._metadata)
+            try:
+                response = await _answer(call)
+            except Unavailable:
+                if not attempts.another(await call.code(), await call.initial_metadata() or ()):
+                    raise
+            else:
+                return parse_result(response, request_id_of(await call.initial_metadata() or ()))
 
     async def models(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> Models:
         """The server's models and limits. Raises MatteboxError."""

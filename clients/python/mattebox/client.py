@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,6 +25,15 @@ from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 
 if TYPE_CHECKING:
     _Call: TypeAlias = grpc._CallFuture[pb.RemoveBackgroundResponse]  # pyright: ignore[reportPrivateUsage]
+
+
+@dataclass(eq=False)
+class _Pending:
+    """A call under way, and what it takes to make it again."""
+
+    request: pb.RemoveBackgroundRequest
+    attempts: _core.Attempts
+    call: _Call
 
 
 class Client:
@@ -68,7 +78,7 @@ class Client:
             if credentials is None
             else grpc.secure_channel(target, credentials, options)
         )
-        self._metadata = connection.metadata
+        self._metadata, self._retries = connection.metadata, retries
         self._stub = pb_grpc.BackgroundRemovalServiceStub(self._channel)
 
     def remove_background(
@@ -106,7 +116,10 @@ class Client:
             TypeError: an argument is of a wrong type.
         """
         request = build_request(photo, RemovalOptions(model, keep, matte, background, output))
-        return _result_of(self._start(request, _core.checked_timeout(timeout)))
+        pending = self._start(request, _core.checked_timeout(timeout))
+        while (result := self._finish(pending)) is None:
+            pass
+        return result
 
     def remove_backgrounds(
         self,
@@ -159,7 +172,7 @@ class Client:
     ) -> Iterator[StreamResult]:
         """Keeps the window full until there are no more photos."""
         ended: SimpleQueue[Slot] = SimpleQueue()
-        calls: dict[Slot, _Call] = {}
+        running: dict[Slot, _Pending] = {}
         more = True
         try:
             while more or window:
@@ -169,23 +182,56 @@ class Client:
                     if item is not None:
                         slot, photo = window.open(item)
                         try:
-                            calls[slot] = self._start(with_photo(options, photo), timeout_s)
+                            running[slot] = self._start(with_photo(options, photo), timeout_s)
                         except (MatteboxError, OSError) as error:
                             slot.outcome = StreamResult(slot.id, error=error)
                             ended.put(slot)
                         else:
-                            calls[slot].add_done_callback(_putting(slot, ended))
+                            running[slot].call.add_done_callback(_putting(slot, ended))
                 if window:
-                    slot = ended.get()
-                    if slot in calls:
-                        slot.outcome = _outcome_of(slot, calls.pop(slot))
+                    self._settle(ended.get(), running, ended)
                     yield from window.ready()
         finally:
-            for call in calls.values():
-                call.cancel()
+            for pending in running.values():
+                pending.call.cancel()
 
-    def _start(self, request: pb.RemoveBackgroundRequest, timeout_s: float | None) -> _Call:
+    def _settle(self, slot: Slot, running: dict[Slot, _Pending], ended: SimpleQueue[Slot]) -> None:
+        """Takes in how a photo's call has ended."""
+        if slot.outcome is not None:  # its photo could not be read: there was no call
+            return
+        try:
+            result = self._finish(running[slot])
+        except MatteboxError as error:
+            slot.outcome = StreamResult(slot.id, error=error)
+        else:
+            if result is None:
+                running[slot].call.add_done_callback(_putting(slot, ended))
+                return
+            slot.outcome = StreamResult(slot.id, result)
+        del running[slot]
+
+    def _start(self, request: pb.RemoveBackgroundRequest, timeout_s: float | None) -> _Pending:
+        attempts = _core.Attempts(self._retries, timeout_s)
+        return _Pending(request, attempts, self._begin(request, timeout_s))
+
+    def _begin(self, request: pb.RemoveBackgroundRequest, timeout_s: float | None) -> _Call:
         return self._stub.RemoveBackground.future(request, timeout=timeout_s, metadata=self._metadata)
+
+    def _finish(self, pending: _Pending) -> RemovalResult | None:
+        """Waits for the end of an attempt. None if there is another now. Raises MatteboxError."""
+        call = pending.call
+        try:
+            code = call.code()
+        except BaseException:  # such as KeyboardInterrupt: nobody waits for it any longer
+            call.cancel()
+            raise
+        initial = call.initial_metadata() or ()
+        if code is grpc.StatusCode.OK:
+            return parse_result(call.result(), request_id_of(initial))
+        if pending.attempts.another(code, initial):
+            pending.call = self._begin(pending.request, pending.attempts.timeout_s)
+            return None
+        raise from_status(code, call.details() or "", initial, call.trailing_metadata() or ())
 
     def models(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> Models:
         """The server's models and limits. Raises MatteboxError.
@@ -247,26 +293,6 @@ class Client:
         self.close()
 
 
-def _result_of(call: _Call) -> RemovalResult:
-    """Waits for a call's end. Raises MatteboxError."""
-    try:
-        code = call.code()
-    except BaseException:  # such as KeyboardInterrupt: nobody waits for it any longer
-        call.cancel()
-        raise
-    initial = call.initial_metadata() or ()
-    if code is not grpc.StatusCode.OK:
-        raise from_status(code, call.details() or "", initial, call.trailing_metadata() or ())
-    return parse_result(call.result(), request_id_of(initial))
-
-
 def _putting(slot: Slot, ended: SimpleQueue[Slot]) -> Callable[[object], None]:
     """What gRPC is to do when the slot's call has ended; a thread of its own does it."""
     return lambda _: ended.put(slot)
-
-
-def _outcome_of(slot: Slot, call: _Call) -> StreamResult:
-    try:
-        return StreamResult(slot.id, _result_of(call))
-    except MatteboxError as error:
-        return StreamResult(slot.id, error=error)
