@@ -1,7 +1,7 @@
 """Both clients behind one face, so that one parametrised suite tests them alike."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
@@ -18,11 +18,11 @@ T = TypeVar("T")
 class AsyncShell:
     """`AsyncClient`, one call at a time."""
 
-    def __init__(self, address: str, **options: Any) -> None:
+    def __init__(self, address: str | Sequence[str], **options: Any) -> None:
         self._loop = asyncio.new_event_loop()
         self._client = self._run(self._open(address, options))
 
-    async def _open(self, address: str, options: dict[str, Any]) -> mattebox.AsyncClient:
+    async def _open(self, address: str | Sequence[str], options: dict[str, Any]) -> mattebox.AsyncClient:
         return mattebox.AsyncClient(address, **options)
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
@@ -60,7 +60,7 @@ async def _next(answers: AsyncGenerator[mattebox.StreamResult]) -> mattebox.Stre
 Shell: TypeAlias = mattebox.Client | AsyncShell
 
 
-def open_shell(kind: str, address: str, **options: Any) -> Shell:
+def open_shell(kind: str, address: str | Sequence[str], **options: Any) -> Shell:
     """`kind` is "sync" or "async"."""
     return AsyncShell(address, **options) if kind == "async" else mattebox.Client(address, **options)
 

@@ -1,0 +1,184 @@
+"""Many photos through one client, by both clients: order, laziness, errors, and what leaving early does."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import images
+import mattebox
+from case_server import case_server
+from mattebox.batches import NamedPhoto, Slot, Window
+from mattebox_server.local import LocalServer
+from shells import Shell, open_shell
+from test_transport import answered, eventually
+
+PHOTO = images.encode(images.scene())
+SMALL = mattebox.Output(size=20)
+
+
+def test_ids_and_results(client: Shell) -> None:
+    items = list(client.remove_backgrounds([PHOTO, ("cat", PHOTO), PHOTO], output=SMALL))
+    assert sorted(item.id for item in items) == ["0", "2", "cat"]
+    assert all(item.error is None and item.result is not None and item.result.width == 20 for item in items)
+
+
+def test_in_order(client: Shell) -> None:
+    """The first takes longest: it would be the last."""
+    large = images.encode(images.textured(1600, 1200))
+    photos = [("large", large), *((str(n), PHOTO) for n in range(6))]
+    assert [item.id for item in client.remove_backgrounds(photos, ordered=True)] == [name for name, _ in photos]
+    assert next(iter(list(client.remove_backgrounds(photos, concurrency=7)))).id != "large"
+
+
+def test_photos_are_taken_as_there_is_room(client: Shell) -> None:
+    taken: list[int] = []
+
+    def without_end() -> Iterator[mattebox.PhotoSource]:
+        for number in count():
+            taken.append(number)
+            yield PHOTO
+
+    answers = client.remove_backgrounds(without_end(), concurrency=3)
+    for done, _ in enumerate(islice(answers, 10)):
+        assert len(taken) <= done + 3
+    assert len(taken) <= 12
+
+
+def test_none_at_all(client: Shell) -> None:
+    assert list(client.remove_backgrounds([])) == []
+
+
+def test_errors_are_returned(client: Shell, tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere.jpg"
+    photos: list[NamedPhoto] = [PHOTO, ("broken", b"no photo"), ("missing", missing), ("empty", b""), PHOTO]
+    items = {item.id: item for item in client.remove_backgrounds(photos, errors="return", ordered=True)}
+    assert list(items) == ["0", "broken", "missing", "empty", "4"]
+    assert isinstance(items["broken"].error, mattebox.InvalidRequest)
+    assert items["broken"].error.request_id
+    assert isinstance(items["missing"].error, FileNotFoundError)
+    assert isinstance(items["empty"].error, mattebox.InvalidRequest)
+    assert not items["empty"].error.request_id
+    assert items["0"].result is not None
+    assert items["4"].result is not None
+
+
+def test_errors_are_raised_and_name_the_photo(client: Shell) -> None:
+    with pytest.raises(mattebox.InvalidRequest) as caught:
+        list(client.remove_backgrounds([PHOTO, ("broken", b"no photo"), PHOTO]))
+    assert caught.value.__notes__ == ["photo 'broken'"]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"concurrency": 0}, ValueError),
+        ({"errors": "ignore"}, ValueError),
+        ({"timeout": float("nan")}, ValueError),
+        ({"background": "whiite"}, mattebox.InvalidRequest),
+        ({"output": mattebox.Output(quality=3)}, mattebox.InvalidRequest),
+    ],
+)
+def test_wrong_options_take_no_photo(client: Shell, options: dict[str, Any], kind: type[Exception]) -> None:
+    def photos() -> Iterator[mattebox.PhotoSource]:
+        pytest.fail("a photo was taken")
+        yield PHOTO
+
+    with pytest.raises(kind):
+        next(iter(client.remove_backgrounds(photos(), **options)))
+
+
+def test_wrong_photos_and_ids_are_raised_in_any_case(client: Shell) -> None:
+    wrongs: list[Any] = [5, (1, PHOTO)]
+    for wrong in wrongs:
+        with pytest.raises(TypeError):
+            list(client.remove_backgrounds([wrong], errors="return"))
+
+
+def test_what_the_source_raises_ends_it(client: Shell) -> None:
+    def photos() -> Iterator[mattebox.PhotoSource]:
+        yield PHOTO
+        raise RuntimeError("no more film")
+
+    with pytest.raises(RuntimeError, match="film"):
+        list(client.remove_backgrounds(photos(), errors="return"))
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_leaving_early_cancels_the_rest(colour_model: Path, kind: str) -> None:
+    with LocalServer([colour_model], ["--provider", "cpu", "--max-active", "1"]) as server:
+        client = open_shell(kind, server.address)
+        large = images.encode(images.textured(1600, 1200))
+        answers = iter(client.remove_backgrounds([large] * 8))
+        next(answers)
+        answers.close()  # type: ignore[attr-defined]  # pyright: ignore
+        eventually(lambda: sum(event.get("status") == "CANCELLED" for event in list(server.events)) >= 5)
+        assert client.remove_background(PHOTO).width == 96
+        client.close()
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_several_servers_share_them(colour_model: Path, kind: str) -> None:
+    with LocalServer([colour_model]) as one, LocalServer([colour_model]) as two:
+        client = open_shell(kind, [one.address, two.address])
+        client.wait_until_ready()
+        eventually(lambda: bool(client.remove_background(PHOTO)) and min(answered(one), answered(two)) > 0)
+        before = answered(one), answered(two)
+        assert sum(item.error is None for item in client.remove_backgrounds([PHOTO] * 20)) == 20
+        eventually(lambda: answered(one) - before[0] + answered(two) - before[1] == 20)
+        assert abs(answered(one) - before[0] - 10) <= 1
+        client.close()
+
+
+def test_an_asynchronous_source() -> None:
+    """Answers come while the source has no further photo yet."""
+
+    async def scenario(address: str) -> list[str]:
+        answered = asyncio.Event()
+
+        async def photos() -> AsyncIterator[bytes]:
+            yield PHOTO
+            await answered.wait()
+            yield PHOTO
+
+        found: list[str] = []
+        async with mattebox.AsyncClient(address) as client:
+            async for item in client.remove_backgrounds(photos()):
+                found.append(item.id)
+                answered.set()
+        return found
+
+    with case_server() as address:
+        assert asyncio.run(asyncio.wait_for(scenario(address), 30)) == ["0", "1"]
+
+
+def test_the_window() -> None:
+    window = Window(2, ordered=True, errors="return")
+    slots: list[Slot] = [window.open(photo)[0] for photo in (b"a", ("x", b"b"))]
+    assert not window.has_room
+    slots[1].outcome = mattebox.StreamResult("x")
+    assert list(window.ready()) == []
+    assert not window.has_room  # what waits for its turn takes room too
+    slots[0].outcome = mattebox.StreamResult("0")
+    assert [item.id for item in window.ready()] == ["0", "x"]
+    assert not window
+    assert window.open(b"c")[0].id == "2"
+
+
+def test_threads_may_share_a_client(server: LocalServer) -> None:
+    found: list[int] = []
+    with mattebox.Client(server.address) as client:
+
+        def work() -> None:
+            found.append(sum(item.error is None for item in client.remove_backgrounds([PHOTO] * 10)))
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [10] * 4

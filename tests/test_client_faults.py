@@ -1,0 +1,215 @@
+"""What goes wrong on the way, by both clients: the right exception within the deadline, never a hang."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+
+import grpc
+import pytest
+
+import images
+import mattebox
+from authority import Authority
+from mattebox.v1 import background_removal_pb2 as pb
+from mattebox_server.local import LocalServer
+from shells import open_shell
+from test_transport import eventually
+
+PHOTO = images.encode(images.scene())
+LARGE = images.encode(images.textured(2400, 1800), "BMP")
+BOTH = pytest.mark.parametrize("kind", ["sync", "async"])
+NO_HANG_S = 30
+
+
+@BOTH
+def test_killed_in_the_middle_of_a_call(colour_model: Path, kind: str) -> None:
+    with LocalServer([colour_model]) as server:
+        client = open_shell(kind, server.address, retries=0)
+        client.wait_until_ready()
+        os.kill(server.pid, signal.SIGSTOP)
+        killer = threading.Timer(0.5, os.kill, (server.pid, signal.SIGKILL))
+        killer.start()
+        with pytest.raises(mattebox.Unavailable):
+            client.remove_background(PHOTO, timeout=NO_HANG_S)
+        client.close()
+
+
+@BOTH
+def test_a_server_that_hangs(colour_model: Path, kind: str) -> None:
+    """Also with retries, and for each photo of many: none of them outlives its timeout."""
+    with LocalServer([colour_model]) as server:
+        client = open_shell(kind, server.address)
+        client.wait_until_ready()
+        os.kill(server.pid, signal.SIGSTOP)
+        with pytest.raises(mattebox.DeadlineExceeded):
+            client.remove_background(PHOTO, timeout=0.5)
+        items = list(client.remove_backgrounds([PHOTO] * 3, timeout=0.5, errors="return"))
+        assert {type(item.error) for item in items} == {mattebox.DeadlineExceeded}
+        with pytest.raises(mattebox.DeadlineExceeded, match="no server was ready within 1 s"):
+            client.wait_until_ready(timeout=1)
+        with pytest.raises(mattebox.DeadlineExceeded):
+            client.models(timeout=0.2)
+        os.kill(server.pid, signal.SIGCONT)
+        client.wait_until_ready()
+        assert client.remove_background(PHOTO).width == 96
+        client.close()
+
+
+@BOTH
+def test_no_server_there(kind: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    client = open_shell(kind, address)
+    with pytest.raises(mattebox.Unavailable):
+        client.remove_background(PHOTO, timeout=NO_HANG_S)
+    assert not client.ready()
+    with pytest.raises(mattebox.DeadlineExceeded, match="refused"):
+        client.wait_until_ready(timeout=0.5)
+    client.close()
+    unknown = open_shell(kind, "nowhere.invalid:1")
+    with pytest.raises((mattebox.Unavailable, mattebox.DeadlineExceeded)):
+        unknown.remove_background(PHOTO, timeout=3)
+    unknown.close()
+
+
+@BOTH
+def test_something_else_listens_there(kind: str) -> None:
+    """It takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = open_shell(kind, f"127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises((mattebox.DeadlineExceeded, mattebox.Unavailable)):
+            client.remove_background(PHOTO, timeout=1)
+        client.close()
+
+
+@BOTH
+def test_a_server_that_starts_is_waited_for(colour_model: Path, kind: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    client = open_shell(kind, address)
+    assert not client.ready()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None if kind == "async" else pool.submit(client.wait_until_ready)
+        with LocalServer([colour_model], ["--address", address]):
+            client.wait_until_ready()
+            assert waiting is None or waiting.result(timeout=NO_HANG_S) is None
+            assert client.remove_background(PHOTO).width == 96
+    client.close()
+
+
+@BOTH
+def test_tls_and_plaintext(colour_model: Path, kind: str, tmp_path: Path) -> None:
+    authority = Authority()
+    certificate, key = authority.issue().write(tmp_path)
+    with LocalServer([colour_model], ["--tls-certificate", str(certificate), "--tls-key", str(key)]) as encrypted:
+        plain_client = open_shell(kind, encrypted.address, retries=1)
+        with pytest.raises(mattebox.Unavailable):
+            plain_client.remove_background(PHOTO, timeout=NO_HANG_S)
+        plain_client.close()
+    with LocalServer([colour_model]) as plain:
+        tls_client = open_shell(kind, plain.address, tls=mattebox.Tls(authority.certificate), retries=1)
+        with pytest.raises(mattebox.Unavailable):
+            tls_client.remove_background(PHOTO, timeout=NO_HANG_S)
+        assert not tls_client.ready()
+        tls_client.close()
+
+
+@BOTH
+def test_messages_that_are_too_large(colour_model: Path, kind: str) -> None:
+    with LocalServer([colour_model], ["--max-photo-bytes", "1000000"]) as server:
+        client = open_shell(kind, server.address)
+        with pytest.raises(mattebox.MessageTooLarge):  # at the server
+            client.remove_background(LARGE)
+        client.close()
+        client = open_shell(kind, server.address, max_message_bytes=2000)
+        with pytest.raises(mattebox.MessageTooLarge):  # at the client, on its way out
+            client.remove_background(LARGE)
+        output = mattebox.Output(format="raw")
+        with pytest.raises(mattebox.MessageTooLarge):  # at the client, as an answer
+            client.remove_background(PHOTO, output=output)
+        client.close()
+
+
+class Breaking:
+    """A server whose first answers break off after their first word."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.numbers = count(1)
+        self.calls: list[int] = []
+
+    def __call__(self, _: object, context: grpc.ServicerContext) -> pb.RemoveBackgroundResponse:
+        number = next(self.numbers)
+        self.calls.append(number)
+        context.send_initial_metadata((("x-request-id", "1"),))
+        if number <= self.times:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
+        time.sleep(0.05)
+        return pb.RemoveBackgroundResponse(image=b"x", format=pb.IMAGE_FORMAT_PNG)
+
+
+@pytest.fixture
+def breaking(request: pytest.FixtureRequest) -> Generator[tuple[Breaking, str]]:
+    answer = Breaking(request.param)
+    server = grpc.server(ThreadPoolExecutor(4))
+    method = grpc.unary_unary_rpc_method_handler(
+        answer, pb.RemoveBackgroundRequest.FromString, pb.RemoveBackgroundResponse.SerializeToString
+    )
+    service = "mattebox.v1.BackgroundRemovalService"
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"RemoveBackground": method}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield answer, f"127.0.0.1:{port}"
+    server.stop(None)
+
+
+@BOTH
+@pytest.mark.parametrize("breaking", [2], indirect=True)
+def test_an_answer_that_breaks_off(breaking: tuple[Breaking, str], kind: str) -> None:
+    """Nothing is repeated by gRPC itself once the answer has begun."""
+    answer, address = breaking
+    client = open_shell(kind, address)
+    assert client.remove_background(PHOTO).image == b"x"
+    assert len(answer.calls) == 3
+    answer.numbers = count(1)
+    assert all(item.result for item in client.remove_backgrounds([PHOTO] * 5))
+    assert len(answer.calls) == 10
+    client.close()
+
+
+@BOTH
+@pytest.mark.parametrize("breaking", [9], indirect=True)
+def test_answers_that_always_break_off(breaking: tuple[Breaking, str], kind: str) -> None:
+    answer, address = breaking
+    client = open_shell(kind, address, retries=2)
+    with pytest.raises(mattebox.Unavailable, match="broken off"):
+        client.remove_background(PHOTO)
+    assert len(answer.calls) == 3
+    client.close()
+
+
+def test_an_interrupted_wait_cancels_the_call(colour_model: Path) -> None:
+    """As Ctrl-C does."""
+    with LocalServer([colour_model], ["--max-active", "1"]) as server, mattebox.Client(server.address) as client:
+        client.wait_until_ready()
+        os.kill(server.pid, signal.SIGSTOP)
+        main = threading.main_thread().ident
+        assert main is not None
+        threading.Timer(0.5, signal.pthread_kill, (main, signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            client.remove_background(PHOTO)
+        os.kill(server.pid, signal.SIGCONT)
+        eventually(lambda: any(event.get("status") == "CANCELLED" for event in list(server.events)))
+
+
+def test_keepalive_out_of_range() -> None:
+    for seconds in (0, 9.9, -1, float("nan"), 1e9):
+        with pytest.raises(ValueError, match="keepalive"):
+            mattebox.Client(keepalive=seconds)
+    mattebox.Client(keepalive=None).close()
