@@ -1,6 +1,7 @@
 """A session that the tests control, in place of onnxruntime's."""
 
 import threading
+import time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.lifecycle import Backoff
 from mattebox_server.engine.network import BatchLimits, Network
 from mattebox_server.engine.options import ProviderName
-from mattebox_server.engine.session import Maps
+from mattebox_server.engine.session import Maps, Stop
 from mattebox_server.pixels import Pixels
 from mattebox_server.spec import ModelSpec, Stretch, Weights
 
@@ -39,12 +40,24 @@ class FakeSession:
         self.spec = spec(name)
         self.gate = threading.Event()
         self.gate.set()
+        self.stopped, self.can_stop, self.running = threading.Event(), True, False
         self.ran: list[int] = []  # the first photo of each batch
         self.batches: list[int] = []
         self.kept: list[list[float]] = []
 
-    def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
-        assert self.gate.wait(10)
+    def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
+        if stop is not None:
+            stop.on_ask(self.stopped.set)
+        gate, until_s = self.gate, time.monotonic() + 10
+        self.running = True
+        try:
+            while not gate.wait(0.001):
+                assert time.monotonic() < until_s
+                if self.stopped.is_set() and self.can_stop:
+                    self.stopped.clear()
+                    raise RuntimeError("stopped")
+        finally:
+            self.running = False
         assert keep is not None
         self.ran.append(int(images[0, 0, 0, 0]))
         self.batches.append(len(images))

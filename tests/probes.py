@@ -17,7 +17,7 @@ from fakes import spec
 from mattebox_server.engine.batcher import Batcher
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.network import BatchLimits, Network
-from mattebox_server.engine.session import Maps
+from mattebox_server.engine.session import Maps, Stop
 from mattebox_server.pixels import Pixels
 from mattebox_server.spec import ModelSpec
 
@@ -132,7 +132,7 @@ class Probe:
         self.held = False
         self.step()
 
-    def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
+    def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:  # noqa: ARG002
         batch = Batch(self, images[:, 0, 0, 0].tolist(), images.shape[1:])
         self.device.enter(batch)
         try:

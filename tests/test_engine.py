@@ -1,7 +1,10 @@
 """The engine with sessions that the tests control: order, cancellation, deadlines, failures."""
 
 import asyncio
+import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,9 @@ import pytest
 from fakes import FakeSession, engine_of
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import Inference
+from mattebox_server.engine.loading import load_engine
+from mattebox_server.engine.options import EngineOptions
+from mattebox_server.engine.session import Stop
 from mattebox_server.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, UnknownModel
 from mattebox_server.pixels import Pixels
 
@@ -87,6 +93,94 @@ def test_cancelled_and_expired_requests_are_never_run() -> None:
 
     asyncio.run(ask())
     assert session.ran == [1, 4]
+    engine.close()
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until_s
+        await asyncio.sleep(0.005)
+
+
+def test_a_run_that_nobody_waits_for_is_stopped() -> None:
+    """So that callers who cancel cost the others little; the session is as good as before."""
+    session = FakeSession()
+    session.gate.clear()
+    engine = engine_of(session)
+
+    async def ask() -> None:
+        for _ in range(5):  # more often than a session may fail
+            abandoned = asyncio.create_task(infer(engine, photo(1)))
+            await eventually(lambda: session.running)
+            abandoned.cancel()
+            await eventually(lambda: not session.running)  # the gate is still closed
+        session.gate.set()
+        assert (await infer(engine, photo(2))).foreground[0, 0] == 2
+
+    asyncio.run(ask())
+    assert session.ran == [2]
+    assert engine.networks[0].is_serving
+    engine.close()
+
+
+def test_a_run_goes_on_while_anybody_waits_for_it() -> None:
+    session = FakeSession()
+    session.gate.clear()
+    engine = engine_of(session, max_batch=4)
+
+    async def ask() -> None:
+        first = asyncio.create_task(infer(engine, photo(1)))
+        await eventually(lambda: session.running)
+        both = [asyncio.create_task(infer(engine, photo(number))) for number in (2, 3)]
+        await asyncio.sleep(0)
+        gate, session.gate = session.gate, threading.Event()
+        gate.set()
+        await first
+        await eventually(lambda: session.running)
+        both[0].cancel()
+        await asyncio.sleep(0.05)
+        assert session.running
+        session.gate.set()
+        assert (await both[1]).foreground[0, 0] == 3
+
+    asyncio.run(ask())
+    assert session.batches == [1, 2]
+    engine.close()
+
+
+def test_a_session_that_can_not_stop_ends_its_run() -> None:
+    session = FakeSession()
+    session.can_stop = False
+    session.gate.clear()
+    engine = engine_of(session)
+
+    async def ask() -> None:
+        abandoned = asyncio.create_task(infer(engine, photo(1)))
+        await eventually(lambda: session.running)
+        abandoned.cancel()
+        await eventually(session.stopped.is_set)
+        waiting = asyncio.create_task(infer(engine, photo(2)))
+        await asyncio.sleep(0.05)
+        assert session.running
+        session.gate.set()
+        assert (await waiting).foreground[0, 0] == 2
+
+    asyncio.run(ask())
+    assert session.ran == [1, 2]
+    engine.close()
+
+
+def test_onnxruntime_stops(colour_model: Path) -> None:
+    """Between two nodes; the session runs on as if nothing had been."""
+    engine = load_engine([colour_model], EngineOptions(provider="cpu"))
+    session = engine.networks[0].sessions[0]
+    image, keep = np.zeros((1, 64, 96, 3), np.uint8), np.ones((1, 4), np.float32)
+    stop = Stop()
+    stop.ask()
+    with pytest.raises(Exception, match="terminate"):
+        session.run(image, keep, stop)
+    assert session.run(image, keep, Stop()).foreground.shape == (1, 64, 96)
     engine.close()
 
 

@@ -26,7 +26,7 @@ from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import check_session, load_engine, warm_up
 from mattebox_server.engine.options import EngineOptions, ProviderName, ProviderUnavailable
 from mattebox_server.engine.providers import find_device
-from mattebox_server.engine.session import Maps, OnnxSession
+from mattebox_server.engine.session import Maps, OnnxSession, Stop
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
 from mattebox_server.pixels import Pixels
@@ -49,8 +49,8 @@ class Broken:
         self.spec, self.precision, self.bounds = whole.spec, whole.precision, None
         self.provider = whole.provider
 
-    def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
-        maps = self._whole.run(images, keep)
+    def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
+        maps = self._whole.run(images, keep, stop)
         foreground, classes = maps.foreground, maps.classes
         match self._kind:
             case "as it is":
@@ -238,9 +238,9 @@ def test_warm_up_runs_every_usual_shape_but_on_the_cpu_provider(colour_model: Pa
             self.provider: ProviderName = provider
             self.shapes: list[tuple[int, ...]] = []
 
-        def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
+        def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
             self.shapes.append(images.shape)
-            return self._whole.run(images, keep)
+            return self._whole.run(images, keep, stop)
 
     cpu, openvino, cuda = Elsewhere("cpu"), Elsewhere("openvino"), Elsewhere("cuda")
     assert (warm_up(cpu, 1), warm_up(openvino, 1), warm_up(cuda, 8)) == (0, 7, 14)

@@ -16,9 +16,9 @@ from functools import partial
 
 import structlog
 
-from mattebox_server.engine.inference import Inference, run_session
+from mattebox_server.engine.inference import Abandoned, Inference, run_session
 from mattebox_server.engine.network import Network, Outcomes, Replica, Request, expired
-from mattebox_server.engine.session import Session
+from mattebox_server.engine.session import Session, Stop
 from mattebox_server.errors import OutOfMemory, Overloaded
 from mattebox_server.pixels import Pixels
 
@@ -48,6 +48,8 @@ class Batcher:
         self._changed = threading.Condition()  # guards the networks and all that follows
         self._free_runs = runs
         self._ready: deque[tuple[Network, Replica, list[Request]]] = deque()  # chosen, no thread has taken them yet
+        self._begun: dict[Future[Inference], Request] = {}  # chosen, and not answered yet
+        self._running: dict[Replica, tuple[list[Request], Stop]] = {}
         self._virtual_s = 0.0  # the device's: where the network that runs stood when it was chosen
         self._closed = False
         # Daemons: a batcher that nobody closes must not keep the process from ending.
@@ -60,9 +62,10 @@ class Batcher:
     ) -> Future[Inference]:
         """Queues a photo uint8 (h, w, 3); if the device and a session are free, its run starts at once.
 
-        The future can be cancelled until the run starts. It fails with DeadlineExceeded if `deadline_s`, on the clock
-        of `time.monotonic`, passes before that, with InferenceFailed if the network fails on this photo, with
-        Overloaded if the device has no memory for it, and with NotServing if the last session goes out of service.
+        The future can be cancelled until the run starts, and abandoned at any time. It fails with DeadlineExceeded if
+        `deadline_s`, on the clock of `time.monotonic`, passes before the run, with InferenceFailed if the network fails
+        on this photo, with Overloaded if the device has no memory for it, and with NotServing if the last session goes
+        out of service.
 
         Raises:
             NotServing: no session of the network is in service.
@@ -79,6 +82,22 @@ class Batcher:
                 outcomes = self._enqueue(network, request)
         _end(outcomes)
         return request.future
+
+    def abandon(self, future: Future[Inference]) -> None:
+        """Nobody waits for a photo any longer: it leaves the queue, or its run stops if it is for nobody else.
+
+        A future whose run is stopped fails with Abandoned.
+        """
+        if future.cancel():
+            return
+        with self._changed:
+            request = self._begun.get(future)
+            if request is None:  # it has just ended
+                return
+            request.abandoned.set()
+            for requests, stop in self._running.values():
+                if request in requests and all(each.abandoned.is_set() for each in requests):
+                    stop.ask()
 
     def restore(self, network: Network, replica: Replica) -> None:
         """Puts a replica into service, in place of one that failed."""
@@ -129,6 +148,7 @@ class Batcher:
                 self._virtual_s = max(self._virtual_s, network.virtual_s)
                 self._free_runs -= 1
                 self._ready.append((network, network.idle.pop(), requests))
+                self._begun |= {request.future: request for request in requests}
                 self._changed.notify()
             self._let_sleep(network)
         return outcomes
@@ -161,23 +181,26 @@ class Batcher:
 
     def _run(self, network: Network, replica: Replica, requests: list[Request]) -> None:
         started_s = time.monotonic()
-        attempts = deque([requests])
+        attempts, given = deque([requests]), 0
         while attempts:
             outcomes, again = self._attempt(network, replica, attempts.popleft())
+            given += sum(not isinstance(outcome, Abandoned) for outcome in outcomes.values())
             attempts.extend(again)
             failing = replica.failures >= network.limits.max_failures
             if failing:  # it would fail on them too
                 outcomes |= {request: network.not_serving() for tried in attempts for request in tried}
                 attempts.clear()
-            if not attempts:  # before the callers know, so that whoever asks again finds the session free
-                with self._changed:
+            with self._changed:
+                for request in outcomes:
+                    self._begun.pop(request.future, None)
+                if not attempts:  # before the callers know, so that whoever asks again finds the session free
                     self._free_runs += 1
-                    network.charge(len(requests), time.monotonic() - started_s)
+                    network.charge(given, time.monotonic() - started_s)
                     outcomes |= self._dismiss(network, replica) if failing else {}
                     network.idle += [] if failing else [replica]
                     outcomes |= self._start_runs(time.monotonic())
-                if failing:
-                    self._tell_failing(network, replica)
+            if failing:
+                self._tell_failing(network, replica)
             _end(outcomes)
 
     def _attempt(self, network: Network, replica: Replica, requests: list[Request]) -> tuple[Outcomes, _Batches]:
@@ -186,11 +209,17 @@ class Batcher:
             return {}, _halves(requests)
         started_s = time.monotonic()
         outcomes = expired(requests, started_s)
+        outcomes |= {request: Abandoned() for request in requests if request.abandoned.is_set()}
         alive = [request for request in requests if request not in outcomes]
         if not alive:
             return outcomes, []
+        stop = Stop()
+        with self._changed:
+            self._running[replica] = alive, stop
         try:
-            ended, again = _answers(replica.session, alive, started_s), _Batches()
+            ended, again = _answers(replica.session, alive, started_s, stop), _Batches()
+        except Abandoned as error:
+            ended, again = dict.fromkeys(alive, error), _Batches()
         except OutOfMemory as error:
             ended, again = self._make_room(network, alive, error)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the thread goes on
@@ -198,6 +227,9 @@ class Batcher:
         else:
             network.observer.run(network.spec.name, network.provider, len(alive), time.monotonic() - started_s)
             self._praise(network, replica, len(alive))
+        finally:
+            with self._changed:
+                del self._running[replica]
         return outcomes | ended, again
 
     def _praise(self, network: Network, replica: Replica, photos: int) -> None:
@@ -237,8 +269,9 @@ class Batcher:
             log.exception("a failing session is left as it is", model=network.spec.name)
 
 
-def _answers(session: Session, requests: list[Request], started_s: float) -> Outcomes:
-    found = run_session(session, [request.image for request in requests], [request.kept for request in requests])
+def _answers(session: Session, requests: list[Request], started_s: float, stop: Stop) -> Outcomes:
+    images, kept = [request.image for request in requests], [request.kept for request in requests]
+    found = run_session(session, images, kept, stop)
     return {
         request: replace(inference, queue_s=started_s - request.queued_s)
         for request, inference in zip(requests, found, strict=True)

@@ -62,7 +62,7 @@ class Engine:
         deadline_s: float | None,
         ran: Callable[[float], None] | None = None,
     ) -> Inference:
-        """Runs a network on one photo. A caller that is cancelled takes its place in the queue with it.
+        """Runs a network on one photo. A caller that is cancelled takes its place in the queue with it, or its run.
 
         Args:
             network: that the photo was prepared for, be it replaced meanwhile.
@@ -82,7 +82,11 @@ class Engine:
         future = self._batcher.submit(network, image, kept, deadline_s)
         if ran is not None:
             future.add_done_callback(partial(_tell, ran))
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            self._batcher.abandon(future)
+            raise
 
     def on_change(self, tell: Callable[[], None]) -> None:
         """Calls back, on any thread but not after `close`, whenever a network starts or stops serving."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mattebox_server.engine.session import Session
+from mattebox_server.engine.session import Session, Stop
 from mattebox_server.errors import InferenceFailed, OutOfMemory
 from mattebox_server.pixels import Pixels
 
@@ -44,21 +44,30 @@ class Inference:
     infer_s: float
 
 
-def run_session(session: Session, images: Sequence[Pixels], kept: Sequence[frozenset[int]]) -> list[Inference]:
+class Abandoned(Exception):
+    """The run was stopped, because nobody waited for it any longer."""
+
+
+def run_session(
+    session: Session, images: Sequence[Pixels], kept: Sequence[frozenset[int]], stop: Stop | None = None
+) -> list[Inference]:
     """Runs images uint8 (h, w, 3) of one shape as one batch, on this thread, and checks what comes back.
 
     Raises:
+        Abandoned: it failed after `stop` was asked for.
         OutOfMemory: the device has no room for so many.
         InferenceFailed: the network failed, or gave arrays of the wrong shape.
     """
     started_s = time.monotonic()
     try:
         batch = np.stack(images) if len(images) > 1 else images[0][np.newaxis]
-        maps = session.run(batch, _keep(session, kept))
+        maps = session.run(batch, _keep(session, kept), stop)
         for output in (maps.foreground, maps.classes):
             if output is not None and output.shape != batch.shape[:3]:
                 raise ValueError(f"it gave {output.shape} for {batch.shape}")
     except BaseException as error:  # whatever a provider raises, the request fails and the server goes on
+        if stop is not None and stop.asked:
+            raise Abandoned from error
         kind = OutOfMemory if is_out_of_memory(error) else InferenceFailed
         raise kind(f"{session.spec.name} on {session.provider} failed: {error}") from error
     infer_s = time.monotonic() - started_s

@@ -5,6 +5,7 @@ another network, so that a request which holds a network runs on the very one th
 """
 
 import math
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
@@ -39,13 +40,14 @@ class BatchLimits:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """A photo uint8 (h, w, 3) in the queue; see `Batcher.submit`."""
+    """A photo uint8 (h, w, 3) in the queue; see `Batcher.submit`. `abandoned` once nobody waits for it."""
 
     image: Pixels
     kept: frozenset[int]
     deadline_s: float | None
     queued_s: float
     future: Future[Inference] = field(default_factory=Future[Inference])
+    abandoned: threading.Event = field(default_factory=threading.Event)
 
 
 Outcomes = dict[Request, Inference | BaseException]
@@ -179,8 +181,10 @@ class Network:
         return batch
 
     def charge(self, photos: int, taken_s: float) -> None:
-        """Accounts for a run."""
+        """Accounts for a run that gave so many photos; one that was stopped gave none."""
         self.virtual_s += taken_s
+        if not photos:
+            return
         self.photo_s += (taken_s / photos - self.photo_s) * (_NEWEST_SHARE if self._measured else 1)
         self._measured = True
 

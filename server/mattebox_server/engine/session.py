@@ -1,6 +1,9 @@
 """One network, loaded and ready to run."""
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +46,31 @@ class Maps:
     classes: Pixels | None
 
 
+class Stop:
+    """Lets a run end before its end, once nobody waits for what it finds. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._act: Callable[[], None] | None = None
+        self.asked = False
+
+    def ask(self) -> None:
+        """The run may end now."""
+        with self._lock:
+            self.asked = True
+            act = self._act
+        if act is not None:
+            act()
+
+    def on_ask(self, act: Callable[[], None]) -> None:
+        """What ends the run; done at once if it was asked for before."""
+        with self._lock:
+            self._act = act
+            asked = self.asked
+        if asked:
+            act()
+
+
 class Session(Protocol):
     """What the engine needs of a network; onnxruntime's is one, tests bring their own."""
 
@@ -66,8 +94,11 @@ class Session(Protocol):
         """Shortest and longest side that it takes, in pixels; None if that is what the spec's policy gives."""
         ...
 
-    def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
-        """Runs a batch: images uint8 (N, h, w, 3) BGR, keep float32 (N, C) of 0 and 1, or None for saliency."""
+    def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
+        """Runs a batch: images uint8 (N, h, w, 3) BGR, keep float32 (N, C) of 0 and 1, or None for saliency.
+
+        May raise anything once `stop` is asked for; a session that can't stop ends its run.
+        """
         ...
 
 
@@ -107,13 +138,16 @@ class OnnxSession:
             self._compiled.append(opened.compiled)
             self._static[size] = _Plain(opened.session)
 
-    def run(self, images: Pixels, keep: NDArray[np.float32] | None) -> Maps:
-        """See `Session.run`."""
+    def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
+        """See `Session.run`. It stops between two nodes of the graph, which for OpenVINO and TensorRT is one node."""
         feeds: dict[str, NDArray[Any]] = {_IMAGE: images}
         if keep is not None:
             feeds[_KEEP] = keep
         runner = self._static.get((images.shape[1], images.shape[2]), self._runner)
-        outputs = runner.run(feeds)
+        options = ort.RunOptions()
+        if stop is not None:
+            stop.on_ask(partial(setattr, options, "terminate", True))
+        outputs = runner.run(feeds, options)
         return Maps(outputs[0], outputs[1] if len(outputs) > 1 else None)
 
     @property
@@ -159,8 +193,8 @@ class _Plain:
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
 
-    def run(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        return self._session.run(None, feeds)
+    def run(self, feeds: dict[str, NDArray[Any]], options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
+        return self._session.run(None, feeds, options)
 
 
 @dataclass(frozen=True)
@@ -184,14 +218,14 @@ class _Bound:
         self._outputs = [output.name for output in session.get_outputs()]
         self._bindings: dict[tuple[int, ...], _Buffers] = {}
 
-    def run(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(self, feeds: dict[str, NDArray[Any]], options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
         try:
-            return self._run(feeds)
+            return self._run(feeds, options)
         except BaseException:
             self._bindings.clear()  # where the device ran out of memory, the next try needs what they hold
             raise
 
-    def _run(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def _run(self, feeds: dict[str, NDArray[Any]], options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
         shape = feeds[_IMAGE].shape
         # The last one used goes to the end; the first is the one that was not used for the longest time.
         self._bindings[shape] = self._bindings.pop(shape) if shape in self._bindings else self._bind(feeds)
@@ -200,7 +234,7 @@ class _Bound:
         buffers = self._bindings[shape]
         for name, value in feeds.items():
             buffers.inputs[name].update_inplace(np.ascontiguousarray(value))
-        self._session.run_with_iobinding(buffers.binding)
+        self._session.run_with_iobinding(buffers.binding, options)
         buffers.binding.synchronize_outputs()
         return [output.numpy().copy() for output in buffers.outputs]  # on a CPU numpy() is a view of the buffer
 
