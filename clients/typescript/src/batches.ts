@@ -65,7 +65,7 @@ export function checkedBatch(photos: Photos, options: BatchOptions): CheckedBatc
   if (!["raise", "return"].includes(errors)) {
     throw new RangeError(`errors must be 'raise' or 'return', not '${errors}'`);
   }
-  const single = typeof photos !== "object" || photos instanceof Uint8Array;
+  const single = typeof photos !== "object" || (photos as unknown) === null || photos instanceof Uint8Array;
   if (single || !(Symbol.iterator in photos || Symbol.asyncIterator in photos)) {
     throw new TypeError("photos must be an iterable of photos; one photo is for removeBackground");
   }

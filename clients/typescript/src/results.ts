@@ -118,6 +118,16 @@ const KINDS: ReadonlyMap<pb.ModelKind, Model["kind"]> = new Map<pb.ModelKind, Mo
   [pb.ModelKind.MODEL_KIND_SALIENCY, "saliency"],
 ]);
 
+/** What an answer says that has none, as the contract's defaults have it. */
+const NOTHING_RAN: Execution = {
+  model: "",
+  weightsSha256: "",
+  provider: "",
+  precision: "",
+  batchSize: 0,
+  untrained: false,
+};
+
 /** This package's result of the contract's answer. */
 export function parseResult(response: pb.RemoveBackgroundResponse, requestId: string): RemovalResult {
   const { image, width, height, alpha } = response;
@@ -129,8 +139,8 @@ export function parseResult(response: pb.RemoveBackgroundResponse, requestId: st
     pixelFormat: PIXEL_FORMATS.get(response.pixelFormat) ?? null,
     alpha: alpha.length > 0 ? alpha : null,
     subjects: Object.freeze(response.subjects.map(subjectOf)),
-    execution: Object.freeze({ ...present(response.execution, "execution") }),
-    timings: timingsOf(present(response.timings, "timings")),
+    execution: Object.freeze({ ...NOTHING_RAN, ...response.execution }),
+    timings: timingsOf(response.timings),
     requestId,
     async save(path: string | URL): Promise<void> {
       await writeFile(path, image);
@@ -152,15 +162,15 @@ function subjectOf({ label, classIndex, coverage, box }: pb.Subject): Subject {
   return Object.freeze({ label, classIndex, coverage, box: Object.freeze({ ...present(box, "box") }) });
 }
 
-function timingsOf(timings: pb.Timings): Timings {
+function timingsOf(timings: pb.Timings | undefined): Timings {
   return Object.freeze({
-    decode: millisecondsOf(timings.decode),
-    preprocess: millisecondsOf(timings.preprocess),
-    queue: millisecondsOf(timings.queue),
-    infer: millisecondsOf(timings.infer),
-    matte: millisecondsOf(timings.matte),
-    encode: millisecondsOf(timings.encode),
-    total: millisecondsOf(timings.total),
+    decode: millisecondsOf(timings?.decode),
+    preprocess: millisecondsOf(timings?.preprocess),
+    queue: millisecondsOf(timings?.queue),
+    infer: millisecondsOf(timings?.infer),
+    matte: millisecondsOf(timings?.matte),
+    encode: millisecondsOf(timings?.encode),
+    total: millisecondsOf(timings?.total),
   });
 }
 
