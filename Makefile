@@ -14,6 +14,8 @@ EXPORT := $(VENV)/installed-$(ENGINE)+export
 BENCH := $(VENV)/installed-$(ENGINE)+export+bench
 ALL := $(VENV)/installed-$(ENGINE)+export+bench+dev
 PROTO := .venv-proto/installed
+TYPESCRIPT := clients/typescript
+NODE_MODULES := $(TYPESCRIPT)/node_modules/.package-lock.json
 
 .PHONY: help demo test lint format proto bench bench-engine bench-quality bench-pixels bench-faults gpu-check clean
 
@@ -28,19 +30,20 @@ demo: $(DEMO) ## cut the subject out of real photos into demo/ [MODEL=name] [PHO
 test: $(ALL) ## run all tests [ARGS="-k name"]
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(ALL) $(PROTO) ## check style, types, the contract, the generated code and deploy/
+lint: $(ALL) $(PROTO) $(NODE_MODULES) ## check style, types, the contract, the generated code and deploy/
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy
 	$(BIN)/pyright
 	./protos/generate.sh --check
+	npm --prefix $(TYPESCRIPT) run --silent lint
 	./deploy/check.sh
 
 format: $(ALL) ## bring the code into shape
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
-proto: $(PROTO) ## generate the Python code of the contract
+proto: $(PROTO) $(NODE_MODULES) ## generate the code of the contract
 	./protos/generate.sh
 
 bench: $(DEMO) ## time a photo through the server, against the reference recipe [ARGS="--data folder"]
@@ -63,7 +66,7 @@ gpu-check: $(BENCH) ## on an NVIDIA machine: parity, latency and throughput of c
 	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
 
 clean: ## remove everything that the targets made
-	rm -rf .venv .venv-proto .mypy_cache .pytest_cache .ruff_cache build dist demo
+	rm -rf $(addprefix $(TYPESCRIPT)/,node_modules build dist) .venv .venv-proto .mypy_cache .pytest_cache .ruff_cache build dist demo
 
 # installed-a+b+c: the extras a, b and c, at the versions of constraints.txt.
 $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
@@ -74,6 +77,11 @@ $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Mattebox needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=...") if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv $(VENV)
+
+$(NODE_MODULES): $(TYPESCRIPT)/package.json $(TYPESCRIPT)/package-lock.json
+	@command -v npm >/dev/null || { echo "the TypeScript client needs Node 20 or newer and its npm"; exit 1; }
+	@npm ci --prefix $(TYPESCRIPT) --no-audit --no-fund --loglevel=error
+	@touch $@
 
 # The generated code refuses to import on anything older than these: they are the floors in pyproject.toml.
 $(PROTO): protos/requirements.txt

@@ -1,0 +1,46 @@
+/** What is no option at all is said before anything is sent: JavaScript would pass it over in silence. */
+
+/** Throws TypeError for a name that is no option: it is misspelt, and would have no effect. */
+export function checkNames(options: object, known: readonly string[], what: string): void {
+  if (typeof options !== "object" || (options as unknown) === null) {
+    throw new TypeError(`${what} must be an object, not ${typeof options}`);
+  }
+  const unknown = Object.keys(options).find((name) => !known.includes(name));
+  if (unknown !== undefined) {
+    throw new TypeError(`${what} has no option '${unknown}', but ${known.join(", ")}`);
+  }
+}
+
+/** Throws TypeError for what is no whole number. */
+export function checkWhole(value: number, what: string): void {
+  if (!Number.isInteger(value)) {
+    throw new TypeError(`${what} must be a whole number, not ${String(value)}`);
+  }
+}
+
+/** Throws TypeError for what is neither true nor false. */
+export function checkBoolean(value: boolean, what: string): void {
+  if (typeof value !== "boolean") {
+    throw new TypeError(`${what} must be true or false, not ${String(value)}`);
+  }
+}
+
+/** Throws TypeError for what is no string. */
+export function checkString(value: string, what: string): void {
+  if (typeof value !== "string") {
+    throw new TypeError(`${what} must be a string, not ${String(value)}`);
+  }
+}
+
+const FOR_EVER_S = 1e9;
+
+/** Seconds; Infinity waits for ever, as null does and what is longer than gRPC can count. Throws TypeError. */
+export function checkedTimeout(timeoutS: number | null): number {
+  if (timeoutS === null || timeoutS > FOR_EVER_S) {
+    return Infinity;
+  }
+  if (typeof timeoutS !== "number" || Number.isNaN(timeoutS)) {
+    throw new TypeError(`timeout must be a number of seconds, or null, not ${String(timeoutS)}`);
+  }
+  return timeoutS;
+}

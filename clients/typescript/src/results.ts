@@ -1,0 +1,214 @@
+/** What comes back: frozen, plain values. */
+
+import { writeFile } from "node:fs/promises";
+
+import * as pb from "./gen/mattebox/v1/background_removal.js";
+import type { ImageFormat } from "./options.js";
+import type { PixelFormat } from "./photos.js";
+import { millisecondsOf } from "./statuses.js";
+
+/** Columns `x` to `x + width - 1`, rows `y` to `y + height - 1` of the output. */
+export interface BoundingBox {
+  readonly x: number;
+  readonly y: number;
+  readonly width: number;
+  readonly height: number;
+}
+
+/** Something that the network found. `coverage` is its share of the frame, above 0 and at most 1. */
+export interface Subject {
+  readonly label: string;
+  readonly classIndex: number;
+  readonly coverage: number;
+  readonly box: BoundingBox;
+}
+
+/** What ran, and where. `untrained` means that the weights are random and the matte means nothing. */
+export interface Execution {
+  readonly model: string;
+  readonly weightsSha256: string;
+  readonly provider: string;
+  readonly precision: string;
+  readonly batchSize: number;
+  readonly untrained: boolean;
+}
+
+/** Wall-clock milliseconds in the server, stage by stage; `matte` holds matte and blend. */
+export interface Timings {
+  readonly decode: number;
+  readonly preprocess: number;
+  readonly queue: number;
+  readonly infer: number;
+  readonly matte: number;
+  readonly encode: number;
+  readonly total: number;
+}
+
+/** One composite. */
+export interface RemovalResult {
+  /** The file, or bare pixels for the format "raw". */
+  readonly image: Buffer;
+  /** Of `image`. */
+  readonly format: ImageFormat;
+  /** In pixels. */
+  readonly width: number;
+  /** In pixels. */
+  readonly height: number;
+  /** Layout of `image` for the format "raw", else null. */
+  readonly pixelFormat: PixelFormat | null;
+  /** The matte as an 8-bit grey PNG, if it was asked for. */
+  readonly alpha: Buffer | null;
+  /** What was found, largest first; empty when nothing was. */
+  readonly subjects: readonly Subject[];
+  /** What ran, and where. */
+  readonly execution: Execution;
+  /** Where the time went. */
+  readonly timings: Timings;
+  /** Under which the server's log has the call. */
+  readonly requestId: string;
+  /** Writes `image` to a file, as it is: the name's suffix chooses no format. */
+  save(path: string | URL): Promise<void>;
+}
+
+/** How photos are brought to a model's input size; lengths in pixels. */
+export type ResizePolicy =
+  | { readonly policy: "short_side"; readonly shortSide: number; readonly maxLongSide: number }
+  | { readonly policy: "stretch" | "letterbox"; readonly width: number; readonly height: number };
+
+/** One model of the server. `untrained` means that its weights are random. */
+export interface Model {
+  readonly name: string;
+  readonly kind: "semantic" | "saliency";
+  readonly labels: readonly string[];
+  readonly input: ResizePolicy;
+  readonly precision: string;
+  readonly provider: string;
+  readonly weightsSha256: string;
+  readonly untrained: boolean;
+  readonly licence: string;
+}
+
+/** What the server accepts: bytes of a message, bytes of one image, pixels of one image. */
+export interface Limits {
+  readonly maxMessageBytes: number;
+  readonly maxPhotoBytes: number;
+  readonly maxPhotoPixels: number;
+}
+
+/** All models of a server. */
+export interface Models {
+  readonly models: readonly Model[];
+  readonly default: string;
+  readonly limits: Limits;
+}
+
+const FORMATS: ReadonlyMap<pb.ImageFormat, ImageFormat> = new Map<pb.ImageFormat, ImageFormat>([
+  [pb.ImageFormat.IMAGE_FORMAT_PNG, "png"],
+  [pb.ImageFormat.IMAGE_FORMAT_JPEG, "jpeg"],
+  [pb.ImageFormat.IMAGE_FORMAT_WEBP, "webp"],
+  [pb.ImageFormat.IMAGE_FORMAT_RAW, "raw"],
+]);
+const PIXEL_FORMATS: ReadonlyMap<pb.PixelFormat, PixelFormat> = new Map<pb.PixelFormat, PixelFormat>([
+  [pb.PixelFormat.PIXEL_FORMAT_RGB8, "rgb"],
+  [pb.PixelFormat.PIXEL_FORMAT_RGBA8, "rgba"],
+  [pb.PixelFormat.PIXEL_FORMAT_GRAY8, "gray"],
+]);
+const KINDS: ReadonlyMap<pb.ModelKind, Model["kind"]> = new Map<pb.ModelKind, Model["kind"]>([
+  [pb.ModelKind.MODEL_KIND_SEMANTIC, "semantic"],
+  [pb.ModelKind.MODEL_KIND_SALIENCY, "saliency"],
+]);
+
+/** What an answer says that has none, as the contract's defaults have it. */
+const NOTHING_RAN: Execution = {
+  model: "",
+  weightsSha256: "",
+  provider: "",
+  precision: "",
+  batchSize: 0,
+  untrained: false,
+};
+
+/** This package's result of the contract's answer. */
+export function parseResult(response: pb.RemoveBackgroundResponse, requestId: string): RemovalResult {
+  const { image, width, height, alpha } = response;
+  return Object.freeze({
+    image,
+    format: wordOf(FORMATS, response.format, "format"),
+    width,
+    height,
+    pixelFormat: PIXEL_FORMATS.get(response.pixelFormat) ?? null,
+    alpha: alpha.length > 0 ? alpha : null,
+    subjects: Object.freeze(response.subjects.map(subjectOf)),
+    execution: Object.freeze({ ...NOTHING_RAN, ...response.execution }),
+    timings: timingsOf(response.timings),
+    requestId,
+    async save(path: string | URL): Promise<void> {
+      await writeFile(path, image);
+    },
+  });
+}
+
+/** This package's list of the contract's answer. */
+export function parseModels(response: pb.ListModelsResponse): Models {
+  const { maxMessageBytes, maxPhotoBytes, maxPhotoPixels } = present(response.limits, "limits");
+  return Object.freeze({
+    models: Object.freeze(response.models.map(modelOf)),
+    default: response.defaultModel,
+    limits: Object.freeze({ maxMessageBytes, maxPhotoBytes, maxPhotoPixels }),
+  });
+}
+
+function subjectOf({ label, classIndex, coverage, box }: pb.Subject): Subject {
+  return Object.freeze({ label, classIndex, coverage, box: Object.freeze({ ...present(box, "box") }) });
+}
+
+function timingsOf(timings: pb.Timings | undefined): Timings {
+  return Object.freeze({
+    decode: millisecondsOf(timings?.decode),
+    preprocess: millisecondsOf(timings?.preprocess),
+    queue: millisecondsOf(timings?.queue),
+    infer: millisecondsOf(timings?.infer),
+    matte: millisecondsOf(timings?.matte),
+    encode: millisecondsOf(timings?.encode),
+    total: millisecondsOf(timings?.total),
+  });
+}
+
+function modelOf(model: pb.Model): Model {
+  return Object.freeze({
+    name: model.name,
+    kind: wordOf(KINDS, model.kind, "kind"),
+    labels: Object.freeze(model.labels),
+    input: Object.freeze(resizePolicyOf(present(model.input?.policy, "input"))),
+    precision: model.precision,
+    provider: model.provider,
+    weightsSha256: model.weightsSha256,
+    untrained: model.untrained,
+    licence: model.licence,
+  });
+}
+
+function resizePolicyOf(policy: NonNullable<pb.InputPolicy["policy"]>): ResizePolicy {
+  if (policy.$case === "shortSide") {
+    const { shortSidePx, maxLongSidePx } = policy.value;
+    return { policy: "short_side", shortSide: shortSidePx, maxLongSide: maxLongSidePx };
+  }
+  return { policy: policy.$case, width: policy.value.widthPx, height: policy.value.heightPx };
+}
+
+/** Throws for an answer that isn't the contract's. */
+function present<T>(value: T | undefined, field: string): T {
+  if (value === undefined) {
+    throw new Error(`the server's answer has no ${field}`);
+  }
+  return value;
+}
+
+/** Throws for a value that is newer than this client. */
+function wordOf<K, V>(words: ReadonlyMap<K, V>, value: K, field: string): V {
+  const word = words.get(value);
+  if (word === undefined) {
+    throw new Error(`the server's answer has an unknown ${field}: ${String(value)}`);
+  }
+  return word;
+}

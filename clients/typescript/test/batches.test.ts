@@ -1,0 +1,133 @@
+/** Many photos at a time. */
+
+import assert from "node:assert/strict";
+import { after, test } from "node:test";
+
+import { Cancelled, Client, InvalidRequest, type NamedPhoto, type Photos, type StreamResult } from "../src/index.js";
+import { errorOf, photo, places, seen, until } from "./support.js";
+
+const client = new Client(places.server.address);
+after(() => {
+  client.close();
+});
+
+async function all(items: AsyncIterable<StreamResult>): Promise<StreamResult[]> {
+  const found: StreamResult[] = [];
+  for await (const item of items) {
+    found.push(item);
+  }
+  return found;
+}
+
+test("ids and order", async () => {
+  const small = { data: Buffer.alloc(3), width: 1, height: 1 };
+  const photos: NamedPhoto[] = [photo, ["two", small], places.photo, ["four", photo]];
+  const found = await all(client.removeBackgrounds(photos, { ordered: true, concurrency: 2, model: "brightness" }));
+  assert.deepEqual(found.map(({ id }) => id), ["0", "two", "2", "four"]);
+  assert.deepEqual(found.map(({ result }) => result?.width), [96, 1, 96, 96]);
+  const others = await all(client.removeBackgrounds(photos));
+  assert.deepEqual(others.map(({ id }) => id).sort(), ["0", "2", "four", "two"]);
+  assert.deepEqual(await all(client.removeBackgrounds([])), []);
+});
+
+test("the order holds whatever ends first", async () => {
+  async function* slow(): AsyncGenerator<Buffer> {
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    yield photo;
+  }
+  const found = await all(client.removeBackgrounds([slow(), photo], { ordered: true }));
+  assert.deepEqual(found.map(({ id }) => id), ["0", "1"]);
+  const first = await all(client.removeBackgrounds([slow(), photo]));
+  assert.deepEqual(first.map(({ id }) => id), ["1", "0"]);
+});
+
+test("photos are taken as there is room", async () => {
+  let taken = 0;
+  let ended = false;
+  async function* endless(): AsyncGenerator<Buffer> {
+    try {
+      for (;;) {
+        taken += 1;
+        yield await Promise.resolve(photo);
+      }
+    } finally {
+      ended = true;
+    }
+  }
+  let given = 0;
+  for await (const item of client.removeBackgrounds(endless(), { concurrency: 3 })) {
+    assert.ok(item.result);
+    assert.ok(taken - given <= 3 + 1, `${taken} taken, ${given} given`);
+    given += 1;
+    if (given === 10) {
+      break;
+    }
+  }
+  assert.ok(ended);
+});
+
+test("results don't wait for the next photo", async () => {
+  async function* waiting(): AsyncGenerator<Buffer> {
+    yield photo;
+    await new Promise(() => undefined);
+  }
+  for await (const { id } of client.removeBackgrounds(waiting())) {
+    assert.equal(id, "0");
+    break; // and leaving doesn't wait for it either
+  }
+});
+
+test("errors as values, and thrown", async () => {
+  const photos: [string, NamedPhoto][] = [["good", photo], ["bad", Buffer.from("x")], ["none", "/nowhere.png"], ["last", photo]];
+  const found = await all(client.removeBackgrounds(photos as NamedPhoto[], { errors: "return", ordered: true }));
+  assert.deepEqual(found.map(({ id, error }) => [id, error?.constructor.name ?? null]), [
+    ["good", null],
+    ["bad", "InvalidRequest"],
+    ["none", "Error"],
+    ["last", null],
+  ]);
+  assert.match(String(found[2]?.error), /ENOENT/);
+  const error = await errorOf(all(client.removeBackgrounds([photo, Buffer.from("x"), photo])));
+  assert.ok(error instanceof InvalidRequest);
+});
+
+test("wrong arguments", async () => {
+  assert.throws(() => client.removeBackgrounds([photo], { concurrency: 0 }), /concurrency must be 1 or more, not 0/);
+  assert.throws(() => client.removeBackgrounds([photo], { errors: "throw" as "raise" }), /'raise' or 'return'/);
+  for (const single of [photo, places.photo, 5, null]) {
+    assert.throws(() => client.removeBackgrounds(single as unknown as Photos), /must be an iterable of photos/);
+  }
+  assert.match(String(await errorOf(all(client.removeBackgrounds([7 as unknown as string])))), /TypeError: expected/);
+  const error = await errorOf(all(client.removeBackgrounds([photo], { output: { quality: 0 } })));
+  assert.ok(error instanceof InvalidRequest);
+  function* failing(): Generator<Buffer> {
+    yield photo;
+    throw new Error("the disk is on fire");
+  }
+  assert.match(String(await errorOf(all(client.removeBackgrounds(failing(), { errors: "return" })))), /on fire/);
+});
+
+test("the signal, and leaving, cancel on the server what is under way", async () => {
+  const [address] = places.deaf;
+  const deaf = new Client(address);
+  const before = await seen(address);
+  const abort = new AbortController();
+  const pending = errorOf(all(deaf.removeBackgrounds([photo, photo, photo], { signal: abort.signal, errors: "return", concurrency: 2 })));
+  await until(async () => (await seen(address)).begun - before.begun === 2);
+  abort.abort(new Error("enough"));
+  const error = await pending;
+  assert.ok(error instanceof Cancelled);
+  assert.match(String(error.cause), /enough/);
+  await until(async () => (await seen(address)).cancelled - before.cancelled === 2);
+
+  async function* three(): AsyncGenerator<NamedPhoto> {
+    yield photo;
+    yield photo;
+    await until(async () => (await seen(address)).begun - before.begun === 4);
+    yield Buffer.alloc(0); // which ends all, by its error
+  }
+  assert.ok((await errorOf(all(deaf.removeBackgrounds(three())))) instanceof InvalidRequest);
+  await until(async () => (await seen(address)).cancelled - before.cancelled === 4);
+  assert.equal((await seen(address)).begun - before.begun, 4);
+  deaf.close();
+});

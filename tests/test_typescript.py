@@ -1,0 +1,157 @@
+"""The TypeScript client against real servers: its own tests, run by Node; and the package that users get."""
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+import images
+from authority import Authority
+from case_server import case_server
+from mattebox.v1 import background_removal_pb2 as pb
+from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
+from mattebox_server.local import LocalServer
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "clients" / "typescript"
+TOKEN = "a-token-of-some-length"
+LONGEST_S = 300
+
+
+class DeafServicer(pb_grpc.BackgroundRemovalServiceServicer):
+    """Never answers a photo; its list of models tells how many it has seen, and how many were cancelled."""
+
+    def __init__(self) -> None:
+        self._counts = {"begun": 0, "cancelled": 0}
+
+    def RemoveBackground(  # noqa: N802 - the contract's name
+        self, request: pb.RemoveBackgroundRequest, context: grpc.ServicerContext
+    ) -> pb.RemoveBackgroundResponse:
+        del request
+        over = threading.Event()
+        if context.add_callback(over.set):
+            self._counts["begun"] += 1
+            over.wait(LONGEST_S)
+        self._counts["cancelled"] += 1
+        return pb.RemoveBackgroundResponse()
+
+    def ListModels(  # noqa: N802 - the contract's name
+        self, request: pb.ListModelsRequest, context: grpc.ServicerContext
+    ) -> pb.ListModelsResponse:
+        del request, context
+        return pb.ListModelsResponse(default_model=json.dumps(self._counts), limits=pb.Limits())
+
+    def RemoveBackgroundStream(  # noqa: N802 - the contract's name
+        self, request_iterator: Iterator[pb.RemoveBackgroundStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.RemoveBackgroundStreamResponse]:
+        raise NotImplementedError
+
+
+@contextmanager
+def deaf_server() -> Generator[str]:
+    """Gives its address."""
+    server = grpc.server(ThreadPoolExecutor(16))
+    pb_grpc.add_BackgroundRemovalServiceServicer_to_server(DeafServicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None)
+
+
+@pytest.fixture(scope="module")
+def npm() -> str:
+    """Its command; the packages of the lock file are installed."""
+    command = shutil.which("npm")
+    if command is None:
+        pytest.skip("there is no npm on this machine: the TypeScript client isn't tested")
+    installed, lock = PACKAGE / "node_modules" / ".package-lock.json", PACKAGE / "package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        run(command, "ci", "--no-audit", "--no-fund", "--loglevel=error")
+        installed.touch()
+    return command
+
+
+def run(*command: str, **environment: str) -> str:
+    """In the package's folder; what it prints."""
+    done = subprocess.run(
+        command,
+        cwd=PACKAGE,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-20_000:]}\n{done.stderr[-5_000:]}"
+    return done.stdout
+
+
+def secure_server(model: Path, folder: Path) -> tuple[LocalServer, dict[str, str]]:
+    """With mutual TLS and a token; and what a client needs for it."""
+    authority = Authority()
+    (folder / "ca.pem").write_bytes(authority.certificate)
+    (folder / "tokens").write_text(f"tests:{TOKEN}\n")
+    (folder / "tokens").chmod(0o600)
+    certificate, key = authority.issue().write(folder)
+    own, own_key = authority.issue("caller").write(folder, "caller")
+    files = {"--tls-certificate": certificate, "--tls-key": key, "--tls-client-ca": folder / "ca.pem"}
+    files["--token-file"] = folder / "tokens"
+    flags = [word for flag, path in files.items() for word in (flag, str(path))]
+    needed = {"ca": str(folder / "ca.pem"), "certificate": str(own), "key": str(own_key), "token": TOKEN}
+    return LocalServer([model], ["--provider", "cpu", *flags]), needed
+
+
+def place_of(server: LocalServer) -> dict[str, Any]:
+    return {"address": server.address, "pid": server.pid}
+
+
+@pytest.fixture
+def places(server: LocalServer, strict_server: LocalServer, colour_model: Path, tmp_path: Path) -> Generator[Path]:
+    """A file that tells Node where everything is."""
+    (tmp_path / "photo.png").write_bytes(images.encode(images.scene()))
+    secure, needed = secure_server(colour_model, tmp_path)
+    with ExitStack() as stack:
+        victim = stack.enter_context(LocalServer([colour_model], ["--provider", "cpu"]))
+        stack.enter_context(secure)
+        told = {
+            "server": place_of(server),
+            "victim": place_of(victim),
+            "strict": place_of(strict_server),
+            "secure": place_of(secure) | needed,
+            "cases": stack.enter_context(case_server()),
+            "deaf": [stack.enter_context(deaf_server()), stack.enter_context(deaf_server())],
+            "table": str(ROOT / "clients" / "cases.json"),
+            "photo": str(tmp_path / "photo.png"),
+            "folder": str(tmp_path),
+        }
+        (tmp_path / "places.json").write_text(json.dumps(told))
+        yield tmp_path / "places.json"
+
+
+def test_its_own_tests(npm: str, places: Path) -> None:
+    report = run(npm, "test", MATTEBOX_TEST_PLACES=str(places))
+    assert "fail 0" in report
+    cases = json.loads((ROOT / "clients" / "cases.json").read_text())
+    for section in ("options", "invalid", "statuses", "results"):
+        for case in cases[section]:
+            assert f"{section}: {case['name']}" in report
+
+
+def test_the_package_holds_what_users_need_and_nothing_else(npm: str) -> None:
+    (packed,) = json.loads(run(npm, "pack", "--dry-run", "--json", "--loglevel=error"))
+    names = {file["path"] for file in packed["files"]}
+    modules = {path.relative_to(PACKAGE / "src").with_suffix("") for path in (PACKAGE / "src").rglob("*.ts")}
+    built = {f"dist/{module}{suffix}" for module in modules for suffix in (".js", ".d.ts")}
+    assert names == built | {"package.json", "README.md", "LICENSE"}
+    assert (PACKAGE / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
