@@ -8,6 +8,7 @@ import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,24 @@ LONGEST_S = 300
 
 
 class DeafServicer(pb_grpc.BackgroundRemovalServiceServicer):
-    """Never answers a photo; its list of models tells how many it has seen, and how many were cancelled."""
+    """Never answers a photo; its list of models tells how many it has seen, and how many were cancelled.
+
+    For the model "breaks" the first two answers break off after their first word.
+    """
 
     def __init__(self) -> None:
         self._counts = {"begun": 0, "cancelled": 0}
+        self._numbers = count(1)
 
     def RemoveBackground(  # noqa: N802 - the contract's name
         self, request: pb.RemoveBackgroundRequest, context: grpc.ServicerContext
     ) -> pb.RemoveBackgroundResponse:
-        del request
+        if request.model == "breaks":
+            number = next(self._numbers)
+            context.send_initial_metadata((("x-request-id", str(number)),))
+            if number <= 2:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
+            return pb.RemoveBackgroundResponse(image=b"x", format=pb.IMAGE_FORMAT_PNG)
         over = threading.Event()
         if context.add_callback(over.set):
             self._counts["begun"] += 1

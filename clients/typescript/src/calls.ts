@@ -2,7 +2,7 @@
 
 import type { CallOptions, ClientUnaryCall, Metadata, requestCallback } from "@grpc/grpc-js";
 
-import { Cancelled } from "./errors.js";
+import { Cancelled, Unavailable } from "./errors.js";
 import { fromStatus, requestIdOf } from "./statuses.js";
 
 /** What every call can be told. */
@@ -27,15 +27,37 @@ export class Calls {
   readonly #running = new Set<ClientUnaryCall>();
   #closed = false;
 
-  /** Throws MatteboxError; Error if the client is closed. */
-  async run<T>(start: Start<T>, timeoutS: number, signal: AbortSignal | undefined): Promise<Answer<T>> {
+  /**
+   * Makes a call, and up to `retries` times again if its answer broke off: gRPC itself repeats only those of which no
+   * part of an answer came. Throws MatteboxError; Error if the client is closed.
+   */
+  async run<T>(start: Start<T>, timeoutS: number, signal: AbortSignal | undefined, retries = 0): Promise<Answer<T>> {
+    const until = Date.now() + timeoutS * 1000;
+    for (let left = retries; ; left -= 1) {
+      const begun = { answer: false };
+      try {
+        return await this.#attempt(start, until, signal, begun);
+      } catch (error) {
+        if (!(error instanceof Unavailable && begun.answer && left > 0)) {
+          throw error;
+        }
+      }
+    }
+  }
+
+  async #attempt<T>(
+    start: Start<T>,
+    until: number,
+    signal: AbortSignal | undefined,
+    begun: { answer: boolean },
+  ): Promise<Answer<T>> {
     if (this.#closed) {
       throw new Error("the client is closed");
     }
     throwIfAborted(signal);
     return await new Promise((resolve, reject) => {
       let initial: Metadata | null = null;
-      const call = start({ deadline: Date.now() + timeoutS * 1000 }, (error, response) => {
+      const call = start({ deadline: until }, (error, response) => {
         this.#running.delete(call);
         signal?.removeEventListener("abort", cancel);
         if (error !== null) {
@@ -49,7 +71,10 @@ export class Calls {
       };
       this.#running.add(call);
       signal?.addEventListener("abort", cancel);
-      call.on("metadata", (metadata: Metadata) => (initial = metadata));
+      call.on("metadata", (metadata: Metadata) => {
+        initial = metadata;
+        begun.answer = requestIdOf(metadata) !== ""; // the server's first word; an error has it in its trailer
+      });
     });
   }
 

@@ -43,6 +43,7 @@ export class Client {
   readonly #calls = new Calls();
   readonly #stub: BackgroundRemovalServiceClient;
   readonly #metadata: Metadata;
+  readonly #retries: number;
 
   /**
    * @param address - HOST:PORT; or a list of IP:PORT, or "dns:///NAME:PORT" for all that the name stands for, which are
@@ -54,6 +55,7 @@ export class Client {
     const connection = connectionOf(address, options);
     this.#stub = new BackgroundRemovalServiceClient(connection.target, connection.credentials, connection.options);
     this.#metadata = connection.metadata;
+    this.#retries = connection.retries;
   }
 
   /**
@@ -149,6 +151,7 @@ export class Client {
       (options, done) => this.#stub.removeBackground(request, this.#metadata, options, done),
       timeoutS,
       signal,
+      this.#retries,
     );
     return parseResult(response, requestId);
   }

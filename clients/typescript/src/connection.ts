@@ -46,6 +46,8 @@ export interface Connection {
   readonly options: ChannelOptions;
   /** Of every call. */
   readonly metadata: Metadata;
+  /** Further attempts of a call. */
+  readonly retries: number;
 }
 
 /** Throws RangeError and TypeError for an option that is wrong, what reading throws for a file of `tls`. */
@@ -69,7 +71,7 @@ export function connectionOf(address: string | readonly string[], options: Conne
       ? { "grpc.ssl_target_name_override": tls.serverName }
       : {}),
   };
-  return { target, credentials: credentialsOf(tls), options: channel, metadata };
+  return { target, credentials: credentialsOf(tls), options: channel, metadata, retries };
 }
 
 function checkNumbers(maxMessageBytes: number, retries: number, keepalive: number | null): void {

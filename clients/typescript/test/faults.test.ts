@@ -1,7 +1,7 @@
 /** Servers that die, hang, speak something else or aren't there: the right error in time, never a hang. */
 
 import assert from "node:assert/strict";
-import { createServer } from "node:net";
+import { createServer, type Socket } from "node:net";
 import { test } from "node:test";
 
 import {
@@ -43,7 +43,8 @@ test("nobody there", async () => {
 });
 
 test("somebody who never speaks", async () => {
-  const listener = createServer().listen(0, "127.0.0.1");
+  const accepted: Socket[] = [];
+  const listener = createServer((socket) => accepted.push(socket)).listen(0, "127.0.0.1");
   await new Promise((resolve) => listener.once("listening", resolve));
   const { port } = listener.address() as { port: number };
   await using(new Client(`127.0.0.1:${port}`), async (client) => {
@@ -51,6 +52,9 @@ test("somebody who never speaks", async () => {
     assert.ok(error instanceof DeadlineExceeded, String(error));
   });
   listener.close();
+  for (const socket of accepted) {
+    socket.destroy();
+  }
 });
 
 test("TLS to a server without, and the other way round", async () => {
@@ -96,6 +100,15 @@ test("messages that are too large", async () => {
     const { limits } = await client.models();
     const error = await errorOf(client.removeBackground(Buffer.alloc(limits.maxMessageBytes + 1)));
     assert.ok(error instanceof MessageTooLarge, String(error)); // for the server
+  });
+});
+
+test("an answer that breaks off", async () => {
+  const [address] = places.deaf; // breaks off twice, and answers then
+  await using(new Client(address, { retries: 1 }), async (client) => {
+    const error = await errorOf(client.removeBackground(photo, { model: "breaks" }));
+    assert.ok(error instanceof Unavailable, String(error));
+    assert.equal((await client.removeBackground(photo, { model: "breaks" })).requestId, "3");
   });
 });
 
