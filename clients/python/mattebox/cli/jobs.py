@@ -84,8 +84,6 @@ class Plan:
 
 def goes_into_a_folder(inputs: Sequence[str], out: str) -> bool:
     """Whether `out` is a folder: it is one, or looks like one, or has to hold several results."""
-    if out == STANDARD:
-        return False
     several = len(inputs) > 1 or any(Path(each).is_dir() or _is_pattern(each) for each in inputs)
     return several or out.endswith(("/", os.sep)) or Path(out).is_dir()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -155,15 +154,15 @@ def _watch(run: _Run, photos: Sequence[str], out: Path, naming: Naming, skip_exi
     """Goes on until Ctrl-C; then exits with 1 if any failed."""
     if not all(Path(photo).is_dir() for photo in photos):
         raise ValueError("--watch: name folders")
-    news, report, plan = News(), Report(None, as_json, several=True), Plan(())
+    news, report = News(), Report(None, as_json, several=True)
+    plan = plan_folder(photos, out, naming, skip_existing)
+    if skip_existing:  # what has a result is known, and taken again only when it changes
+        news.know(set(plan_folder(photos, out, naming, False).jobs) - set(plan.jobs))
     try:
-        for skip in itertools.chain([skip_existing], itertools.repeat(False)):
-            plan = plan_folder(photos, out, naming, skip)
-            if skip:  # what has a result is known, and taken again only when it changes
-                whole = plan_folder(photos, out, naming, False)
-                news.know(set(whole.jobs) - set(plan.jobs))
+        while True:
             run.all(news.of(plan.jobs), report)
             time.sleep(_WATCH_S)
+            plan = plan_folder(photos, out, naming, False)
     except KeyboardInterrupt:
         report.summarise(plan.other, 0)
     if report.failures:
