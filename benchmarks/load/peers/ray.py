@@ -25,13 +25,15 @@ def ray(threads: int, photo: bytes) -> Peer:
     settings = {
         "versions": _ENVIRONMENT.versions(("ray", "grpcio", "protobuf")),
         "transport": "gRPC",
-        "server": f"one replica, max_ongoing_requests={threads or 5}, usage statistics and dashboard off",
+        "server": f"one replica, max_ongoing_requests={threads or 5}, nice 0, usage statistics and dashboard off",
         **describe(_ENVIRONMENT, threads),
     }
 
     def launch(place: Place) -> Launch:
         started = script("ray_server.py", place, threads)
         apart = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+        # Ray makes way for others on the machine (nice 15); here that is the load generator, which must not gain by it.
+        apart["RAY_worker_niceness"] = "0"
         # The proxy and the replica, which are processes of their own, import from there.
         folders = {"RAY_TMPDIR": str(place.folder), "PYTHONPATH": str(SERVERS)}
         return Launch(started.command, {**started.variables, **apart, **folders})
