@@ -37,6 +37,24 @@ class Job:
         """For people."""
         return STANDARD if self.source is None else str(self.source)
 
+    @classmethod
+    def of_one(cls, photo: str, out: str, alpha: str | None) -> Job:
+        """For one photo and the names of its results. Raises ValueError if they clash."""
+        source, target = (None if word == STANDARD else Path(word) for word in (photo, out))
+        job = cls(source, target, None if alpha is None else Path(alpha))
+        for text in find_clashes([job]).values():
+            raise ValueError(text)
+        return job
+
+    @property
+    def targets(self) -> tuple[Path, ...]:
+        """All files that it writes."""
+        return tuple(each for each in (self.target, self.alpha) if each is not None)
+
+    def is_done(self) -> bool:
+        """Whether all of its results are there."""
+        return self.target is not None and all(each.exists() for each in self.targets)
+
 
 @dataclass(frozen=True)
 class Naming:
@@ -75,11 +93,19 @@ class Plan:
         jobs: in the order in which they were found.
         other: files in folders that are no photos by their names.
         existing: results that are there already and are not made again.
+        clashes: photos whose results would be written twice or over a photo, and what is wrong with each.
     """
 
     jobs: tuple[Job, ...]
-    other: int = 0
-    existing: int = 0
+    other: int
+    existing: int
+    clashes: dict[Job, str]
+
+    def checked(self) -> Plan:
+        """Itself. Raises ValueError for a clash."""
+        for text in self.clashes.values():
+            raise ValueError(text)
+        return self
 
 
 def goes_into_a_folder(inputs: Sequence[str], out: str) -> bool:
@@ -92,8 +118,8 @@ def plan_folder(inputs: Sequence[str], out: Path, naming: Naming, skip_existing:
     """For files, folders (with all that is in them) and patterns.
 
     Raises:
-        ValueError: standard input among several, a pattern without a match, two results of one name, or a result that
-            would replace a photo.
+        ValueError: standard input among several, or a pattern without a match.
+        OSError: a folder can't be read.
     """
     jobs, other = list[Job](), 0
     for given in inputs:
@@ -108,17 +134,22 @@ def plan_folder(inputs: Sequence[str], out: Path, naming: Naming, skip_existing:
         else:
             jobs += [naming.job(file, out) for file in (_matches(given) if _is_pattern(given) else [path])]
     jobs = list({_same(job.source): job for job in jobs}.values())  # a file that is named twice is one photo
-    _check_targets(jobs)
-    kept = [job for job in jobs if not (skip_existing and job.target is not None and job.target.exists())]
-    return Plan(tuple(kept), other, len(jobs) - len(kept))
+    kept = [job for job in jobs if not (skip_existing and job.is_done())]
+    return Plan(tuple(kept), other, len(jobs) - len(kept), find_clashes(jobs))
 
 
 def _files_of(folder: Path, out: Path) -> Iterator[Path]:
     """All files below a folder, but for what lies below `out`; names that begin with a dot are nobody's photos."""
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=_refuse):
         inside = Path(place)
         folders[:] = sorted(each for each in folders if not each.startswith(".") and not _is_same(inside / each, out))
         yield from (inside / file for file in sorted(files) if not file.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that can't be read, which os.walk by itself passes over in silence; one that has just gone is none."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _is_same(path: Path, out: Path) -> bool:
@@ -154,20 +185,24 @@ def _check_template(option: str, template: str) -> None:
         raise ValueError(f"{option} {template}: must be a file's name with {{stem}} in it; there are {known}")
 
 
-def _check_targets(jobs: Sequence[Job]) -> None:
-    """Nothing is written twice, and no photo is written over."""
-    sources = {_same(job.source): job for job in jobs}
+def find_clashes(jobs: Sequence[Job]) -> dict[Job, str]:
+    """Those whose results would be written twice or over a photo, and what is wrong with each."""
+    sources = {_same(job.source) for job in jobs}
     taken: dict[Path, Job] = {}
+    found: dict[Job, str] = {}
     for job in jobs:
-        for target in (job.target, job.alpha):
-            if target is None:
-                continue
+        for target in job.targets:
             place = target.resolve()
-            if place in taken:
-                hint = "--name '{stem}-{old_suffix}.{suffix}' tells them apart"
-                raise ValueError(f"{taken[place].name} and {job.name} would both become {target}: {hint}")
             if place in sources:
-                raise ValueError(
-                    f"{target} is one of the photos, and would be written over: choose another -o or --name"
-                )
+                found[job] = f"{target} is one of the photos, and would be written over: choose another -o or --name"
+            elif place in taken:
+                found[job] = found[taken[place]] = _both(taken[place], job, target)
             taken[place] = job
+    return found
+
+
+def _both(first: Job, second: Job, target: Path) -> str:
+    if first is second:
+        return f"{first.name} and its matte would both become {target}: choose another --alpha"
+    hint = "--name '{stem}-{old_suffix}.{suffix}' tells them apart"
+    return f"{first.name} and {second.name} would both become {target}: {hint}"

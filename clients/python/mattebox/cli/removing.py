@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mattebox import Client, Matte, Output, Unavailable
+from mattebox import Client, Matte, MatteboxError, Output, Unavailable
 from mattebox.batches import NamedPhoto, StreamResult
 from mattebox.cli.connecting import INTERRUPTED, Connection, connected
 from mattebox.cli.jobs import STANDARD, SUFFIXES, Job, Naming, Plan, goes_into_a_folder, plan_folder
@@ -20,6 +20,7 @@ from mattebox.cli.watching import News
 from mattebox.cli.writing import standard, write
 from mattebox.options import ImageFormat, MatteMethod, RemovalOptions, Size
 
+NAME = "{stem}.{suffix}"
 _WATCH_S = 1.0
 
 
@@ -50,8 +51,9 @@ def remove(
     ] = None,
     alpha_only: Annotated[bool, typer.Option("--alpha-only", help="Write the matte instead of a composite.")] = False,
     name: Annotated[
-        str, typer.Option(help="Names in a folder: {stem} and {old_suffix} of the photo, {suffix}.")
-    ] = "{stem}.{suffix}",
+        str | None,
+        typer.Option(help="Names in a folder: {stem} and {old_suffix} of the photo, {suffix}.", show_default=NAME),
+    ] = None,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave out what has a result.")] = False,
     concurrency: Annotated[int, typer.Option(min=1, help="Photos under way at a time.")] = 8,
     watch: Annotated[bool, typer.Option("--watch", help="Go on with what comes into folders.")] = False,
@@ -70,12 +72,14 @@ def remove(
     with connection.open() as client:
         run = _Run(client, options, concurrency, timeout)
         if watch:
-            _watch(run, photos, Path(out), Naming(name, alpha, format_), skip_existing, as_json)
+            _watch(run, photos, Path(out), Naming(name or NAME, alpha, format_), skip_existing, as_json)
         elif folder:
-            plan = plan_folder(photos, Path(out), Naming(name, alpha, format_), skip_existing)
+            plan = plan_folder(photos, Path(out), Naming(name or NAME, alpha, format_), skip_existing).checked()
             _finish(run, Report(len(plan.jobs), as_json, several=True), plan)
+        elif name is not None:
+            raise ValueError(f"--name {name}: is for a folder, and --out {out} is a file")
         else:
-            _one(run, Report(1, as_json, several=False), photos[0], out, alpha, skip_existing)
+            _one(run, Report(1, as_json, several=False), Job.of_one(photos[0], out, alpha), skip_existing)
 
 
 @dataclass(frozen=True)
@@ -122,19 +126,24 @@ class _Run:
                 report.succeed(job, item.result)
 
 
-def _one(run: _Run, report: Report, photo: str, out: str, alpha: str | None, skip_existing: bool) -> None:
+def _one(run: _Run, report: Report, job: Job, skip_existing: bool) -> None:
     """Its error is the command's. Raises what the call raises."""
-    source, target = (None if word == STANDARD else Path(word) for word in (photo, out))
-    job = Job(source, target, None if alpha is None else Path(alpha))
-    if skip_existing and target is not None and target.exists():
-        typer.echo(f"{target}: there already", err=True)
-        return
-    for _, item in run.results([job]):
-        if item.error is not None:
-            raise item.error
-        if item.result is not None:
-            write(job, item.result)
-            report.succeed(job, item.result)
+    existing = skip_existing and job.is_done()
+    try:
+        for _, item in run.results([] if existing else [job]):
+            if item.error is not None:
+                raise item.error
+            if item.result is not None:
+                write(job, item.result)
+                report.succeed(job, item.result)
+    except (MatteboxError, OSError) as error:
+        report.fail(job, error)
+        raise
+    finally:
+        if report.as_json:
+            report.summarise(0, int(existing))
+        elif existing:
+            typer.echo(f"{job.target}: there already", err=True)
 
 
 def _finish(run: _Run, report: Report, plan: Plan) -> None:
@@ -142,8 +151,11 @@ def _finish(run: _Run, report: Report, plan: Plan) -> None:
     try:
         with report.running():
             run.all(plan.jobs, report)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        report.summarise(plan.other, plan.existing)
         typer.echo(f"mattebox: interrupted: {report.done} of {len(plan.jobs)} done", err=True)
+        if isinstance(stop, SystemExit):
+            raise
         raise typer.Exit(INTERRUPTED) from None
     report.summarise(plan.other, plan.existing)
     if report.failures:
@@ -154,19 +166,31 @@ def _watch(run: _Run, photos: Sequence[str], out: Path, naming: Naming, skip_exi
     """Goes on until Ctrl-C; then exits with 1 if any failed."""
     if not all(Path(photo).is_dir() for photo in photos):
         raise ValueError("--watch: name folders")
+    if any(Path(photo).resolve() == out.resolve() for photo in photos):
+        raise ValueError(f"--watch: --out {out} is watched itself: results would be taken as photos")
     news, report = News(), Report(None, as_json, several=True)
-    plan = plan_folder(photos, out, naming, skip_existing)
+    plan = plan_folder(photos, out, naming, skip_existing).checked()
     if skip_existing:  # what has a result is known, and taken again only when it changes
         news.know(set(plan_folder(photos, out, naming, False).jobs) - set(plan.jobs))
     try:
         while True:
-            run.all(news.of(plan.jobs), report)
+            _take(run, report, plan, news.of(plan.jobs))
             time.sleep(_WATCH_S)
             plan = plan_folder(photos, out, naming, False)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
         report.summarise(plan.other, 0)
+        if isinstance(stop, SystemExit):
+            raise
     if report.failures:
         raise typer.Exit(1)
+
+
+def _take(run: _Run, report: Report, plan: Plan, jobs: Sequence[Job]) -> None:
+    """A new photo whose result would replace another's fails alone: the watch goes on."""
+    for job in jobs:
+        if job in plan.clashes:
+            report.fail(job, ValueError(plan.clashes[job]))
+    run.all([job for job in jobs if job not in plan.clashes], report)
 
 
 def _source(job: Job) -> bytes | Path:

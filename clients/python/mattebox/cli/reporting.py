@@ -65,7 +65,7 @@ class Report:
         self.failures.append((job.name, describe(error)))
         if self.as_json:
             self._tell({"photo": job.name, "error": describe(error), "code": getattr(error, "code", "")})
-        elif self._bar is None:
+        elif self._bar is None and self.several:
             typer.echo(f"{job.name}: failed", err=True)
         self._advance()
 

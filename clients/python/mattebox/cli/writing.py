@@ -29,7 +29,7 @@ def write_whole(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():  # /dev/null, a pipe: there is nothing to replace
         path.write_bytes(content)
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{os.urandom(8).hex()}.part")  # short: the name itself may be as long as can be
     try:
         part.write_bytes(content)
         part.replace(path)
