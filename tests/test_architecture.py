@@ -23,7 +23,7 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
-# For type checkers, and for who hands them in or asks for them: `test_pictures` has the proof that nobody else needs them.
+# For type checkers, and for those who hand them in or ask for them: `test_pictures` proves that nobody else needs them.
 ARRAYS_AND_PICTURES = {"mattebox.photos", "mattebox.pictures", "mattebox.results"}
 
 
