@@ -15,7 +15,8 @@ BENCH := $(VENV)/installed-$(ENGINE)+export+bench
 DOCS := $(VENV)/installed-docs
 ALL := $(VENV)/installed-$(ENGINE)+export+bench+docs+dev
 PROTO := .venv-proto/installed
-SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+# Not --quiet, which would hide the warnings from --strict too.
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 TYPESCRIPT := clients/typescript
 NODE_MODULES := $(TYPESCRIPT)/node_modules/.package-lock.json
 

@@ -1,6 +1,7 @@
 """The documentation: its examples run as they stand against a real server, and it leaves nothing out."""
 
 import inspect
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from mattebox.options import COLORS
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.local import LocalServer
 from mattebox_server.settings import Settings
+from test_typescript import PACKAGE, npm, run
+
+__all__ = ["npm"]  # a fixture
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
@@ -27,6 +31,13 @@ SHOWN = ("index.md", "quickstart.md", "options.md", "streams.md", "errors.md", "
 OPTION_MESSAGES = (
     pb.RemoveBackgroundRequest, pb.RawImage, pb.Matte, pb.Background, pb.Color, pb.Blur, pb.Output, pb.Crop,
 )  # fmt: skip
+
+GIVEN_IN_TYPESCRIPT = """
+import { Background, Client } from "@mattebox/client";
+declare const client: Client;
+declare const photos: string[];
+declare const token: string;
+"""
 
 # What the examples of a page print, among other things.
 PRINTED = {
@@ -121,6 +132,24 @@ def test_flags_of_command_lines_exist(page: str) -> None:
             else:
                 continue
             assert {word for word in words if re.match("--?[a-z]", word)} <= flags, f"{page}:{block.line}"
+
+
+def test_typescript(npm: str, tmp_path: Path) -> None:
+    """Its compiler takes the examples as they stand, after what a reader of the page has by then."""
+    places = {"@mattebox/client": [str(PACKAGE / "src" / "index.ts")]}
+    options: dict[str, Any] = {"noEmit": True, "noUnusedLocals": False, "paths": places, "rootDir": "/"}
+    options["typeRoots"] = [str(PACKAGE / "node_modules" / "@types")]
+    settings = {"extends": str(PACKAGE / "tsconfig.json"), "compilerOptions": options, "include": ["*.ts"]}
+    (tmp_path / "tsconfig.json").write_text(json.dumps(settings))
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    found = [(page, block) for page in PAGES for block in tried(page, "ts")]
+    assert len(found) > 5
+    for page, block in found:
+        code = block.code if "import " in block.code else GIVEN_IN_TYPESCRIPT + block.code
+        if "const client" in block.code:
+            code = code.replace("declare const client: Client;", "")
+        (tmp_path / f"{page.replace('/', '-')}-{block.line}.ts").write_text(f"{code}export {{}};\n")
+    run(npm, "exec", "--", "tsc", "-p", str(tmp_path))
 
 
 def flags_of(command: str) -> set[str]:
