@@ -20,7 +20,7 @@ SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 TYPESCRIPT := clients/typescript
 NODE_MODULES := $(TYPESCRIPT)/node_modules/.package-lock.json
 
-.PHONY: help demo test lint format proto bench bench-engine bench-quality bench-pixels bench-faults gpu-check docs docs-pictures clean
+.PHONY: help demo test lint format proto bench bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check docs docs-pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,9 @@ bench-pixels: $(DEMO) ## time the stages that touch pixels, against the classic 
 
 bench-faults: $(BENCH) ## overload, deadlines, bad callers, dying servers, fuzz and a soak [ARGS="--only overload"]
 	$(BIN)/python benchmarks/faults.py $(ARGS)
+
+bench-folder: $(BENCH) ## a folder by `mattebox remove`, against the server's own throughput [ARGS="--rounds 5"]
+	$(BIN)/python benchmarks/folder.py $(ARGS)
 
 gpu-check: $(BENCH) ## on an NVIDIA machine: parity, latency and throughput of cuda and tensorrt [ARGS="--rounds 20"]
 	$(BIN)/python benchmarks/gpu_check.py $(ARGS)

@@ -208,6 +208,16 @@ def test_an_interrupted_wait_cancels_the_call(colour_model: Path) -> None:
         eventually(lambda: any(event.get("status") == "CANCELLED" for event in list(server.events)))
 
 
+def test_a_silent_connection_is_given_up(colour_model: Path) -> None:
+    """Long before the call's own timeout: the server's kernel still answers, the server doesn't."""
+    with LocalServer([colour_model]) as server, mattebox.Client(server.address, retries=0, keepalive=10) as client:
+        client.wait_until_ready()
+        os.kill(server.pid, signal.SIGSTOP)
+        with pytest.raises(mattebox.Unavailable, match="(?i)ping|keepalive"):
+            client.remove_background(PHOTO, timeout=120)
+        os.kill(server.pid, signal.SIGCONT)
+
+
 def test_keepalive_out_of_range() -> None:
     for seconds in (0, 9.9, -1, float("nan"), 1e9):
         with pytest.raises(ValueError, match="keepalive"):

@@ -16,7 +16,8 @@ import typer.main
 import images
 import mattebox
 from authority import Authority
-from mattebox import cli, errors
+from mattebox import errors
+from mattebox.cli import app
 from mattebox.options import COLORS
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.local import LocalServer
@@ -153,7 +154,7 @@ def test_typescript(npm: str, tmp_path: Path) -> None:
 
 
 def flags_of(command: str) -> set[str]:
-    group: Any = typer.main.get_command(cli.app)
+    group: Any = typer.main.get_command(app)
     return {flag for parameter in group.commands[command].params for flag in parameter.opts}
 
 

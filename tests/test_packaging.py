@@ -61,10 +61,11 @@ def test_the_client_needs_only_the_base_install(wheel: Path, tmp_path: Path) -> 
     [
         ["grpcio==1.72.2", "grpcio-status==1.72.2", "protobuf==6.30.0"],
         ["grpcio", "grpcio-status", "protobuf>=7"],
+        ["tritonclient[grpc]"],
     ],
-    ids=["oldest", "newest"],
+    ids=["oldest", "newest", "beside tritonclient"],
 )
-def test_the_generated_code_runs_on_the_oldest_and_the_newest(wheel: Path, tmp_path: Path, pins: list[str]) -> None:
+def test_the_client_runs_on_the_oldest_and_the_newest(wheel: Path, tmp_path: Path, pins: list[str]) -> None:
     target = tmp_path / "site"
     command = [
         sys.executable,
@@ -77,9 +78,16 @@ def test_the_generated_code_runs_on_the_oldest_and_the_newest(wheel: Path, tmp_p
         str(target),
     ]
     subprocess.run([*command, str(wheel), *pins], check=True, capture_output=True)
-    code = f"import sys; sys.path.insert(0, {str(target)!r}); import mattebox, google.protobuf as p; print(p.__file__)"
-    done = subprocess.run(
-        [sys.executable, "-S", "-W", "error", "-c", code], capture_output=True, text=True, check=False
-    )
+    beside = "import tritonclient.grpc" if pins == ["tritonclient[grpc]"] else ""
+    code = f"""
+import sys
+sys.path.insert(0, {str(target)!r})
+{beside}
+import mattebox, google.protobuf
+print(google.protobuf.__file__, mattebox.Client("127.0.0.1:1", retries=0).ready(timeout=0.5))
+"""
+    command = [sys.executable, "-S", *([] if beside else ["-W", "error"]), "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert str(target) in done.stdout
+    assert "False" in done.stdout

@@ -216,6 +216,7 @@ def grpc_server(
         # Callers that are gone without a word are noticed, and those that ping more often than needed are let.
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),  # else a minute, whatever the one above says
         ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MS),
     ]
     # The service asks for tokens itself, so that its refusals are counted as its calls; probes of health have none.

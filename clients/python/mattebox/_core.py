@@ -109,6 +109,7 @@ class Connection:
             options += [
                 ("grpc.keepalive_time_ms", int(self.keepalive * 1000)),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+                ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),  # else a minute, whatever the one above says
                 ("grpc.http2.max_pings_without_data", 0),  # a photo may take longer than two of them
             ]
         if isinstance(self.tls, Tls) and self.tls.server_name is not None:

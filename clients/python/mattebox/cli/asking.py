@@ -1,0 +1,53 @@
+"""`mattebox models` and `mattebox ping`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+
+from mattebox.cli.connecting import Connection, connected
+from mattebox.errors import DeadlineExceeded
+
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@connected
+def models(
+    connection: Connection,
+    *,
+    as_json: AsJson = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds until the call is given up.")] = 10,
+) -> None:
+    """Lists the server's models."""
+    with connection.open() as client:
+        found = client.models(timeout=timeout)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(found)))
+    else:
+        from mattebox.cli.tables import show_models  # noqa: PLC0415 - `ping` is run often, and needs no tables
+
+        show_models(found)
+
+
+@connected
+def ping(
+    connection: Connection,
+    *,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing.")] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a server that isn't there yet.")] = 0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds until the call is given up.")] = 5,
+) -> None:
+    """Exits with 0 if the server answers requests now, else with 1."""
+    with connection.open() as client:
+        try:
+            if wait:
+                client.wait_until_ready(timeout=wait)
+            ready = bool(wait) or client.ready(timeout=timeout)
+        except DeadlineExceeded:
+            ready = False
+    if not quiet:
+        typer.echo(f"{connection.address}: {'serving' if ready else 'not serving'}")
+    raise typer.Exit(0 if ready else 1)

@@ -1,0 +1,108 @@
+"""`mattebox bench`: a first look at a server's speed."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import typer
+
+from mattebox import Client, Output
+from mattebox.cli.asking import AsJson
+from mattebox.cli.connecting import Connection, connected
+from mattebox.results import RemovalResult, Timings
+
+_WARM_UP_CALLS = 3
+_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+
+@connected
+def bench(
+    connection: Connection,
+    *,
+    photo: Annotated[Path, typer.Argument(help="Image file that is sent again and again.")],
+    calls: Annotated[int, typer.Option("-n", "--calls", min=1, help="Calls in all.")] = 100,
+    concurrency: Annotated[int, typer.Option("-c", "--concurrency", min=1, help="Calls at a time.")] = 1,
+    background: Annotated[str, typer.Option(help="As for remove.")] = "transparent",
+    model: Annotated[str, typer.Option(help="As for remove.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Times calls, each caller sending the next when it has its answer.
+
+    A first look: a server that is slow is asked less often, so that its tail is worse than it looks here. `make bench`
+    of the project offers load at fixed times.
+    """
+    data = photo.read_bytes()
+    with connection.open() as client:
+        load = _Load(client, data, background, model)
+        load.run(_WARM_UP_CALLS, 1)
+        load.calls.clear()
+        started_s = time.perf_counter()
+        load.run(calls, concurrency)
+        took_s = time.perf_counter() - started_s
+    figures = _figures(load.calls, took_s)
+    if as_json:
+        typer.echo(json.dumps(figures))
+    else:
+        from mattebox.cli.tables import show_figures  # noqa: PLC0415 - `ping` is run often, and needs no tables
+
+        show_figures({name: str(round(v, 1) if isinstance(v, float) else v) for name, v in figures.items()})
+
+
+@dataclass
+class _Load:
+    """Callers in a closed loop."""
+
+    client: Client
+    photo: bytes
+    background: str
+    model: str
+    calls: list[tuple[float, RemovalResult]] = field(default_factory=list[tuple[float, RemovalResult]])
+
+    def run(self, calls: int, concurrency: int) -> None:
+        """Makes so many calls. Raises the first error."""
+        left, errors = iter(range(calls)), list[Exception]()
+        output = Output(format="png")
+
+        def loop() -> None:
+            while not errors and next(left, None) is not None:
+                started_s = time.perf_counter()
+                try:
+                    result = self.client.remove_background(
+                        self.photo, background=self.background, model=self.model, output=output
+                    )
+                except Exception as error:  # noqa: BLE001 - raised below, on the caller's thread
+                    errors.append(error)
+                else:
+                    self.calls.append((time.perf_counter() - started_s, result))
+
+        threads = [threading.Thread(target=loop, daemon=True) for _ in range(min(concurrency, calls))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+
+
+def _figures(calls: list[tuple[float, RemovalResult]], took_s: float) -> dict[str, float | str]:
+    """Names with their units, and values; a quantile only where there are ten calls beyond it, or half of all."""
+    ordered = sorted(seconds for seconds, _ in calls)
+    result = calls[0][1]
+    figures: dict[str, float | str] = {"calls": str(len(calls)), "photos a second": len(calls) / took_s}
+    for name, share in _QUANTILES.items():
+        enough = len(ordered) * (1 - share) >= 10 or name == "p50"
+        figures[f"{name}, ms"] = 1000 * ordered[int(share * len(ordered))] if enough else "needs more calls"
+    figures["slowest, ms"] = 1000 * ordered[-1]
+    for stage in fields(Timings):
+        spent = [getattr(result.timings, stage.name).total_seconds() for _, result in calls]
+        figures[f"server: {stage.name}, median ms"] = 1000 * median(spent)
+    server = [seconds - result.timings.total.total_seconds() for seconds, result in calls]
+    figures["transport and client, median ms"] = 1000 * median(server)
+    figures["ran"] = f"{result.execution.model} on {result.execution.provider}, {result.execution.precision}"
+    return figures

@@ -1,0 +1,208 @@
+"""Which photos there are, and where each result goes."""
+
+from __future__ import annotations
+
+import glob
+import os
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mattebox.options import ImageFormat
+
+STANDARD = "-"
+SUFFIXES: dict[str, ImageFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+_PHOTO_SUFFIXES = {*SUFFIXES, ".avif", ".tif", ".tiff", ".bmp", ".gif"}
+_OUT_SUFFIXES: dict[ImageFormat, str] = {"png": "png", "jpeg": "jpg", "webp": "webp", "raw": "raw"}
+_PLACEHOLDERS = ("stem", "old_suffix", "suffix")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo. None stands for standard input and output.
+
+    Args:
+        source: the photo's file.
+        target: the result's file.
+        alpha: the matte's, if it is asked for.
+    """
+
+    source: Path | None
+    target: Path | None
+    alpha: Path | None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return STANDARD if self.source is None else str(self.source)
+
+    @classmethod
+    def of_one(cls, photo: str, out: str, alpha: str | None) -> Job:
+        """For one photo and the names of its results. Raises ValueError if they clash."""
+        source, target = (None if word == STANDARD else Path(word) for word in (photo, out))
+        job = cls(source, target, None if alpha is None else Path(alpha))
+        for text in find_clashes([job]).values():
+            raise ValueError(text)
+        return job
+
+    @property
+    def targets(self) -> tuple[Path, ...]:
+        """All files that it writes."""
+        return tuple(each for each in (self.target, self.alpha) if each is not None)
+
+    def is_done(self) -> bool:
+        """Whether all of its results are there."""
+        return self.target is not None and all(each.exists() for each in self.targets)
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How results are named in a folder.
+
+    Args:
+        template: of a file's name: {stem} and {old_suffix} of the photo's, {suffix} by the format.
+        alpha: the same for the matte's file; None for none.
+        image_format: of the results.
+
+    Raises:
+        ValueError: a template can't be.
+    """
+
+    template: str
+    alpha: str | None
+    image_format: ImageFormat
+
+    def __post_init__(self) -> None:
+        for option, template in (("--name", self.template), ("--alpha", self.alpha)):
+            if template is not None:
+                _check_template(option, template)
+
+    def job(self, source: Path, folder: Path) -> Job:
+        """For a photo whose result goes into a folder."""
+        words = {"stem": source.stem, "old_suffix": source.suffix[1:], "suffix": _OUT_SUFFIXES[self.image_format]}
+        alpha = None if self.alpha is None else folder / self.alpha.format(**words)
+        return Job(source, folder / self.template.format(**words), alpha)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Args:
+        jobs: in the order in which they were found.
+        other: files in folders that are no photos by their names.
+        existing: results that are there already and are not made again.
+        clashes: photos whose results would be written twice or over a photo, and what is wrong with each.
+    """
+
+    jobs: tuple[Job, ...]
+    other: int
+    existing: int
+    clashes: dict[Job, str]
+
+    def checked(self) -> Plan:
+        """Itself. Raises ValueError for a clash."""
+        for text in self.clashes.values():
+            raise ValueError(text)
+        return self
+
+
+def goes_into_a_folder(inputs: Sequence[str], out: str) -> bool:
+    """Whether `out` is a folder: it is one, or looks like one, or has to hold several results."""
+    several = len(inputs) > 1 or any(Path(each).is_dir() or _is_pattern(each) for each in inputs)
+    return several or out.endswith(("/", os.sep)) or Path(out).is_dir()
+
+
+def plan_folder(inputs: Sequence[str], out: Path, naming: Naming, skip_existing: bool) -> Plan:
+    """For files, folders (with all that is in them) and patterns.
+
+    Raises:
+        ValueError: standard input among several, or a pattern without a match.
+        OSError: a folder can't be read.
+    """
+    jobs, other = list[Job](), 0
+    for given in inputs:
+        if given == STANDARD:
+            raise ValueError("-: standard input is one photo and goes into one file: -o FILE")
+        path = Path(given)
+        if path.is_dir():
+            files = list(_files_of(path, out))
+            photos = [file for file in files if file.suffix.lower() in _PHOTO_SUFFIXES]
+            other += len(files) - len(photos)
+            jobs += [naming.job(file, out / file.parent.relative_to(path)) for file in photos]
+        else:
+            jobs += [naming.job(file, out) for file in (_matches(given) if _is_pattern(given) else [path])]
+    jobs = list({_same(job.source): job for job in jobs}.values())  # a file that is named twice is one photo
+    kept = [job for job in jobs if not (skip_existing and job.is_done())]
+    return Plan(tuple(kept), other, len(jobs) - len(kept), find_clashes(jobs))
+
+
+def _files_of(folder: Path, out: Path) -> Iterator[Path]:
+    """All files below a folder, but for what lies below `out`; names that begin with a dot are nobody's photos."""
+    for place, folders, files in os.walk(folder, onerror=_refuse):
+        inside = Path(place)
+        folders[:] = sorted(each for each in folders if not each.startswith(".") and not _is_same(inside / each, out))
+        yield from (inside / file for file in sorted(files) if not file.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that can't be read, which os.walk by itself passes over in silence; one that has just gone is none."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _is_same(path: Path, out: Path) -> bool:
+    return path.resolve() == out.resolve()
+
+
+def _same(path: Path | None) -> Path | None:
+    return None if path is None else path.resolve()
+
+
+def _is_pattern(given: str) -> bool:
+    return any(sign in given for sign in "*?[") and not Path(given).exists()
+
+
+def _matches(pattern: str) -> list[Path]:
+    found = sorted(Path(match) for match in glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute ones too
+    files = [path for path in found if path.is_file()]
+    if not files:
+        raise ValueError(f"{pattern}: matches no file")
+    return files
+
+
+def _check_template(option: str, template: str) -> None:
+    known = ", ".join(f"{{{name}}}" for name in _PLACEHOLDERS)
+    try:
+        parts = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{option} {template}: {error}; there are {known}") from error
+    for name in parts:
+        if name not in _PLACEHOLDERS:
+            raise ValueError(f"{option} {template}: there is no {{{name}}}, there are {known}")
+    if not template or "/" in template or os.sep in template or "stem" not in parts:
+        raise ValueError(f"{option} {template}: must be a file's name with {{stem}} in it; there are {known}")
+
+
+def find_clashes(jobs: Sequence[Job]) -> dict[Job, str]:
+    """Those whose results would be written twice or over a photo, and what is wrong with each."""
+    sources = {_same(job.source) for job in jobs}
+    taken: dict[Path, Job] = {}
+    found: dict[Job, str] = {}
+    for job in jobs:
+        for target in job.targets:
+            place = target.resolve()
+            if place in sources:
+                found[job] = f"{target} is one of the photos, and would be written over: choose another -o or --name"
+            elif place in taken:
+                found[job] = found[taken[place]] = _both(taken[place], job, target)
+            taken[place] = job
+    return found
+
+
+def _both(first: Job, second: Job, target: Path) -> str:
+    if first is second:
+        return f"{first.name} and its matte would both become {target}: choose another --alpha"
+    hint = "--name '{stem}-{old_suffix}.{suffix}' tells them apart"
+    return f"{first.name} and {second.name} would both become {target}: {hint}"

@@ -1,0 +1,32 @@
+"""Tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from mattebox.results import Models
+
+
+def show_models(found: Models) -> None:
+    """Prints a server's models and what they find."""
+    table = Table("model", "kind", "provider", "precision", "trained", "licence", box=SIMPLE)
+    for model in found.models:
+        name = f"{model.name} (default)" if model.name == found.default else model.name
+        trained = "no" if model.untrained else "yes"
+        table.add_row(name, model.kind, model.provider, model.precision, trained, model.licence)
+    console = Console()
+    console.print(table)
+    for model in found.models:
+        console.print(f"{model.name} finds: {', '.join(model.labels)}", highlight=False)
+
+
+def show_figures(figures: Mapping[str, str]) -> None:
+    """Prints names and values."""
+    table = Table(box=SIMPLE, show_header=False)
+    for name, value in figures.items():
+        table.add_row(name, value)
+    Console().print(table)
