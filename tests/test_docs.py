@@ -194,6 +194,14 @@ def test_every_class_is_in_the_reference() -> None:
         assert home in modules or f"::: {home}.{name}\n" in text, name
 
 
+def test_what_is_described_elsewhere_is_there() -> None:
+    headings = re.findall(r"^#+ (.+)$", (DOCS.parent / "README.md").read_text(), re.MULTILINE)
+    rows = [line for line in (DOCS / "operating.md").read_text().splitlines() if line.startswith("| ")]
+    assert set(re.findall(r"\*(.+?)\*", "".join(rows))) - set(headings) == set()
+    for file in re.findall(r"[\w/]+\.md\b", "".join(rows)):
+        assert (DOCS.parent / file).is_file(), file
+
+
 def test_pictures_are_small() -> None:
     sizes = [path.stat().st_size for path in (DOCS / "pictures").iterdir()]
     assert max(sizes) < 60_000
