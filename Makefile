@@ -7,17 +7,20 @@ BIN := $(VENV)/bin
 # cpu and cuda own the same import name, so that one environment holds one of them.
 ENGINE := $(shell [ -e /proc/driver/nvidia/version ] && echo cuda || echo cpu)
 PACKAGES := clients/python/mattebox server/mattebox_server export/mattebox_export
-CHECKED := $(PACKAGES) tests examples benchmarks
+CHECKED := $(PACKAGES) tests examples benchmarks docs
 
 DEMO := $(VENV)/installed-$(ENGINE)+export-onnx+demo
 EXPORT := $(VENV)/installed-$(ENGINE)+export
 BENCH := $(VENV)/installed-$(ENGINE)+export+bench
-ALL := $(VENV)/installed-$(ENGINE)+export+bench+dev
+DOCS := $(VENV)/installed-docs
+ALL := $(VENV)/installed-$(ENGINE)+export+bench+docs+dev
 PROTO := .venv-proto/installed
+# Not --quiet, which would hide the warnings from --strict too.
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 TYPESCRIPT := clients/typescript
 NODE_MODULES := $(TYPESCRIPT)/node_modules/.package-lock.json
 
-.PHONY: help demo test lint format proto bench bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check clean
+.PHONY: help demo test lint format proto bench bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check docs docs-pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,12 +33,13 @@ demo: $(DEMO) ## cut the subject out of real photos into demo/ [MODEL=name] [PHO
 test: $(ALL) ## run all tests [ARGS="-k name"]
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-lint: $(ALL) $(PROTO) $(NODE_MODULES) ## check style, types, the contract, the generated code and deploy/
+lint: $(ALL) $(PROTO) $(NODE_MODULES) ## check style, types, the contract, the generated code, the documentation and deploy/
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy
 	$(BIN)/pyright
 	./protos/generate.sh --check
+	$(SITE)
 	npm --prefix $(TYPESCRIPT) run --silent lint
 	./deploy/check.sh
 
@@ -67,6 +71,12 @@ bench-folder: $(BENCH) ## a folder by `mattebox remove`, against the server's ow
 
 gpu-check: $(BENCH) ## on an NVIDIA machine: parity, latency and throughput of cuda and tensorrt [ARGS="--rounds 20"]
 	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
+
+docs: $(DOCS) $(PROTO) ## build the documentation into build/docs/
+	$(SITE)
+
+docs-pictures: $(DEMO) ## make the pictures of the documentation again
+	$(BIN)/python docs/pictures.py
 
 clean: ## remove everything that the targets made
 	rm -rf $(addprefix $(TYPESCRIPT)/,node_modules build dist) .venv .venv-proto .mypy_cache .pytest_cache .ruff_cache build dist demo
