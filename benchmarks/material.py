@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import onnx
 from onnx import TensorProto, helper
 
 from mattebox_export.arguments import parse_arguments
@@ -28,7 +27,8 @@ def small_model() -> Path:
         [helper.make_tensor_value_info("map", TensorProto.FLOAT, ["batch", 1, "height", "width"])],
         [helper.make_tensor("axes", TensorProto.INT64, [1], [1])],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), core)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    core.write_bytes(model.SerializeToString())
     words = ("--core", str(core), "--mean", "0,0,0", "--std", "1,1,1", "--resize", "stretch:64x64")
     return exported("small", "custom", *words)
 
