@@ -31,7 +31,7 @@ demo: $(DEMO) ## cut the subject out of real photos into demo/ [MODEL=name] [PHO
 	$(BIN)/python examples/demo.py --model "$$model" $(if $(PHOTO),--photo "$(PHOTO)")
 
 test: $(ALL) ## run all tests [ARGS="-k name"]
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(ALL) $(PROTO) $(NODE_MODULES) ## check style, types, the contract, the generated code, the documentation and deploy/
 	$(BIN)/ruff check $(CHECKED)

@@ -213,7 +213,7 @@ def test_a_silent_connection_is_given_up(colour_model: Path) -> None:
     with LocalServer([colour_model]) as server, mattebox.Client(server.address, retries=0, keepalive=10) as client:
         client.wait_until_ready()
         os.kill(server.pid, signal.SIGSTOP)
-        with pytest.raises(mattebox.Unavailable, match="(?i)ping|keepalive"):
+        with pytest.raises(mattebox.Unavailable, match=r"(?i)ping|keepalive"):
             client.remove_background(PHOTO, timeout=120)
         os.kill(server.pid, signal.SIGCONT)
 

@@ -212,7 +212,11 @@ class AsyncClient:
 
     async def ready(self, *, timeout: float | None = _core.READY_TIMEOUT_S) -> bool:
         """Whether a server is there and answers requests now. Raises MatteboxError if it fails in another way."""
-        return await self._why_not_ready(_core.checked_timeout(timeout)) is None
+        return await self.why_not_ready(timeout=timeout) is None
+
+    async def why_not_ready(self, *, timeout: float | None = _core.READY_TIMEOUT_S) -> str | None:
+        """None if a server is there and answers requests now, else the reason. Raises as `ready` does."""
+        return await self._why_not_ready(_core.checked_timeout(timeout))
 
     async def wait_until_ready(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> None:
         """Waits until a server is there and answers requests.

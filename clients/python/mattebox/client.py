@@ -249,7 +249,11 @@ class Client:
 
     def ready(self, *, timeout: float | None = _core.READY_TIMEOUT_S) -> bool:
         """Whether a server is there and answers requests now. Raises MatteboxError if it fails in another way."""
-        return self._why_not_ready(_core.checked_timeout(timeout)) is None
+        return self.why_not_ready(timeout=timeout) is None
+
+    def why_not_ready(self, *, timeout: float | None = _core.READY_TIMEOUT_S) -> str | None:
+        """None if a server is there and answers requests now, else the reason. Raises as `ready` does."""
+        return self._why_not_ready(_core.checked_timeout(timeout))
 
     def wait_until_ready(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> None:
         """Waits until a server is there and answers requests.

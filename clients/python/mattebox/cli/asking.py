@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mattebox import Client
 from mattebox.cli.connecting import Connection, connected
 from mattebox.errors import DeadlineExceeded
 
@@ -42,12 +43,17 @@ def ping(
 ) -> None:
     """Exits with 0 if the server answers requests now, else with 1."""
     with connection.open() as client:
-        try:
-            if wait:
-                client.wait_until_ready(timeout=wait)
-            ready = bool(wait) or client.ready(timeout=timeout)
-        except DeadlineExceeded:
-            ready = False
+        reason = _why_not(client, wait, timeout)
     if not quiet:
-        typer.echo(f"{connection.address}: {'serving' if ready else 'not serving'}")
-    raise typer.Exit(0 if ready else 1)
+        typer.echo(f"{connection.address}: {'serving' if reason is None else f'not serving: {reason}'}")
+    raise typer.Exit(0 if reason is None else 1)
+
+
+def _why_not(client: Client, wait_s: float, timeout_s: float) -> str | None:
+    try:
+        if wait_s:
+            client.wait_until_ready(timeout=wait_s)
+            return None
+        return client.why_not_ready(timeout=timeout_s)
+    except DeadlineExceeded as error:
+        return str(error)

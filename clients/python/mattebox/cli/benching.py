@@ -26,7 +26,7 @@ def bench(
     connection: Connection,
     *,
     photo: Annotated[Path, typer.Argument(help="Image file that is sent again and again.")],
-    calls: Annotated[int, typer.Option("-n", "--calls", min=1, help="Calls in all.")] = 100,
+    calls: Annotated[int, typer.Option("-n", "--calls", min=1, help="Calls in all.")] = 200,
     concurrency: Annotated[int, typer.Option("-c", "--concurrency", min=1, help="Calls at a time.")] = 1,
     background: Annotated[str, typer.Option(help="As for remove.")] = "transparent",
     model: Annotated[str, typer.Option(help="As for remove.")] = "",
@@ -51,7 +51,7 @@ def bench(
     else:
         from mattebox.cli.tables import show_figures  # noqa: PLC0415 - `ping` is run often, and needs no tables
 
-        show_figures({name: str(round(v, 1) if isinstance(v, float) else v) for name, v in figures.items()})
+        show_figures({name: _shown(value) for name, value in figures.items()})
 
 
 @dataclass
@@ -90,14 +90,14 @@ class _Load:
             raise errors[0]
 
 
-def _figures(calls: list[tuple[float, RemovalResult]], took_s: float) -> dict[str, float | str]:
+def _figures(calls: list[tuple[float, RemovalResult]], took_s: float) -> dict[str, float | str | None]:
     """Names with their units, and values; a quantile only where there are ten calls beyond it, or half of all."""
     ordered = sorted(seconds for seconds, _ in calls)
     result = calls[0][1]
-    figures: dict[str, float | str] = {"calls": str(len(calls)), "photos a second": len(calls) / took_s}
+    figures: dict[str, float | str | None] = {"calls": len(calls), "photos a second": len(calls) / took_s}
     for name, share in _QUANTILES.items():
         enough = len(ordered) * (1 - share) >= 10 or name == "p50"
-        figures[f"{name}, ms"] = 1000 * ordered[int(share * len(ordered))] if enough else "needs more calls"
+        figures[f"{name}, ms"] = 1000 * ordered[int(share * len(ordered))] if enough else None
     figures["slowest, ms"] = 1000 * ordered[-1]
     for stage in fields(Timings):
         spent = [getattr(result.timings, stage.name).total_seconds() for _, result in calls]
@@ -106,3 +106,9 @@ def _figures(calls: list[tuple[float, RemovalResult]], took_s: float) -> dict[st
     figures["transport and client, median ms"] = 1000 * median(server)
     figures["ran"] = f"{result.execution.model} on {result.execution.provider}, {result.execution.precision}"
     return figures
+
+
+def _shown(value: float | str | None) -> str:
+    if value is None:
+        return "needs more calls"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -27,6 +27,11 @@ class News:
             if job.source is not None and (state := _state(job.source)) is not None:
                 self._taken[job.source] = state
 
+    def forget(self, job: Job) -> None:
+        """It is to be taken again, though it hasn't changed."""
+        if job.source is not None:
+            self._taken.pop(job.source, None)
+
     def of(self, jobs: Iterable[Job]) -> list[Job]:
         """Those to take now."""
         found: list[Job] = []

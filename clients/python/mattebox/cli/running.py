@@ -1,0 +1,157 @@
+"""Photos through the client into files: one, all of a plan, or what comes into folders."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from mattebox import (
+    Client,
+    DeadlineExceeded,
+    MatteboxError,
+    Overloaded,
+    StreamResult,
+    Unauthenticated,
+    Unavailable,
+    UnknownModel,
+)
+from mattebox.batches import NamedPhoto
+from mattebox.cli.connecting import INTERRUPTED
+from mattebox.cli.jobs import Job, Naming, Plan, plan_folder
+from mattebox.cli.reporting import Report
+from mattebox.cli.watching import News
+from mattebox.cli.writing import standard, write
+from mattebox.options import RemovalOptions
+
+_WATCH_S = 1.0
+_OUTAGE = (Unavailable, Overloaded, DeadlineExceeded)
+_EVERYBODYS = (Unavailable, DeadlineExceeded, UnknownModel, Unauthenticated)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How photos are sent."""
+
+    client: Client
+    options: RemovalOptions
+    concurrency: int
+    timeout_s: float
+
+    def results(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, StreamResult]]:
+        """As they finish."""
+        named: Iterator[NamedPhoto] = ((str(number), _source(job)) for number, job in enumerate(jobs))
+        options = self.options
+        for item in self.client.remove_backgrounds(
+            named,
+            concurrency=self.concurrency,
+            errors="return",
+            model=options.model,
+            keep=options.keep,
+            matte=options.matte,
+            background=options.background,
+            output=options.output,
+            timeout=self.timeout_s,
+        ):
+            yield jobs[int(item.id)], item
+
+    def all(self, jobs: Sequence[Job], report: Report, later: Callable[[Job], None] | None = None) -> None:
+        """Writes all results. What fails for want of a server is given to `later`, if there is one.
+
+        Raises what would be the error of every photo, before any has succeeded; other errors are the photo's.
+        """
+        for job, item in self.results(jobs):
+            if item.result is None:
+                if later is not None and isinstance(item.error, _OUTAGE):
+                    later(job)
+                elif isinstance(item.error, _EVERYBODYS) and not report.done:
+                    raise item.error
+                else:
+                    report.fail(job, item.error or RuntimeError("no result"))
+                continue
+            try:
+                if job.target is not None:
+                    job.target.parent.mkdir(parents=True, exist_ok=True)
+                write(job, item.result)
+            except OSError as error:
+                report.fail(job, error)
+            else:
+                report.succeed(job, item.result)
+
+
+def remove_one(run: Run, report: Report, job: Job, skip_existing: bool) -> None:
+    """Its error is the command's. Raises what the call raises."""
+    existing = skip_existing and job.is_done()
+    try:
+        for _, item in run.results([] if existing else [job]):
+            if item.error is not None:
+                raise item.error
+            if item.result is not None:
+                write(job, item.result)
+                report.succeed(job, item.result)
+    except (MatteboxError, OSError) as error:
+        report.fail(job, error)
+        raise
+    finally:
+        if report.as_json:
+            report.summarise(0, int(existing))
+        elif existing:
+            typer.echo(f"{job.target}: there already", err=True)
+
+
+def finish(run: Run, report: Report, plan: Plan) -> None:
+    """Exits with 1 if any failed."""
+    try:
+        with report.running():
+            run.all(plan.jobs, report)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        report.summarise(plan.other, plan.existing)
+        typer.echo(f"mattebox: interrupted: {report.done} of {len(plan.jobs)} done", err=True)
+        if isinstance(stop, SystemExit):
+            raise
+        raise typer.Exit(INTERRUPTED) from None
+    report.summarise(plan.other, plan.existing)
+    if report.failures:
+        raise typer.Exit(1)
+
+
+def watch_folders(
+    run: Run, photos: Sequence[str], out: Path, naming: Naming, skip_existing: bool, as_json: bool
+) -> None:
+    """Goes on until Ctrl-C; then exits with 1 if any failed."""
+    if not all(Path(photo).is_dir() for photo in photos):
+        raise ValueError("--watch: name folders")
+    if any(Path(photo).resolve() == out.resolve() for photo in photos):
+        raise ValueError(f"--watch: --out {out} is watched itself: results would be taken as photos")
+    news, report = News(), Report(None, as_json, several=True)
+    plan = plan_folder(photos, out, naming, skip_existing).checked()
+    if skip_existing:  # what has a result is known, and taken again only when it changes
+        news.know(set(plan_folder(photos, out, naming, False).jobs) - set(plan.jobs))
+    try:
+        while True:
+            _take(run, report, plan, news)
+            time.sleep(_WATCH_S)
+            plan = plan_folder(photos, out, naming, False)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        report.summarise(plan.other, 0)
+        if isinstance(stop, SystemExit):
+            raise
+    if report.failures:
+        raise typer.Exit(1)
+
+
+def _take(run: Run, report: Report, plan: Plan, news: News) -> None:
+    """A new photo whose result would replace another's fails alone, and an outage is waited for: the watch goes on."""
+    jobs = news.of(plan.jobs)
+    for job in jobs:
+        if job in plan.clashes:
+            report.fail(job, ValueError(plan.clashes[job]))
+    run.all([job for job in jobs if job not in plan.clashes], report, news.forget)
+
+
+def _source(job: Job) -> bytes | Path:
+    return standard(sys.stdin, "standard input").read() if job.source is None else job.source
