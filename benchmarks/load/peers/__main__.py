@@ -1,0 +1,94 @@
+"""`python -m load.peers NAME`, in `benchmarks/`: whether a peer runs here, what it answers, and how fast."""
+
+import argparse
+import asyncio
+import os
+import time
+from pathlib import Path
+from statistics import median
+
+import cv2
+import psutil
+import skimage.data
+
+from load.drivers import CannotRun
+from load.peers import peers
+from load.peers.callers import PeerCaller
+from load.peers.peer import Peer, RunningPeer
+
+_CALLS, _AT_ONCE, _TIMEOUT_S = 10, 4, 60.0
+
+
+def main() -> int:
+    """Returns the exit code: 1 if one can't run or answers anything but OK."""
+    parser = argparse.ArgumentParser(prog="python -m load.peers", description=__doc__)
+    names = [peer.name for peer in peers("as shipped", 0, b"")]
+    parser.add_argument("name", nargs="*", choices=[[], *names], help=f"of {', '.join(names)} (default: all)")
+    parser.add_argument("--same-engine", action="store_true", help="instead of as shipped")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of the same engine")
+    parser.add_argument("--out", type=Path, help="folder for one cutout of each")
+    told = parser.parse_args()
+    photo = _photo()
+    chosen = peers("same engine" if told.same_engine else "as shipped", told.threads, photo)
+    return max([_try(peer, photo, told.out) for peer in chosen if peer.name in (told.name or names)])
+
+
+def _try(peer: Peer, photo: bytes, out: Path | None) -> int:
+    print(f"{peer.name}: " + "; ".join(f"{name}: {value}" for name, value in peer.settings.items()), flush=True)
+    try:
+        peer.prepare()
+        began_s = time.monotonic()
+        with peer.start() as running:
+            print(f"  first answer after {time.monotonic() - began_s:.1f} s", flush=True)
+            file, answered = asyncio.run(_look(running, photo))
+            memory_bytes = sum(psutil.Process(pid).memory_info().rss for pid in running.pids)
+            print(f"  {len(running.pids)} processes, {memory_bytes / 2**20:.0f} MiB")
+    except CannotRun as reason:
+        print(f"  can't run: {reason}")
+        return 1
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{peer.name}.png").write_bytes(file)
+    return int(not answered)
+
+
+async def _look(running: RunningPeer, photo: bytes) -> tuple[bytes, bool]:
+    """Ten calls, then ten for each of four connections. Returns a cutout, and whether all calls were answered."""
+    caller = await running.connect()
+    times_s: list[float] = []
+    status, file = "", b""
+    for _ in range(_CALLS):
+        began_s = time.perf_counter()
+        status, file = await caller.fetch(photo, _TIMEOUT_S)
+        times_s.append(time.perf_counter() - began_s)
+        if status != "OK":
+            break
+    await caller.close()
+    print(f"  {status}, {len(file)} bytes, p50 {1000 * median(times_s):.0f} ms")
+    if status != "OK":
+        return b"", False
+    callers = [await running.connect() for _ in range(_AT_ONCE)]
+    began_s = time.perf_counter()
+    turns = await asyncio.gather(*(_in_turn(each, photo) for each in callers))
+    statuses = [status for turn in turns for status in turn]
+    took_s = time.perf_counter() - began_s
+    print(f"  {len(callers)} at once: {len(statuses) / took_s:.1f} a second")
+    return file, all(status == "OK" for status in statuses)
+
+
+async def _in_turn(caller: PeerCaller, photo: bytes) -> list[str]:
+    """Statuses of ten calls, one after the other."""
+    statuses = [(await caller.call(photo, _TIMEOUT_S)).status for _ in range(_CALLS)]
+    await caller.close()
+    return statuses
+
+
+def _photo() -> bytes:
+    """An astronaut of 1000x667 px, JPEG."""
+    astronaut = cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR)
+    enlarged = cv2.resize(astronaut, (1000, 1000), interpolation=cv2.INTER_CUBIC)[:667]
+    return cv2.imencode(".jpg", enlarged, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

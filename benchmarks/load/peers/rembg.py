@@ -1,0 +1,36 @@
+"""rembg's own HTTP server, `rembg s`: the background removal that most people know.
+
+It runs its own code (Pillow, scipy) in both comparisons, as it can't be given another.
+"""
+
+from load.peers.callers import HttpCaller, PeerCaller
+from load.peers.environment import Environment
+from load.peers.peer import Launch, Peer, Place
+
+_ENVIRONMENT = Environment("rembg")
+
+
+def rembg(threads: int, photo: bytes) -> Peer:
+    """As shipped with 0 threads; else ONNX Runtime and the server have that many."""
+    # Its page in the browser is a part of the defaults, and takes processor time even when nobody looks.
+    flags = ("--no-ui", "--threads", str(threads)) if threads else ()
+    variables = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    settings = {
+        "versions": _ENVIRONMENT.versions(("rembg", "onnxruntime", "pillow", "numpy", "fastapi", "uvicorn")),
+        "transport": "HTTP, form",
+        "server": " ".join(flags) or "defaults: 40 threads, page on",
+        "engine": f"{threads} threads (OMP_NUM_THREADS), spinning" if threads else "ONNX Runtime's defaults",
+        "pixels": "rembg's: Pillow, LANCZOS, PNG level 6",
+    }
+
+    def launch(place: Place) -> Launch:
+        command = (str(place.binaries / "rembg"), "s", "--host", "127.0.0.1", "--port", str(place.port), *flags)
+        # It opens a browser at its start, and gradio would ask for news.
+        quiet = {"BROWSER": "true", "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+        home = {"U2NET_HOME": str(place.model.parent), "HOME": str(place.folder)}
+        return Launch(command, variables | quiet | home)
+
+    def caller(port: int) -> PeerCaller:
+        return HttpCaller(f"http://127.0.0.1:{port}/api/remove", "file", (("model", "u2netp"),))
+
+    return Peer("rembg", settings, _ENVIRONMENT, launch, caller, photo)

@@ -1,0 +1,6 @@
+"""The part of FastAPI that a peer of the load benchmark uses."""
+
+class Request: ...
+
+class Response:
+    def __init__(self, content: bytes, *, media_type: str) -> None: ...

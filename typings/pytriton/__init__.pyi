@@ -1,0 +1,1 @@
+"""The part of PyTriton that a peer of the load benchmark uses."""

@@ -1,0 +1,3 @@
+"""The part of Ray that a peer of the load benchmark uses."""
+
+def init(*, include_dashboard: bool, _node_ip_address: str, log_to_driver: bool) -> object: ...
