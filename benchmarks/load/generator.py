@@ -1,9 +1,9 @@
 """Calls, as they were due and as they went.
 
-Open loop: calls are due at times that are fixed before the first one goes, whatever becomes of the others, as it is with
-callers who don't know of each other. Latency counts from then: if server or generator stalls, all that were due
-meanwhile have waited, and say so. Closed loop: each caller calls again when it is answered; a server that stalls is asked
-less, so that its tail looks better than what callers would see.
+Open loop: calls are due at times that are fixed before the first one goes, whatever becomes of the others, as it is
+with callers who don't know of each other. Latency counts from then: if server or generator stalls, all that were due
+meanwhile have waited, and say so. Closed loop: each caller calls again when it is answered; a server that stalls is
+asked less, so that its tail looks better than what callers would see.
 """
 
 import asyncio

@@ -30,7 +30,7 @@ class NullCaller:
 
     def __init__(self, port: int) -> None:
         self._channel = channel_to(f"127.0.0.1:{port}")
-        self._wait = self._channel.unary_unary(f"/{_SERVICE}/{_METHOD}")
+        self._wait: aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(f"/{_SERVICE}/{_METHOD}")
 
     async def call(self, photo: bytes, timeout_s: float) -> Answer:
         """The status is gRPC's."""
@@ -111,7 +111,7 @@ def main() -> int:
         return request
 
     server = grpc.server(ThreadPoolExecutor(_THREADS), options=[("grpc.so_reuseport", 0)])
-    handlers = {_METHOD: grpc.unary_unary_rpc_method_handler(wait)}
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {_METHOD: grpc.unary_unary_rpc_method_handler(wait)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
     server.start()

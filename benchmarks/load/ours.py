@@ -87,13 +87,13 @@ class Mattebox:
     @property
     def settings(self) -> Mapping[str, str]:
         """What was asked for, and once it is prepared, what the server says that it runs on."""
-        told = {"flags": " ".join(self._flags) or "none", "transport": "gRPC", "matte": "guided, edge colours estimated"}
-        return {"model": self._model.name, **told, **self._found}
+        told = {"flags": " ".join(self._flags) or "none", "transport": "gRPC"}
+        return {"model": self._model.name, **told, "matte": "guided, edge colours estimated", **self._found}
 
     def prepare(self) -> None:
         """Starts it once, so that what it caches is there, and asks it what it runs on."""
         with self.start() as server, mattebox.Client(server.address) as client:
-            model = client.models()[0]
+            model = client.models().models[0]
             self._found = {"engine": f"{model.provider}, {model.precision}"}
 
     @contextmanager
@@ -108,4 +108,3 @@ class Mattebox:
             yield OurServer(server.address, server.pid)
         finally:
             server.stop()
-
