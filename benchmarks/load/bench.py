@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import psutil
 
-from load.drivers import Caller, Running
+from load.drivers import Caller, CannotRun, Running
 from load.generator import Arrivals, Call, OpenLoop, Outcome, closed_loop, one_call, schedule
 from load.phase import Load, Phase, Usage, summarise
 from load.photos import Photos
@@ -81,7 +81,7 @@ class Bench:
         began_s = time.monotonic()
         with self._used() as used:
             outcome = await loop.run(times_s)
-        ended_s = _ended_s(outcome, began_s, times_s[-1] + 1 / rate_hz)
+        ended_s = _ended_s(outcome, began_s, len(times_s) / rate_hz)
         load = Load("open", rate_hz, plan.arrivals)
         phase = summarise(load, outcome, (began_s, ended_s), plan.objective_s, used())
         await self.settle()
@@ -92,13 +92,16 @@ class Bench:
         return max(self.plan.calls, round(rate_hz * self.plan.seconds), 2)
 
     async def settle(self) -> None:
-        """Until a call is answered: what was left behind by callers who went must not count for the next load."""
+        """Until a call is answered: what was left behind by callers who went must not count for the next load.
+
+        Raises CannotRun if none is answered.
+        """
         until_s = time.monotonic() + _SETTLE_S
         while time.monotonic() < until_s:
             call = await one_call(self._callers[0], self.plan.photos.files[0], time.monotonic(), self.plan.timeout_s)
             if call.answer.status == "OK":
                 return
-        raise TimeoutError(f"the server answered no call for {_SETTLE_S:.0f} s after a load")
+        raise CannotRun(f"the server answered no call for {_SETTLE_S:.0f} s after a load")
 
     @contextmanager
     def _used(self) -> Generator[Callable[[], Usage]]:

@@ -66,12 +66,9 @@ def schedule(arrivals: Arrivals, rate_hz: float, count: int, seed: int) -> list[
     """Seconds from the start at which so many calls are due."""
     if arrivals == "constant":
         return [number / rate_hz for number in range(count)]
+    # A Poisson process of which so many fall into this time: else a short load would be another rate's by chance.
     numbers = random.Random(seed)
-    due_s, times_s = 0.0, list[float]()
-    for _ in range(count):
-        times_s.append(due_s)
-        due_s += numbers.expovariate(rate_hz)
-    return times_s
+    return sorted(numbers.uniform(0, count / rate_hz) for _ in range(count))
 
 
 class OpenLoop:

@@ -12,7 +12,7 @@ from load.histogram import PERCENTILES, Histogram, carries
 BLOCKS = 10
 SERVER_STAGES = ("decode", "preprocess", "queue", "infer", "matte", "encode")
 STACKED = ("client", *SERVER_STAGES, "other", "transport")  # in the order in which they happen, nearly
-_BUSY, _LATE_S = 0.8, 0.005
+_BUSY, _LATE, _LATE_S = 0.8, 0.05, 0.001
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Phase:
         found: list[str] = []
         if self.usage.generator_cores > _BUSY:
             found.append(f"it used {self.usage.generator_cores:.0%} of a core")
-        if self.load.kind == "open" and lag_s > _LATE_S:
+        if self.load.kind == "open" and lag_s > max(_LATE_S, _LATE * Histogram(self.latency).quantile_s(50)):
             found.append(f"one call in a hundred went {lag_s * 1e3:.1f} ms late or more")
         return found
 

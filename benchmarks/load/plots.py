@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from load.histogram import Histogram, carries
 from load.phase import STACKED, Phase
@@ -26,12 +27,14 @@ def draw_latency(measured: Sequence[Measured], objective_s: float, file: Path) -
         for percentile, style in _STYLES.items():
             points = [(phase.load.amount, Histogram(phase.latency).percentile_s(percentile)) for phase in each.swept]
             found = sorted((rate, value_s * 1e3) for rate, value_s in points if value_s is not None)
+            if not found:
+                continue
             label = f"{each.name} p{percentile:g}"
             axes.plot([x for x, _ in found], [y for _, y in found], style, color=colour, marker="o", ms=4, label=label)
         if each.capacity is not None and each.capacity.sustained_hz:
             axes.axvline(each.capacity.sustained_hz, color=colour, lw=6, alpha=0.2)
     axes.axhline(objective_s * 1e3, color="black", lw=0.8, ls=(0, (1, 3)))
-    axes.set_yscale("log")
+    _log(axes)
     axes.set_xlim(left=0)
     axes.set_xlabel("offered load, calls a second (bars: held within the objective)")
     axes.set_ylabel("latency from the intended time, ms (log)")
@@ -67,7 +70,7 @@ def draw_curves(phases: Sequence[tuple[str, Phase]], title: str, file: Path) -> 
         y = [histogram.quantile_s(value) * 1e3 for value in percentiles]
         axes.plot(x, y, color=colour, label=f"{name} ({histogram.count} calls)")
     axes.set_xticks([0, 0.30103, 1, 2, 3], ["p0", "p50", "p90", "p99", "p99.9"])
-    axes.set_yscale("log")
+    _log(axes)
     axes.set_xlabel("percentile (log of what lies beyond)")
     axes.set_ylabel("latency, ms (log)")
     _save(figure, axes, title, file)
@@ -107,6 +110,13 @@ def _figure(height: float = 4.6) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _log(axes: Axes) -> None:
+    """Milliseconds, written out."""
+    axes.set_yscale("log")
+    for side in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        side(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
 
 
 def _save(figure: Figure, axes: Axes, title: str, file: Path) -> None:

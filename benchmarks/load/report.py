@@ -10,10 +10,10 @@ from load.phase import Phase
 from load.results import Measured, Results
 
 _HEAD = ("load", "sent", "answered/s", "in time/s", "p50", "p90", "p99", "p99.9", "max", "p50 of service", "not OK")
-_EXPLAINED = f"""Latency counts from the time at which a call was due, whenever it went; service from when it went.
-Both are in ms and of calls answered OK; what ended otherwise is counted beside them. A percentile is given where at least {BEYOND}
-samples lie beyond it (p99 from {BEYOND * 100} calls on), else "-". "In time" is within the objective. Rates count the
-time until the last answer. The histograms are in `results.json`, whole (HdrHistogram)."""
+_EXPLAINED = f"""Latency counts from the time at which a call was due, whenever it went; service from when it went. Both
+are in ms and of calls answered OK; what ended otherwise is counted beside them. A percentile is given where at least
+{BEYOND} samples lie beyond it (p99 from {BEYOND * 100} calls on), else "-". "In time" is within the objective.
+Rates count the time until the last answer. The histograms are in `results.json`, whole (HdrHistogram)."""
 
 
 def write_report(results: Results, folder: Path) -> Path:
@@ -124,11 +124,12 @@ def _generator(results: Results) -> list[str]:
     found = results.generator
     error_ms, lag_ms = found["null_error_p99_s"] * 1e3, found["lag_p99_s"] * 1e3
     rate_hz, per_core_hz = found["trivial_calls_hz"], found["trivial_calls_per_core_hz"]
+    waited = found["waited_of_paused"]
     return [
         f"- Against a server that waits 5 ms, p99 was {error_ms:.2f} ms more; calls went {lag_ms:.2f} ms late (p99).",
         f"- Trivial calls: {rate_hz:.0f} a second, {per_core_hz:.0f} for each core of its own that it used.",
-        f"- Nothing is omitted: a server was stopped for a second, and {found['waited_of_paused']:.0%} of the calls that",
-        "  must have waited for over half of it have that in their latency.",
+        f"- Nothing is omitted: a server was stopped for a second, and {waited:.0%} of the calls that must have waited",
+        "  for over half of it have that in their latency.",
     ]
 
 

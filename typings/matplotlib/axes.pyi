@@ -1,5 +1,7 @@
 from collections.abc import Iterable, Sequence
 
+from matplotlib.ticker import LogFormatter
+
 class BarContainer: ...
 
 class Spines:
@@ -8,7 +10,12 @@ class Spines:
 class SpineMap:
     def __getitem__(self, names: list[str], /) -> Spines: ...
 
+class YAxis:
+    def set_major_formatter(self, formatter: LogFormatter, /) -> None: ...
+    def set_minor_formatter(self, formatter: LogFormatter, /) -> None: ...
+
 class Axes:
+    yaxis: YAxis
     spines: SpineMap
     def plot(
         self,
