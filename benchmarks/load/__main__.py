@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -61,6 +62,7 @@ def main() -> int:
     comparison.add_argument("a", type=Path, help="folder of a run")
     comparison.add_argument("b", type=Path, help="folder of another")
     told = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that servers are stopped
     if told.command == "selftest":
         self_test(told.seconds)
     elif told.command == "report":
