@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import cast, get_args
 
 from machine import describe_machine
@@ -62,7 +63,7 @@ def main() -> int:
     comparison.add_argument("a", type=Path, help="folder of a run")
     comparison.add_argument("b", type=Path, help="folder of another")
     told = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that servers are stopped
+    signal.signal(signal.SIGTERM, _end)
     if told.command == "selftest":
         self_test(told.seconds)
     elif told.command == "report":
@@ -172,6 +173,11 @@ def _commit() -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True, check=True, cwd=RESULTS).stdout.strip()
 
     return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
+
+
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    """As an exception, so that servers are stopped."""
+    sys.exit(143)
 
 
 def _teller(label: str) -> Callable[[str], None]:

@@ -128,8 +128,8 @@ def _generator(results: Results) -> list[str]:
     return [
         f"- Against a server that waits 5 ms, p99 was {error_ms:.2f} ms more; calls went {lag_ms:.2f} ms late (p99).",
         f"- Trivial calls: {rate_hz:.0f} a second, {per_core_hz:.0f} for each core of its own that it used.",
-        f"- Nothing is omitted: a server was stopped for a second, and {waited:.0%} of the calls that must have waited",
-        "  for over half of it have that in their latency.",
+        f"- Nothing is omitted: a server was stopped for a second, and {waited:.2f} times as many calls as must have",
+        "  waited for over half of it have that in their latency (a stop may last longer than asked for).",
     ]
 
 
