@@ -20,7 +20,7 @@ SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 TYPESCRIPT := clients/typescript
 NODE_MODULES := $(TYPESCRIPT)/node_modules/.package-lock.json
 
-.PHONY: help demo test lint format proto bench bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check docs docs-pictures clean
+.PHONY: help demo test lint format proto bench bench-quick bench-compare bench-selftest bench-first-look bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check docs docs-pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -50,7 +50,20 @@ format: $(ALL) ## bring the code into shape
 proto: $(PROTO) $(NODE_MODULES) ## generate the code of the contract
 	./protos/generate.sh
 
-bench: $(DEMO) ## time a photo through the server, against the reference recipe [ARGS="--data folder"]
+bench: $(BENCH) ## latency and capacity under load, side by side with other servers; hours [ARGS="--subjects Mattebox"]
+	cd benchmarks && ../$(BIN)/python -m load run $(ARGS)
+
+bench-quick: $(BENCH) ## the same of Mattebox alone, in under 3 minutes [ARGS="--photos mixed"]
+	cd benchmarks && ../$(BIN)/python -m load run --quick $(ARGS)
+
+bench-compare: $(BENCH) ## what got slower between two runs: A=folder B=folder
+	@test -n "$(A)" -a -n "$(B)" || { echo "say which runs: make bench-compare A=folder B=folder"; exit 2; }
+	A="$(abspath $(A))" B="$(abspath $(B))" && cd benchmarks && ../$(BIN)/python -m load compare "$$A" "$$B"
+
+bench-selftest: $(BENCH) ## what the load generator itself adds, hides and can do
+	cd benchmarks && ../$(BIN)/python -m load selftest $(ARGS)
+
+bench-first-look: $(DEMO) ## time a photo through the server, against the reference recipe [ARGS="--data folder"]
 	$(BIN)/python benchmarks/first_look.py $(ARGS)
 
 bench-engine: $(BENCH) ## time the networks by everything that runs them here [ARGS="--models u2netp"]

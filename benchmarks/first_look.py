@@ -1,4 +1,4 @@
-"""`make bench`: one photo at a time through the server, through the same pipeline in this process, and by the recipe.
+"""`make bench-first-look`: a photo at a time through the server, the same pipeline in this process, and the recipe.
 
 All three run the same network on the same provider and threads, take turns photo by photo, and are compared by the
 median of each size, so that a machine that drifts drifts for all. The recipe is the classic one: float64 blend at the

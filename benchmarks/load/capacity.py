@@ -1,0 +1,129 @@
+"""The highest rate that a server sustains within an objective, found by search."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from load.bench import Bench
+from load.generator import Call
+from load.histogram import carries
+from load.phase import Phase
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A percentile of latency, such as `p99<=500ms`. Calls that aren't answered OK count as late.
+
+    Args:
+        percentile: of all calls.
+        seconds: within which it has to be.
+    """
+
+    percentile: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"p{self.percentile:g} <= {self.seconds * 1e3:g} ms"
+
+    def late_allowed(self, calls: int) -> int:
+        """How many of these may be late."""
+        return int(calls * (100 - self.percentile) / 100 + 1e-9)
+
+
+def parse_objective(text: str) -> Objective:
+    """`p99<=500ms` or `p90<=2s`. Raises ValueError."""
+    found = re.fullmatch(r"p(\d{2}(?:\.\d+)?)\s*<=\s*(\d+(?:\.\d+)?)\s*(ms|s)", text.strip())
+    if found is None:
+        raise ValueError(f"an objective is written as p99<=500ms, not {text!r}")
+    return Objective(float(found[1]), float(found[2]) * (0.001 if found[3] == "ms" else 1))
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What the search found.
+
+    Args:
+        objective: for people.
+        sustained_hz: the highest rate that was held; 0 if none was.
+        missed_hz: the lowest rate above it that wasn't; 0 if every rate was held.
+        cores: of the machine.
+        probes: all rates that were tried, in order.
+        held: which of them were.
+    """
+
+    objective: str
+    sustained_hz: float
+    missed_hz: float
+    cores: int
+    probes: tuple[Phase, ...]
+    held: tuple[bool, ...]
+
+    @property
+    def per_core_hz(self) -> float:
+        """Of the machine's, which the generator shares with the server."""
+        return self.sustained_hz / self.cores
+
+
+class Judge:
+    """Counts late calls, so that a probe whose outcome is certain need not go on.
+
+    Args:
+        objective: what is late.
+        calls: of the probe.
+    """
+
+    def __init__(self, objective: Objective, calls: int) -> None:
+        self._objective, self._allowed, self._late = objective, objective.late_allowed(calls), 0
+
+    def missed(self, call: Call) -> bool:
+        """Whether, with this call, more are late than may be."""
+        self._late += call.answer.status != "OK" or call.latency_s > self._objective.seconds
+        return self._late > self._allowed
+
+    @property
+    def held(self) -> bool:
+        """So far."""
+        return self._late <= self._allowed
+
+
+@dataclass(frozen=True)
+class Search:
+    """How it is searched.
+
+    Args:
+        objective: to hold.
+        cores: of the machine.
+        closeness: of the held rate to the missed one at which it ends; 1.05 is within 5 %.
+        most_probes: at which it ends anyway.
+    """
+
+    objective: Objective
+    cores: int
+    closeness: float
+    most_probes: int
+
+    async def run(self, bench: Bench, throughput_hz: float, tell: Callable[[str], None]) -> Capacity:
+        """Between a tenth of the throughput of the closed loop and whatever is held above it."""
+        held_hz, missed_hz, rate_hz = 0.0, 0.0, 0.7 * throughput_hz
+        probes: list[Phase] = []
+        verdicts: list[bool] = []
+        while len(probes) < self.most_probes and rate_hz >= 0.05 * throughput_hz:
+            calls = bench.calls_at(rate_hz)
+            if not carries(calls, self.objective.percentile):
+                raise SystemExit(f"load: {calls} calls don't carry p{self.objective.percentile:g}: raise --calls")
+            judge = Judge(self.objective, calls)
+            probes.append(await bench.open(rate_hz, judge.missed))
+            verdicts.append(judge.held)
+            tell(f"{self.objective} at {rate_hz:.2f}/s: {'held' if judge.held else 'missed'}")
+            held_hz, missed_hz = (rate_hz, missed_hz) if judge.held else (held_hz, rate_hz)
+            if held_hz and missed_hz and missed_hz / held_hz <= self.closeness:
+                break
+            rate_hz = _next_hz(held_hz, missed_hz)
+        return Capacity(str(self.objective), held_hz, missed_hz, self.cores, tuple(probes), tuple(verdicts))
+
+
+def _next_hz(held_hz: float, missed_hz: float) -> float:
+    """Between both, or beyond the one that there is."""
+    if not missed_hz:
+        return held_hz * 1.25
+    return (held_hz * missed_hz) ** 0.5 if held_hz else missed_hz / 2

@@ -1,0 +1,172 @@
+"""`report.md` and its pictures, from the results alone."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from load import plots
+from load.capacity import parse_objective
+from load.histogram import BEYOND, PERCENTILES, Histogram
+from load.phase import Phase
+from load.results import Measured, Results
+
+_HEAD = ("load", "sent", "answered/s", "in time/s", "p50", "p90", "p99", "p99.9", "max", "p50 of service", "not OK")
+_EXPLAINED = f"""Latency counts from the time at which a call was due, whenever it went; service from when it went. Both
+are in ms and of calls answered OK; what ended otherwise is counted beside them. A percentile is given where at least
+{BEYOND} samples lie beyond it (p99 from {BEYOND * 100} calls on), else "-". "In time" is within the objective.
+Rates count the time until the last answer. The histograms are in `results.json`, whole (HdrHistogram)."""
+
+
+def write_report(results: Results, folder: Path) -> Path:
+    """Pictures and `report.md`, beside `results.json`; returns the file."""
+    lines = [f"# Latency under load, {results.date[:10]}", "", *_about(results)]
+    for comparison in dict.fromkeys(each.comparison for each in results.measured):
+        chosen = [each for each in results.measured if each.comparison == comparison]
+        lines += ["", f"## {comparison.capitalize()}", "", *_comparison(chosen, comparison, results, folder)]
+    lines += ["", "## The generator", "", *_generator(results), "", "## Machine and settings", "", *_machine(results)]
+    file = folder / "report.md"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def _about(results: Results) -> list[str]:
+    options = ", ".join(f"{name} {value}" for name, value in results.options.items())
+    again = ["To repeat it:", "", "```", f"cd benchmarks && {results.command}", "```"]
+    return [f"Photos: {results.photos}. {options}.", "", *_EXPLAINED.split("\n"), "", *again]
+
+
+def _comparison(chosen: Sequence[Measured], comparison: str, results: Results, folder: Path) -> list[str]:
+    ran = [each for each in chosen if not each.reason]
+    lines = [f"- {each.name} can't run here: {_in_line(each.reason)}" for each in chosen if each.reason]
+    if not ran:
+        return lines
+    stem = comparison.replace(" ", "-")
+    lines += ["", *_costs(ran), ""]
+    objective_s = parse_objective(results.options["objective"]).seconds
+    plots.draw_latency(ran, objective_s, folder / f"{stem}-latency.png")
+    plots.draw_answered(ran, folder / f"{stem}-answered.png")
+    plots.draw_curves(_curves(ran), "Closed loop, most callers at once", folder / f"{stem}-closed.png")
+    plots.draw_curves(_at_share(ran), "Open loop, nearest to 70 % of the closed loop", folder / f"{stem}-open.png")
+    starts = [each.footprint.start_s for each in ran if each.footprint]
+    plots.draw_bars(
+        [each.name for each in ran], starts, "Cold start", "s to the first answer, median", folder / f"{stem}-start.png"
+    )
+    lines += [f"![{name}]({stem}-{name}.png)" for name in ("latency", "answered", "closed", "open", "start")]
+    for each in ran:
+        lines += ["", f"### {each.name}", "", *_phases(each)]
+        if any(phase.stacks for phase in each.swept):
+            name = f"{stem}-{each.name.lower().replace(' ', '-')}-stages.png"
+            plots.draw_stages(_few(each.swept), f"{each.label}: where the time goes", folder / name)
+            lines += ["", f"![stages]({name})", "", *_stages(each)]
+    return lines
+
+
+def _costs(ran: Sequence[Measured]) -> list[str]:
+    rows: list[Sequence[str]] = []
+    for each in ran:
+        capacity, footprint = each.capacity, each.footprint
+        if capacity is None or footprint is None:
+            continue
+        upper = f"{capacity.missed_hz:.2f}" if capacity.missed_hz else "not found"
+        held = f"{capacity.sustained_hz:.2f}" if capacity.sustained_hz else "none"
+        first = each.closed[0]
+        rows.append((
+            each.name, held, upper, f"{capacity.per_core_hz:.2f}", f"{footprint.start_s:.2f}",
+            f"{footprint.idle_bytes / 2**20:.0f}", f"{footprint.loaded_bytes / 2**20:.0f}",
+            f"{footprint.idle_cores:.3f}", f"{footprint.installed_bytes / 1e9:.2f}",
+            f"{first.bytes_in / 1e3:.0f} / {first.bytes_out / 1e3:.0f}",
+        ))  # fmt: skip
+    objective = next(each.capacity.objective for each in ran if each.capacity)
+    head = (
+        "", f"held at {objective}, /s", "missed at", "held per core", "cold start, s", "idle MiB", "loaded MiB",
+        "idle cores", "installed, GB", "in / out, kB",
+    )  # fmt: skip
+    return _table(head, rows)
+
+
+def _phases(each: Measured) -> list[str]:
+    rows = [_row(phase) for phase in (*each.closed, *each.swept)]
+    probes = each.capacity.probes if each.capacity else ()
+    held = each.capacity.held if each.capacity else ()
+    tried = [f"{phase.load.amount:.2f}/s {'held' if ok else 'missed'}" for phase, ok in zip(probes, held, strict=True)]
+    found = [
+        f"- Generator at {phase.load.label}: {', '.join(phase.complaints())}. Its part in these figures isn't small."
+        for phase in (*each.closed, *each.swept, *probes)
+        if phase.complaints()
+    ]
+    return [*_table(_HEAD, rows), "", f"Search: {', '.join(tried) or 'none'}.", *([""] if found else []), *found]
+
+
+def _row(phase: Phase) -> Sequence[str]:
+    latency = Histogram(phase.latency)
+    values = [latency.percentile_s(percentile) for percentile in PERCENTILES]
+    others = ", ".join(f"{name} {count}" for name, count in phase.statuses.items() if name != "OK")
+    service_s = Histogram(phase.service).percentile_s(50)
+    rates = (f"{phase.answered_hz:.2f}", f"{phase.goodput_hz:.2f}")
+    return (
+        phase.load.label, str(phase.sent), *rates, *(_ms(value) for value in values), _ms(latency.max_s),
+        _ms(service_s), others or "0",
+    )  # fmt: skip
+
+
+def _stages(each: Measured) -> list[str]:
+    rows: list[Sequence[str]] = []
+    for phase in _few(each.swept):
+        for name, encoded in phase.stages.items():
+            stage = Histogram(encoded)
+            rows.append((phase.load.label, name, *(_ms(stage.percentile_s(p)) for p in PERCENTILES), _ms(stage.max_s)))
+    words = "Stages by the server's clock, each with its own percentiles, which don't add up as the picture's do:"
+    return [words, "", *_table(("load", "stage", "p50", "p90", "p99", "p99.9", "max"), rows)]
+
+
+def _generator(results: Results) -> list[str]:
+    if not results.generator:
+        return ["Not tested in this run: `python -m load selftest`."]
+    found = results.generator
+    error_ms, lag_ms = found["null_error_p99_s"] * 1e3, found["lag_p99_s"] * 1e3
+    rate_hz, per_core_hz = found["trivial_calls_hz"], found["trivial_calls_per_core_hz"]
+    waited = found["waited_of_paused"]
+    return [
+        f"- Against a server that waits 5 ms, p99 was {error_ms:.2f} ms more; calls went {lag_ms:.2f} ms late (p99).",
+        f"- Trivial calls: {rate_hz:.0f} a second, {per_core_hz:.0f} for each core of its own that it used.",
+        f"- Nothing is omitted: a server was stopped for a second, and {waited:.2f} times as many calls as must have",
+        "  waited for over half of it have that in their latency (a stop may last longer than asked for).",
+    ]
+
+
+def _machine(results: Results) -> list[str]:
+    lines = [f"- {name}: {_in_line(str(value))}" for name, value in results.machine.items()]
+    lines.append(f"- commit: {results.commit}")
+    for each in results.measured:
+        lines += [f"- {each.label}: " + "; ".join(f"{name}: {value}" for name, value in each.settings.items())]
+    return lines
+
+
+def _curves(ran: Sequence[Measured]) -> list[tuple[str, Phase]]:
+    return [(each.name, max(each.closed, key=lambda phase: phase.load.amount)) for each in ran]
+
+
+def _at_share(ran: Sequence[Measured]) -> list[tuple[str, Phase]]:
+    chosen: list[tuple[str, Phase]] = []
+    for each in ran:
+        wanted_hz = 0.7 * max(phase.answered_hz for phase in each.closed)
+        nearest = min(each.swept, key=lambda phase: abs(phase.load.amount - wanted_hz))
+        chosen.append((f"{each.name} at {nearest.load.amount:.1f}/s", nearest))
+    return chosen
+
+
+def _few(phases: Sequence[Phase]) -> list[Phase]:
+    """The lowest load, the middle one, the highest one."""
+    ordered = sorted(phases, key=lambda phase: phase.load.amount)
+    return [ordered[index] for index in sorted({0, len(ordered) // 2, len(ordered) - 1})]
+
+
+def _ms(value_s: float | None) -> str:
+    return "-" if value_s is None else f"{value_s * 1e3:.3g}" if value_s < 0.1 else f"{value_s * 1e3:.0f}"
+
+
+def _in_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]

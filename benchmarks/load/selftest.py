@@ -1,0 +1,84 @@
+"""`python -m load selftest`: what the generator itself adds, hides and can do."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+
+import psutil
+
+from load.bench import Bench, Plan, on_bench
+from load.histogram import Histogram
+from load.null import Null
+from load.phase import Phase
+from load.photos import Photos
+
+_WAIT_S, _PAUSE_S = 0.005, 1.0
+_ERROR_GOAL_S, _CALLS_GOAL_HZ = 0.001, 2000
+_PLAN = Plan(Photos("a hundred bytes", (b"x" * 100,), (1,)), 1.0, 5.0, 2, 4, 30.0, "poisson", 1)
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A load in which the server stood still.
+
+    Args:
+        phase: all calls.
+        pause_s: for so long.
+    """
+
+    phase: Phase
+    pause_s: float
+
+    @property
+    def waited(self) -> float:
+        """Share of the calls that took over half the pause, of those that must have: who was due in its first half."""
+        values_s, counts = Histogram(self.phase.latency).buckets()
+        late = int(counts[values_s > self.pause_s / 2].sum())
+        return late / (self.phase.load.amount * self.pause_s / 2)
+
+
+def self_test(seconds: float) -> dict[str, float]:
+    """Each part for so long; prints and returns what it found."""
+    plan = replace(_PLAN, seconds=seconds)
+    null = asyncio.run(_on(plan, Null(_WAIT_S), lambda bench: bench.open(100)))
+    error_s = Histogram(null.latency).quantile_s(99) - _WAIT_S
+    _say("null test: p99 - 5 ms at 100 calls a second", f"{error_s * 1e3:.2f} ms", error_s < _ERROR_GOAL_S)
+    trivial = asyncio.run(_on(plan, Null(0), lambda bench: bench.closed(32)))
+    per_core_hz = trivial.sent / trivial.seconds / trivial.usage.generator_cores
+    _say("trivial calls a second for one core of it", f"{per_core_hz:.0f}", per_core_hz >= _CALLS_GOAL_HZ)
+    paused = asyncio.run(paused_load(replace(plan, seconds=max(3.0, seconds)), 100))
+    _say("calls due in a pause that have it in their latency", f"{paused.waited:.2f}", paused.waited > 0.8)
+    return {
+        "null_error_p99_s": error_s,
+        "trivial_calls_per_core_hz": per_core_hz,
+        "trivial_calls_hz": trivial.sent / trivial.seconds,
+        "waited_of_paused": paused.waited,
+        "lag_p99_s": Histogram(null.lag).quantile_s(99),
+    }
+
+
+async def paused_load(plan: Plan, rate_hz: float) -> Paused:
+    """In the middle of an open loop the server's process is stopped for a second, and goes on."""
+    with Null(0).start() as server:
+
+        async def pause() -> None:
+            await asyncio.sleep(plan.seconds / 2)
+            process = psutil.Process(server.pid)
+            process.suspend()
+            await asyncio.sleep(_PAUSE_S)
+            process.resume()
+
+        async def load(bench: Bench) -> Phase:
+            phase, _ = await asyncio.gather(bench.open(rate_hz), pause())
+            return phase
+
+        return Paused(await on_bench(plan, server, load), _PAUSE_S)
+
+
+async def _on(plan: Plan, null: Null, load: Callable[[Bench], Coroutine[None, None, Phase]]) -> Phase:
+    with null.start() as server:
+        return await on_bench(plan, server, load)
+
+
+def _say(what: str, found: str, reached: bool) -> None:
+    print(f"{what}: {found} ({'goal reached' if reached else 'GOAL MISSED'})", flush=True)
