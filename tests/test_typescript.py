@@ -5,10 +5,11 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,14 @@ LONGEST_S = 300
 class DeafServicer(pb_grpc.BackgroundRemovalServiceServicer):
     """Never answers a photo; its list of models tells how many it has seen, and how many were cancelled.
 
-    For the model "breaks" the first two answers break off after their first word.
+    For the model "breaks" the first two answers break off after their first word; for "busy" the first two are refused
+    for a while.
     """
 
     def __init__(self) -> None:
         self._counts = {"begun": 0, "cancelled": 0}
         self._numbers = count(1)
+        self._refused: list[float] = []
 
     def RemoveBackground(  # noqa: N802 - the contract's name
         self, request: pb.RemoveBackgroundRequest, context: grpc.ServicerContext
@@ -47,6 +50,14 @@ class DeafServicer(pb_grpc.BackgroundRemovalServiceServicer):
             if number <= 2:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
             return pb.RemoveBackgroundResponse(image=b"x", format=pb.IMAGE_FORMAT_PNG)
+        if request.model == "busy":
+            self._refused.append(time.monotonic())
+            if len(self._refused) <= 2:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", "400"),))
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy")
+            pauses = [later - earlier for earlier, later in pairwise(self._refused)]
+            patient = min(pauses) >= 0.39  # grpc-js's own first pause would be at most 0.12 s
+            return pb.RemoveBackgroundResponse(image=b"patient" if patient else b"hasty", format=pb.IMAGE_FORMAT_PNG)
         over = threading.Event()
         if context.add_callback(over.set):
             self._counts["begun"] += 1

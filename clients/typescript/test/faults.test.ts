@@ -112,6 +112,14 @@ test("an answer that breaks off", async () => {
   });
 });
 
+test("a busy server says when to come back", async () => {
+  const [, address] = places.deaf;
+  await using(new Client(address), async (client) => {
+    const { image } = await client.removeBackground(photo, { model: "busy" });
+    assert.equal(Buffer.from(image).toString(), "patient");
+  });
+});
+
 test("the signal cancels a call on the server", async () => {
   const [address] = places.deaf;
   await using(new Client(address), async (client) => {
