@@ -103,7 +103,8 @@ def test_an_interruption_says_what_is_done_and_what_failed(
     assert process.returncode == code
     *_, last = (json.loads(line) for line in told.splitlines())
     assert last["failed"] == 1
-    assert last["done"] == len(files(out)) < 81
+    assert len(files(out)) < 81
+    assert len(files(out)) - last["done"] in (0, 1)  # a file may be there whole a moment before it is counted
     assert errors.splitlines()[-1] == f"mattebox: interrupted: {last['done']} of 82 done"
 
 

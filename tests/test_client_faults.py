@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -206,6 +208,32 @@ def test_an_interrupted_wait_cancels_the_call(colour_model: Path) -> None:
             client.remove_background(PHOTO)
         os.kill(server.pid, signal.SIGCONT)
         eventually(lambda: any(event.get("status") == "CANCELLED" for event in list(server.events)))
+
+
+def test_ctrl_c_at_any_moment_lets_the_client_close(colour_model: Path) -> None:
+    """Also while a call is being begun: gRPC itself would wait for that call's end for ever."""
+    with LocalServer([colour_model]) as server:
+        command = [sys.executable, "-c", _INTERRUPTED, server.address, "40"]
+        done = subprocess.run(command, input=LARGE, capture_output=True, check=False, timeout=4 * NO_HANG_S)
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout.decode().split() == ["KeyboardInterrupt"] * 40
+
+
+_INTERRUPTED = """
+import _thread, random, sys, threading
+import mattebox
+
+photo, wait = sys.stdin.buffer.read(), random.Random(1)
+for _ in range(int(sys.argv[2])):
+    with mattebox.Client(sys.argv[1]) as client:
+        client.wait_until_ready()
+        try:
+            threading.Timer(wait.uniform(0, 0.1), _thread.interrupt_main).start()
+            for _ in client.remove_backgrounds([photo] * 50, concurrency=2, output=mattebox.Output(size=64)):
+                pass
+        except KeyboardInterrupt as error:
+            print(type(error).__name__)
+"""
 
 
 def test_a_silent_connection_is_given_up(colour_model: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 from types import TracebackType
@@ -215,7 +217,7 @@ class Client:
         return _Pending(request, attempts, self._begin(request, timeout_s))
 
     def _begin(self, request: pb.RemoveBackgroundRequest, timeout_s: float | None) -> _Call:
-        return self._stub.RemoveBackground.future(request, timeout=timeout_s, metadata=self._metadata)
+        return _begun(lambda: self._stub.RemoveBackground.future(request, timeout=timeout_s, metadata=self._metadata))
 
     def _finish(self, pending: _Pending) -> RemovalResult | None:
         """Waits for the end of an attempt. None if there is another now. Raises MatteboxError."""
@@ -300,3 +302,27 @@ class Client:
 def _putting(slot: Slot, ended: SimpleQueue[Slot]) -> Callable[[object], None]:
     """What gRPC is to do when the slot's call has ended; a thread of its own does it."""
     return lambda _: ended.put(slot)
+
+
+def _begun(begin: Callable[[], _Call]) -> _Call:
+    """The call, begun where signals interrupt nothing.
+
+    Ctrl-C raises wherever the main thread is; within gRPC, that leaves a half-made call for whose end `close` would
+    wait for ever. It interrupts the waiting here instead, and the call is cancelled.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return begin()
+    pool = ThreadPoolExecutor(1)
+    begun = pool.submit(begin)
+    pool.shutdown(wait=False)  # its thread ends with the call's beginning
+    try:
+        return begun.result()
+    except BaseException:
+        begun.add_done_callback(_cancel)
+        raise
+
+
+def _cancel(begun: Future[_Call]) -> None:
+    """Unless there is no call, as beginning it has failed."""
+    if begun.exception() is None:
+        begun.result().cancel()
