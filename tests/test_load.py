@@ -163,6 +163,22 @@ def test_the_chain_in_miniature(run_folder: Path, scope: Scope) -> None:
     assert all((run_folder / name).stat().st_size > 1000 for name in pictures)
 
 
+def test_shares_of_the_throughput_and_no_search(tmp_path: Path, colour_model: Path) -> None:
+    few = ("--seconds", "1", "--calls", "10", "--concurrencies", "2", "--shares", "0.2", "--starts", "1")
+    whom = ("--subjects", "Mattebox", "--comparisons", "as shipped", "--model", str(colour_model))
+    load("run", *few, *whom, "--most-probes", "0", "--no-selftest", "--out", str(tmp_path))
+    (measured,) = load_results(tmp_path).measured
+    assert [phase.load.amount for phase in measured.swept] == [pytest.approx(0.2 * measured.closed[0].answered_hz)]
+    assert measured.capacity is not None
+    assert not measured.capacity.probes
+    assert "| Mattebox | not searched | - | - |" in (tmp_path / "report.md").read_text()
+
+
+def test_offered_loads_are_said_one_way() -> None:
+    with pytest.raises(AssertionError, match="not several"):
+        load("run", "--shares", "0.5", "--rates", "3", "--no-selftest")
+
+
 @pytest.fixture
 def scope() -> Scope:
     """Of which nothing is used by who can't run."""

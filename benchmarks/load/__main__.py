@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -87,12 +87,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--seconds", type=_positive, help="of each load, at least (default: 20; quick: 5)")
     add("--calls", type=int, help="of each open loop, at least (default: 500, which carry p99; quick: 25)")
     add("--concurrencies", type=_numbers, help="of the closed loops, by comma (default: 1,4,16; quick: 1,8)")
-    add("--rates", type=_numbers, help="offered loads a second, by comma (default: shares of the closed loop's)")
+    add("--shares", type=_numbers, help="offered loads, of the closed loops' best (default: 0.3 to 1.2)")
+    add("--rates", type=_numbers, help="offered loads instead, in calls a second, by comma")
     add("--rates-of", type=Path, help="folder of a run: its offered loads, so that both can be compared")
     add("--arrivals", choices=get_args(Arrivals), default="poisson", help="of the open loop (default: poisson)")
     add("--connections", type=int, default=8, help="of the generator (default: 8)")
     add("--timeout", type=_positive, default=30, help="seconds for a call (default: 30)")
-    add("--most-probes", type=int, help="of the search for the capacity (default: 8; quick: 3)")
+    add("--most-probes", type=int, help="of the search for the capacity; 0: none (default: 8; quick: 3)")
     add("--starts", type=int, help="that are timed (default: 5; quick: 2)")
     add("--seed", type=int, default=1, help="of arrivals and the order of photos (default: 1)")
     add("--no-selftest", action="store_true", help="leave it out")
@@ -111,22 +112,15 @@ def _run(told: argparse.Namespace, size: Size) -> None:
     generator = {} if told.no_selftest else self_test(3 if told.quick else 10)
     folder: Path = told.out or RESULTS / f"{began:%Y-%m-%d}-{_slug(str(machine['processor']))}"
     folder.mkdir(parents=True, exist_ok=True)
+    command = "python -m load " + shlex.join(sys.argv[1:])
+    date = began.isoformat(timespec="seconds")
+    results = Results(VERSION, date, command, _commit(), machine, photos.name, _options(scope), generator, ())
     measured: list[Measured] = []
     for comparison in cast("Sequence[Comparison]", comparisons):
         for subject in subjects(comparison, model, told.subjects or size.subjects):
             label = f"{comparison}, {subject.name}"
             measured.append(measure(subject, comparison, scope, _teller(label)))
-            results = Results(
-                VERSION,
-                began.isoformat(timespec="seconds"),
-                "python -m load " + shlex.join(sys.argv[1:]),
-                _commit(),
-                machine,
-                photos.name,
-                _options(scope),
-                generator,
-                tuple(measured),
-            )
+            results = replace(results, measured=tuple(measured))
             results.save(folder)  # after each, so that a run that is ended early leaves what it has
             write_report(results, folder)
     _say(str(folder / "report.md"))
@@ -145,14 +139,16 @@ def _scope(told: argparse.Namespace, size: Size, photos: Photos) -> Scope:
         told.seed,
     )
     cores = len(os.sched_getaffinity(0))
-    search = Search(objective, cores, closeness=1.05, most_probes=told.most_probes or size.most_probes)
+    most_probes = size.most_probes if told.most_probes is None else told.most_probes
+    search = Search(objective, cores, closeness=1.05, most_probes=most_probes)
     concurrencies = tuple(int(number) for number in told.concurrencies or size.concurrencies)
     rates_hz: tuple[float, ...] = told.rates or ()
+    if sum(bool(chosen) for chosen in (told.shares, told.rates, told.rates_of)) > 1:
+        raise SystemExit("load: --shares, --rates or --rates-of, not several")
     if told.rates_of:
-        if rates_hz:
-            raise SystemExit("load: either --rates or --rates-of")
         rates_hz = tuple(phase.load.amount for phase in load_results(told.rates_of).measured[0].swept)
-    return Scope(plan, concurrencies, size.shares, rates_hz, search, told.starts or size.starts, idle_s=5)
+    shares = told.shares or size.shares
+    return Scope(plan, concurrencies, shares, rates_hz, search, told.starts or size.starts, idle_s=5)
 
 
 def _options(scope: Scope) -> dict[str, str]:

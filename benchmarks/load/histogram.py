@@ -44,6 +44,11 @@ class Histogram:
         """The longest; 0 if there is none."""
         return self._inner.get_max_value() / 1e6 if self.count else 0.0
 
+    @property
+    def mean_s(self) -> float:
+        """0 if there is none."""
+        return float(self._inner.get_mean_value()) / 1e6 if self.count else 0.0
+
     def percentile_s(self, percentile: float) -> float | None:
         """None where the sample can't carry it: fewer than BEYOND samples lie beyond."""
         return self.quantile_s(percentile) if carries(self.count, percentile) else None

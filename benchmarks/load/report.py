@@ -4,16 +4,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from load import plots
-from load.capacity import parse_objective
+from load.capacity import Capacity, parse_objective
 from load.histogram import BEYOND, PERCENTILES, Histogram
 from load.phase import Phase
 from load.results import Measured, Results
 
-_HEAD = ("load", "sent", "answered/s", "in time/s", "p50", "p90", "p99", "p99.9", "max", "p50 of service", "not OK")
+_HEAD = (
+    "load", "sent", "answered/s", "in time/s", "p50", "p90", "p99", "p99.9", "max", "p50 of service", "cores", "not OK",
+)  # fmt: skip
 _EXPLAINED = f"""Latency counts from the time at which a call was due, whenever it went; service from when it went. Both
 are in ms and of calls answered OK; what ended otherwise is counted beside them. A percentile is given where at least
 {BEYOND} samples lie beyond it (p99 from {BEYOND * 100} calls on), else "-". "In time" is within the objective.
-Rates count the time until the last answer. The histograms are in `results.json`, whole (HdrHistogram)."""
+Rates count the time until the last answer. Cores: processors' time of the server and of the generator. The histograms
+are in `results.json`, whole (HdrHistogram)."""
 
 
 def write_report(results: Results, folder: Path) -> Path:
@@ -66,11 +69,9 @@ def _costs(ran: Sequence[Measured]) -> list[str]:
         capacity, footprint = each.capacity, each.footprint
         if capacity is None or footprint is None:
             continue
-        upper = f"{capacity.missed_hz:.2f}" if capacity.missed_hz else "not found"
-        held = f"{capacity.sustained_hz:.2f}" if capacity.sustained_hz else "none"
         first = each.closed[0]
         rows.append((
-            each.name, held, upper, f"{capacity.per_core_hz:.2f}", f"{footprint.start_s:.2f}",
+            each.name, *_found(capacity), f"{footprint.start_s:.2f}",
             f"{footprint.idle_bytes / 2**20:.0f}", f"{footprint.loaded_bytes / 2**20:.0f}",
             f"{footprint.idle_cores:.3f}", f"{footprint.installed_bytes / 1e9:.2f}",
             f"{first.bytes_in / 1e3:.0f} / {first.bytes_out / 1e3:.0f}",
@@ -81,6 +82,16 @@ def _costs(ran: Sequence[Measured]) -> list[str]:
         "idle cores", "installed, GB", "in / out, kB",
     )  # fmt: skip
     return _table(head, rows)
+
+
+def _found(capacity: Capacity) -> Sequence[str]:
+    """Rates that were held, missed, and held per core."""
+    if not capacity.probes:
+        return ("not searched", "-", "-")
+    missed = f"{capacity.missed_hz:.2f}" if capacity.missed_hz else "not found"
+    if not capacity.sustained_hz:
+        return ("none", missed, "-")
+    return (f"{capacity.sustained_hz:.2f}", missed, f"{capacity.per_core_hz:.2f}")
 
 
 def _phases(each: Measured) -> list[str]:
@@ -104,18 +115,22 @@ def _row(phase: Phase) -> Sequence[str]:
     rates = (f"{phase.answered_hz:.2f}", f"{phase.goodput_hz:.2f}")
     return (
         phase.load.label, str(phase.sent), *rates, *(_ms(value) for value in values), _ms(latency.max_s),
-        _ms(service_s), others or "0",
+        _ms(service_s), f"{phase.usage.server_cores:.2f} + {phase.usage.generator_cores:.2f}", others or "0",
     )  # fmt: skip
 
 
 def _stages(each: Measured) -> list[str]:
     rows: list[Sequence[str]] = []
-    for phase in _few(each.swept):
+    for phase in (*_few(each.swept), _fullest(each)):
         for name, encoded in phase.stages.items():
             stage = Histogram(encoded)
-            rows.append((phase.load.label, name, *(_ms(stage.percentile_s(p)) for p in PERCENTILES), _ms(stage.max_s)))
-    words = "Stages by the server's clock, each with its own percentiles, which don't add up as the picture's do:"
-    return [words, "", *_table(("load", "stage", "p50", "p90", "p99", "p99.9", "max"), rows)]
+            found = (*(_ms(stage.percentile_s(p)) for p in PERCENTILES), _ms(stage.max_s))
+            rows.append((phase.load.label, name, *found, f"{stage.mean_s * phase.answered_hz:.2f}"))
+    words = """Stages by the server's clock, each with its own percentiles, which don't add up as the picture's do. "At
+once" is how many calls were in it on the average (Little's law): if a network runs one photo at a time and has 1 there,
+it is what limits the server."""
+    head = ("load", "stage", *(f"p{percentile:g}" for percentile in PERCENTILES), "max", "at once")
+    return [*words.split("\n"), "", *_table(head, rows)]
 
 
 def _generator(results: Results) -> list[str]:
@@ -142,7 +157,12 @@ def _machine(results: Results) -> list[str]:
 
 
 def _curves(ran: Sequence[Measured]) -> list[tuple[str, Phase]]:
-    return [(each.name, max(each.closed, key=lambda phase: phase.load.amount)) for each in ran]
+    return [(each.name, _fullest(each)) for each in ran]
+
+
+def _fullest(each: Measured) -> Phase:
+    """The closed loop with most callers."""
+    return max(each.closed, key=lambda phase: phase.load.amount)
 
 
 def _at_share(ran: Sequence[Measured]) -> list[tuple[str, Phase]]:
