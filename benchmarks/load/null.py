@@ -18,7 +18,8 @@ from grpc import aio
 
 from load.drivers import Answer, CannotRun
 
-_SERVICE, _METHOD, _THREADS = "load.Null", "Wait", 64
+METHOD = "/load.Null/Wait"
+_THREADS = 64
 
 
 class NullCaller:
@@ -30,7 +31,7 @@ class NullCaller:
 
     def __init__(self, port: int) -> None:
         self._channel = channel_to(f"127.0.0.1:{port}")
-        self._wait: aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(f"/{_SERVICE}/{_METHOD}")
+        self._wait: aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(METHOD)
 
     async def call(self, photo: bytes, timeout_s: float) -> Answer:
         """The status is gRPC's."""
@@ -111,8 +112,9 @@ def main() -> int:
         return request
 
     server = grpc.server(ThreadPoolExecutor(_THREADS), options=[("grpc.so_reuseport", 0)])
-    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {_METHOD: grpc.unary_unary_rpc_method_handler(wait)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
+    _, service, method = METHOD.split("/")
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {method: grpc.unary_unary_rpc_method_handler(wait)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
     server.start()
     sys.stdin.read()

@@ -1,14 +1,16 @@
 """`python -m load selftest`: what the generator itself adds, hides and can do."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 
+import grpc
 import psutil
 
 from load.bench import Bench, Plan, on_bench
 from load.histogram import Histogram
-from load.null import Null
+from load.null import METHOD, Null
 from load.phase import Phase
 from load.photos import Photos
 
@@ -43,6 +45,9 @@ def self_test(seconds: float) -> dict[str, float]:
     null = asyncio.run(_on(plan, Null(_WAIT_S), lambda bench: bench.open(100)))
     error_s = Histogram(null.latency).quantile_s(99) - _WAIT_S
     _say("null test: p99 - 5 ms at 100 calls a second", f"{error_s * 1e3:.2f} ms", error_s < _ERROR_GOAL_S)
+    plain_s = Histogram.of(_plain_calls_s(seconds)).quantile_s(99) - _WAIT_S
+    added_s = error_s - plain_s
+    _say("of it, more than gRPC's own blocking calls have", f"{added_s * 1e3:.2f} ms", added_s < _ERROR_GOAL_S)
     trivial = asyncio.run(_on(plan, Null(0), lambda bench: bench.closed(32)))
     per_core_hz = trivial.sent / trivial.seconds / trivial.usage.generator_cores
     _say("trivial calls a second for one core of it", f"{per_core_hz:.0f}", per_core_hz >= _CALLS_GOAL_HZ)
@@ -50,11 +55,25 @@ def self_test(seconds: float) -> dict[str, float]:
     _say("calls due in a pause that have it in their latency", f"{paused.waited:.2f}", paused.waited > 0.8)
     return {
         "null_error_p99_s": error_s,
+        "plain_error_p99_s": plain_s,
         "trivial_calls_per_core_hz": per_core_hz,
         "trivial_calls_hz": trivial.sent / trivial.seconds,
         "waited_of_paused": paused.waited,
         "lag_p99_s": Histogram(null.lag).quantile_s(99),
     }
+
+
+def _plain_calls_s(seconds: float) -> list[float]:
+    """Calls as gRPC's simplest client makes them, one after the other: nothing of the generator is in these."""
+    with Null(_WAIT_S).start() as server, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        wait: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
+        took_s: list[float] = []
+        for _ in range(round(seconds * 100)):
+            time.sleep(0.01 - _WAIT_S)
+            began_s = time.monotonic()
+            wait(b"x" * 100)
+            took_s.append(time.monotonic() - began_s)
+        return took_s[5:]  # the first ones connect
 
 
 async def paused_load(plan: Plan, rate_hz: float) -> Paused:
