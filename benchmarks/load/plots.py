@@ -12,7 +12,7 @@ from load.histogram import Histogram, carries
 from load.phase import STACKED, Phase
 from load.results import Measured
 
-_COLOURS = ("#0b6e99", "#d1495b", "#edae49", "#00798c", "#6a4c93", "#5c677d")
+_COLOURS = ("#0b6e99", "#d1495b", "#edae49", "#4f9d3a", "#6a4c93", "#8a5a35")
 _STAGES = {
     "client": "#adb5bd", "decode": "#0b6e99", "preprocess": "#5fa8d3", "queue": "#d1495b", "infer": "#edae49",
     "matte": "#2a9d8f", "encode": "#6a4c93", "other": "#495057", "transport": "#ced4da",
@@ -62,6 +62,7 @@ def draw_answered(measured: Sequence[Measured], file: Path) -> None:
 def draw_curves(phases: Sequence[tuple[str, Phase]], title: str, file: Path) -> None:
     """Whole distributions, each to the last percentile that its sample carries."""
     figure, axes = _figure()
+    last = 1.0
     for colour, (name, phase) in zip(_COLOURS, phases, strict=False):
         histogram = Histogram(phase.latency)
         nines = np.linspace(0, 4, 200)
@@ -69,7 +70,9 @@ def draw_curves(phases: Sequence[tuple[str, Phase]], title: str, file: Path) -> 
         x = [-np.log10(1 - value / 100) for value in percentiles]
         y = [histogram.quantile_s(value) * 1e3 for value in percentiles]
         axes.plot(x, y, color=colour, label=f"{name} ({histogram.count} calls)")
+        last = max([last, *x])
     axes.set_xticks([0, 0.30103, 1, 2, 3], ["p0", "p50", "p90", "p99", "p99.9"])
+    axes.set_xlim(0, 1.02 * last)
     _log(axes)
     axes.set_xlabel("percentile (log of what lies beyond)")
     axes.set_ylabel("latency, ms (log)")
