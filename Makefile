@@ -51,17 +51,17 @@ proto: $(PROTO) $(NODE_MODULES) ## generate the code of the contract
 	./protos/generate.sh
 
 bench: $(BENCH) ## latency and capacity under load, side by side with other servers; hours [ARGS="--subjects Mattebox"]
-	cd benchmarks && ../$(BIN)/python -m load run $(ARGS)
+	$(BIN)/python benchmarks/latency.py run $(ARGS)
 
 bench-quick: $(BENCH) ## the same of Mattebox alone, in under 3 minutes [ARGS="--photos mixed"]
-	cd benchmarks && ../$(BIN)/python -m load run --quick $(ARGS)
+	$(BIN)/python benchmarks/latency.py run --quick $(ARGS)
 
 bench-compare: $(BENCH) ## what got slower between two runs: A=folder B=folder
 	@test -n "$(A)" -a -n "$(B)" || { echo "say which runs: make bench-compare A=folder B=folder"; exit 2; }
-	A="$(abspath $(A))" B="$(abspath $(B))" && cd benchmarks && ../$(BIN)/python -m load compare "$$A" "$$B"
+	$(BIN)/python benchmarks/latency.py compare "$(A)" "$(B)"
 
 bench-selftest: $(BENCH) ## what the load generator itself adds, hides and can do
-	cd benchmarks && ../$(BIN)/python -m load selftest $(ARGS)
+	$(BIN)/python benchmarks/latency.py selftest $(ARGS)
 
 bench-first-look: $(DEMO) ## time a photo through the server, against the reference recipe [ARGS="--data folder"]
 	$(BIN)/python benchmarks/first_look.py $(ARGS)

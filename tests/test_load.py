@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from load.bench import Plan
 from load.capacity import Judge, Objective, Search, parse_objective
@@ -19,7 +22,7 @@ from load.generator import Call, OpenLoop, Outcome, schedule
 from load.histogram import Histogram
 from load.measure import Scope, measure
 from load.phase import Load, Phase, Usage, summarise
-from load.photos import Photos
+from load.photos import Photos, mixed_photos
 from load.report import write_report
 from load.results import load_results
 from load.selftest import paused_load
@@ -124,9 +127,9 @@ class Absent:
         yield
 
 
-def load(*words: str) -> str:
-    command = [sys.executable, "-m", "load", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT / "benchmarks")
+def load(*words: str, cwd: Path | None = None) -> str:
+    command = [sys.executable, str(ROOT / "benchmarks/latency.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -166,17 +169,59 @@ def test_the_chain_in_miniature(run_folder: Path, scope: Scope) -> None:
 def test_shares_of_the_throughput_and_no_search(tmp_path: Path, colour_model: Path) -> None:
     few = ("--seconds", "1", "--calls", "10", "--concurrencies", "2", "--shares", "0.2", "--starts", "1")
     whom = ("--subjects", "Mattebox", "--comparisons", "as shipped", "--model", str(colour_model))
-    load("run", *few, *whom, "--most-probes", "0", "--no-selftest", "--out", str(tmp_path))
-    (measured,) = load_results(tmp_path).measured
+    photos = save_photos(tmp_path / "holiday")
+    paths = ("--data", "holiday", "--out", "run")
+    load("run", *few, *whom, *paths, "--most-probes", "0", "--no-selftest", cwd=tmp_path)
+    results = load_results(tmp_path / "run")
+    assert results.photos == "3 files of holiday"
+    (measured,) = results.measured
+    assert measured.closed[0].bytes_in == photos
+    assert measured.closed[0].statuses.keys() == {"OK"}
     assert [phase.load.amount for phase in measured.swept] == [pytest.approx(0.2 * measured.closed[0].answered_hz)]
     assert measured.capacity is not None
     assert not measured.capacity.probes
-    assert "| Mattebox | not searched | - | - |" in (tmp_path / "report.md").read_text()
+    assert "| Mattebox | not searched | - | - |" in (tmp_path / "run/report.md").read_text()
 
 
-def test_offered_loads_are_said_one_way() -> None:
-    with pytest.raises(AssertionError, match="not several"):
-        load("run", "--shares", "0.5", "--rates", "3", "--no-selftest")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--shares", "0.5", "--rates", "3"), "not several"),
+        (("--photos", "mixed", "--data", "."), "argument --data: not allowed with argument --photos"),
+        (("--data", "nowhere"), "no JPEG, PNG or WebP files in --data nowhere"),
+        (("--calls", "0"), "argument --calls: 0 isn't over 0"),
+        (("--concurrencies", "1,2.5"), "argument --concurrencies: invalid _counts value"),
+        (("--subjects", "Mattebox,Nobody"), "Nobody"),
+    ],
+)
+def test_what_it_cant_do_is_said_before_anything_runs(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=re.escape(message)):
+        load("run", *words, "--no-selftest", "--out", str(tmp_path / "run"), cwd=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mix_of_photos_has_the_sizes_and_shares_that_it_says() -> None:
+    photos = mixed_photos()
+    sizes = [cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR).shape for file in photos.files]
+    megapixels = [round(height * width / 1e6, 1) for height, width, _ in sizes]
+    assert megapixels == [0.3, 1.0, 4.0, 12.0] * 3
+    sent = list(itertools.islice(photos.in_order(1), 3000))
+    large = [file for file, size in zip(photos.files, megapixels, strict=True) if size == 12]
+    assert sum(file in large for file in sent) == pytest.approx(150, abs=50)
+    assert sent == list(itertools.islice(photos.in_order(1), 3000))
+    assert sent != list(itertools.islice(photos.in_order(2), 3000))
+
+
+def save_photos(folder: Path) -> int:
+    """A JPEG, a PNG and a WebP, of one size in bytes, which is returned; one in a folder within, beside other files."""
+    (folder / "beach").mkdir(parents=True)
+    rgb = np.random.default_rng(1).integers(0, 256, (40, 60, 3), np.uint8)
+    names = ("one.JPG", "beach/two.png", "three.webp")
+    files = [cv2.imencode(Path(name).suffix.lower(), rgb)[1].tobytes() for name in names]
+    for name, file in zip(names, files, strict=True):
+        (folder / name).write_bytes(file.ljust(20_000, b"\0"))
+    (folder / "notes.txt").write_text("no photo")
+    return 20_000
 
 
 @pytest.fixture

@@ -81,20 +81,21 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--model", type=Path, help="Mattebox's artifact (default: u2netp, exported)")
     add("--subjects", type=_words, help="of Mattebox,rembg,LitServe,BentoML,Ray Serve,Triton (default: all)")
     add("--comparisons", type=_words, help="'same engine', 'as shipped' or both, by comma (default: both)")
-    add("--photos", choices=("one", "mixed"), default="one", help="one of 1000x667, or a mix of 0.3 to 12 megapixels")
-    add("--data", type=Path, help="folder of JPEG photos instead")
+    sent = parser.add_mutually_exclusive_group().add_argument
+    sent("--photos", choices=("one", "mixed"), default="one", help="one of 1000x667, or a mix of 0.3 to 12 megapixels")
+    sent("--data", type=Path, help="folder of JPEG, PNG and WebP photos instead")
     add("--objective", type=_objective, help="of latency (default: p99<=500ms; quick: p80<=500ms)")
     add("--seconds", type=_positive, help="of each load, at least (default: 20; quick: 5)")
-    add("--calls", type=int, help="of each open loop, at least (default: 500, which carry p99; quick: 25)")
-    add("--concurrencies", type=_numbers, help="of the closed loops, by comma (default: 1,4,16; quick: 1,8)")
+    add("--calls", type=_count, help="of each open loop, at least (default: 500, which carry p99; quick: 25)")
+    add("--concurrencies", type=_counts, help="of the closed loops, by comma (default: 1,4,16; quick: 1,8)")
     add("--shares", type=_numbers, help="offered loads, of the closed loops' best (default: 0.3 to 1.2)")
     add("--rates", type=_numbers, help="offered loads instead, in calls a second, by comma")
     add("--rates-of", type=Path, help="folder of a run: its offered loads, so that both can be compared")
     add("--arrivals", choices=get_args(Arrivals), default="poisson", help="of the open loop (default: poisson)")
-    add("--connections", type=int, default=8, help="of the generator (default: 8)")
+    add("--connections", type=_count, default=8, help="of the generator (default: 8)")
     add("--timeout", type=_positive, default=30, help="seconds for a call (default: 30)")
     add("--most-probes", type=int, help="of the search for the capacity; 0: none (default: 8; quick: 3)")
-    add("--starts", type=int, help="that are timed (default: 5; quick: 2)")
+    add("--starts", type=_count, help="that are timed (default: 5; quick: 2)")
     add("--seed", type=int, default=1, help="of arrivals and the order of photos (default: 1)")
     add("--no-selftest", action="store_true", help="leave it out")
     add("--out", type=Path, help="folder (default: benchmarks/results/DATE-MACHINE)")
@@ -107,22 +108,22 @@ def _run(told: argparse.Namespace, size: Size) -> None:
     comparisons: Sequence[str] = told.comparisons or size.comparisons
     if unknown := set(comparisons) - set(get_args(Comparison)):
         raise SystemExit(f"load: --comparisons knows {' and '.join(get_args(Comparison))}, not {sorted(unknown)}")
+    chosen = cast("Sequence[Comparison]", comparisons)
+    who = [(each, subject) for each in chosen for subject in subjects(each, model, told.subjects or size.subjects)]
     began = datetime.now(UTC)
     machine = describe_machine()
     generator = {} if told.no_selftest else self_test(3 if told.quick else 10)
     folder: Path = told.out or RESULTS / f"{began:%Y-%m-%d}-{_slug(str(machine['processor']))}"
     folder.mkdir(parents=True, exist_ok=True)
-    command = "python -m load " + shlex.join(sys.argv[1:])
+    command = "python benchmarks/latency.py " + shlex.join(sys.argv[1:])
     date = began.isoformat(timespec="seconds")
     results = Results(VERSION, date, command, _commit(), machine, photos.name, _options(scope), generator, ())
     measured: list[Measured] = []
-    for comparison in cast("Sequence[Comparison]", comparisons):
-        for subject in subjects(comparison, model, told.subjects or size.subjects):
-            label = f"{comparison}, {subject.name}"
-            measured.append(measure(subject, comparison, scope, _teller(label)))
-            results = replace(results, measured=tuple(measured))
-            results.save(folder)  # after each, so that a run that is ended early leaves what it has
-            write_report(results, folder)
+    for comparison, subject in who:
+        measured.append(measure(subject, comparison, scope, _teller(f"{comparison}, {subject.name}")))
+        results = replace(results, measured=tuple(measured))
+        results.save(folder)  # after each, so that a run that is ended early leaves what it has
+        write_report(results, folder)
     _say(str(folder / "report.md"))
 
 
@@ -141,7 +142,7 @@ def _scope(told: argparse.Namespace, size: Size, photos: Photos) -> Scope:
     cores = len(os.sched_getaffinity(0))
     most_probes = size.most_probes if told.most_probes is None else told.most_probes
     search = Search(objective, cores, closeness=1.05, most_probes=most_probes)
-    concurrencies = tuple(int(number) for number in told.concurrencies or size.concurrencies)
+    concurrencies = told.concurrencies or size.concurrencies
     rates_hz: tuple[float, ...] = told.rates or ()
     if sum(bool(chosen) for chosen in (told.shares, told.rates, told.rates_of)) > 1:
         raise SystemExit("load: --shares, --rates or --rates-of, not several")
@@ -195,6 +196,16 @@ def _positive(text: str) -> float:
     if (number := float(text)) <= 0:
         raise argparse.ArgumentTypeError(f"{text} isn't over 0")
     return number
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} isn't over 0")
+    return number
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(_count(part) for part in text.split(","))
 
 
 def _numbers(text: str) -> tuple[float, ...]:

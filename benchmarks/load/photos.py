@@ -11,6 +11,7 @@ import skimage.data
 from numpy.typing import NDArray
 
 _QUALITY = 90
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # Megapixels, and how many in a hundred photos: the web's sizes are common, a camera's are rare.
 _MIX = {0.3: 40, 1.0: 35, 4.0: 20, 12.0: 5}
 
@@ -55,11 +56,14 @@ def mixed_photos() -> Photos:
 
 
 def photos_in(folder: Path) -> Photos:
-    """The JPEG files of a folder, each as often as the others."""
-    files = tuple(path.read_bytes() for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg"))
+    """The JPEG, PNG and WebP files of a folder and of those in it, each as often as the others.
+
+    Raises SystemExit if there is none.
+    """
+    files = tuple(path.read_bytes() for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES)
     if not files:
-        raise SystemExit(f"load: no JPEG files in --data {folder}")
-    return Photos(f"{len(files)} JPEGs of {folder.name}", files, (1.0,) * len(files))
+        raise SystemExit(f"load: no JPEG, PNG or WebP files in --data {folder}")
+    return Photos(f"{len(files)} {'file' if len(files) == 1 else 'files'} of {folder.name}", files, (1.0,) * len(files))
 
 
 def _scaled(rgb: NDArray[np.uint8], width_px: int, height_px: int) -> NDArray[np.uint8]:

@@ -33,8 +33,8 @@ def write_report(results: Results, folder: Path) -> Path:
 
 def _about(results: Results) -> list[str]:
     options = ", ".join(f"{name} {value}" for name, value in results.options.items())
-    again = ["To repeat it:", "", "```", f"cd benchmarks && {results.command}", "```"]
-    return [f"Photos: {results.photos}. {options}.", "", *_EXPLAINED.split("\n"), "", *again]
+    again = ["To repeat it:", "", "```", results.command, "```"]
+    return [f"Photos: {results.photos}. Settings: {options}.", "", *_EXPLAINED.split("\n"), "", *again]
 
 
 def _comparison(chosen: Sequence[Measured], comparison: str, results: Results, folder: Path) -> list[str]:
@@ -135,7 +135,7 @@ it is what limits the server."""
 
 def _generator(results: Results) -> list[str]:
     if not results.generator:
-        return ["Not tested in this run: `python -m load selftest`."]
+        return ["Not tested in this run: `make bench-selftest`."]
     found = results.generator
     error_ms, plain_ms, lag_ms = (found[key] * 1e3 for key in ("null_error_p99_s", "plain_error_p99_s", "lag_p99_s"))
     rate_hz, per_core_hz = found["trivial_calls_hz"], found["trivial_calls_per_core_hz"]
