@@ -35,7 +35,7 @@ from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.options import EngineOptions
 from mattebox_server.matte import hard_mask, make_matte
-from mattebox_server.memory import share_arenas
+from mattebox_server.memory import tune_malloc
 from mattebox_server.options import (
     ColorBackground,
     EncodedPhoto,
@@ -78,7 +78,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each (default: 7)")
     parser.add_argument("--json", type=Path, help="write the results here too")
     arguments = parser.parse_args()
-    share_arenas()  # as the server does
+    tune_malloc()  # as the server does
     logs.configure("console", "warning")
     engine = load_engine([light_model()], EngineOptions(provider="cpu"))
     runs: list[dict[str, Any]] = []

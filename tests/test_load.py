@@ -202,8 +202,8 @@ def test_what_it_cant_do_is_said_before_anything_runs(words: tuple[str, ...], me
 
 def test_a_mix_of_photos_has_the_sizes_and_shares_that_it_says() -> None:
     photos = mixed_photos()
-    sizes = [cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR).shape for file in photos.files]
-    megapixels = [round(height * width / 1e6, 1) for height, width, _ in sizes]
+    decoded = [np.asarray(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)) for file in photos.files]
+    megapixels = [round(photo.shape[0] * photo.shape[1] / 1e6, 1) for photo in decoded]
     assert megapixels == [0.3, 1.0, 4.0, 12.0] * 3
     sent = list(itertools.islice(photos.in_order(1), 3000))
     large = [file for file, size in zip(photos.files, megapixels, strict=True) if size == 12]

@@ -48,6 +48,8 @@ def self_test(seconds: float) -> dict[str, float]:
     plain_s = Histogram.of(_plain_calls_s(seconds)).quantile_s(99) - _WAIT_S
     added_s = error_s - plain_s
     _say("of it, more than gRPC's own blocking calls have", f"{added_s * 1e3:.2f} ms", added_s < _ERROR_GOAL_S)
+    late_s = Histogram.of(_late_s(seconds)).quantile_s(99)
+    print(f"of it, how late a process with nothing else to do awakes here, p99: {late_s * 1e3:.2f} ms", flush=True)
     trivial = asyncio.run(_on(plan, Null(0), lambda bench: bench.closed(32)))
     per_core_hz = trivial.sent / trivial.seconds / trivial.usage.generator_cores
     _say("trivial calls a second for one core of it", f"{per_core_hz:.0f}", per_core_hz >= _CALLS_GOAL_HZ)
@@ -56,6 +58,7 @@ def self_test(seconds: float) -> dict[str, float]:
     return {
         "null_error_p99_s": error_s,
         "plain_error_p99_s": plain_s,
+        "late_p99_s": late_s,
         "trivial_calls_per_core_hz": per_core_hz,
         "trivial_calls_hz": trivial.sent / trivial.seconds,
         "waited_of_paused": paused.waited,
@@ -74,6 +77,16 @@ def _plain_calls_s(seconds: float) -> list[float]:
             wait(b"x" * 100)
             took_s.append(time.monotonic() - began_s)
         return took_s[5:]  # the first ones connect
+
+
+def _late_s(seconds: float) -> list[float]:
+    """By how much sleeps are longer than asked for: the server's wait and the generator's own are, at least."""
+    late_s: list[float] = []
+    for _ in range(round(seconds / _WAIT_S)):
+        began_s = time.monotonic()
+        time.sleep(_WAIT_S)
+        late_s.append(time.monotonic() - began_s - _WAIT_S)
+    return late_s
 
 
 async def paused_load(plan: Plan, rate_hz: float) -> Paused:

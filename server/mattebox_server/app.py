@@ -30,7 +30,7 @@ from mattebox_server.errors import MatteboxError, StartupError
 from mattebox_server.health import HealthReporter
 from mattebox_server.lane import LaneLimits
 from mattebox_server.listening import bind, is_local
-from mattebox_server.memory import give_back_when_idle, share_arenas
+from mattebox_server.memory import give_back_when_idle, tune_malloc
 from mattebox_server.pipeline import Pipeline
 from mattebox_server.reception import Reception
 from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
@@ -60,7 +60,7 @@ def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     logs.configure(settings.log_format, settings.log_level)
     warnings.filterwarnings("ignore", module="PIL")  # hostile files must not fill the log
-    share_arenas()
+    tune_malloc()
     cv2.setNumThreads(1)  # photos are the unit of parallelism: one thread each, `pixel_threads` photos at once
     try:
         building = asyncio.run(_serve(settings))

@@ -42,18 +42,22 @@ def separate(means: Pixels, alpha: Pixels) -> Layers:
     foreground = background = mean_foreground = mean_background = photo
     for radius in _RADII:
         side = 2 * max(1, round(radius * min(alpha.shape))) + 1
-        mean_foreground = _weighted_mean(foreground, share, side, mean_foreground)
-        mean_background = _weighted_mean(background, 1 - share, side, mean_background)
+        held = as_floats(cv2.merge([_window_mean(share[..., 0], side)] * 3))
+        mean_foreground = _weighted_mean(foreground, share, held, side, mean_foreground)
+        mean_background = _weighted_mean(background, 1 - share, 1 - held, side, mean_background)
         unexplained = photo - share * mean_foreground - (1 - share) * mean_background
         foreground = as_floats(np.clip(mean_foreground + share * unexplained, 0, 255))
         background = as_floats(np.clip(mean_background + (1 - share) * unexplained, 0, 255))
     return Layers(mean_foreground, mean_background)
 
 
-def _weighted_mean(colors: Floats, weights: Floats, side: int, otherwise: Floats) -> Floats:
-    """In the window around each pixel; `otherwise`, a mean of larger windows, where that holds next to no weight."""
-    total, weight = cv2.blur(colors * weights, (side, side)), cv2.blur(weights, (side, side))
-    return as_floats((total + _LITTLE * otherwise) / (weight + _LITTLE))
+def _weighted_mean(colors: Floats, weights: Floats, held: Floats, side: int, otherwise: Floats) -> Floats:
+    """In the window around each pixel, which holds so much weight; `otherwise` where that is next to none."""
+    return as_floats((_window_mean(colors * weights, side) + _LITTLE * otherwise) / (held + _LITTLE))
+
+
+def _window_mean(image: Floats, side: int) -> Floats:
+    return as_floats(cv2.blur(image, (side, side)))
 
 
 @dataclass(frozen=True)

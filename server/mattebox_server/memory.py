@@ -4,21 +4,29 @@ import asyncio
 import ctypes
 from typing import Protocol
 
-_M_ARENA_MAX = -8  # of glibc's malloc.h
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _ARENAS = 2
+_KEPT_BYTES = 32 * 2**20  # the most that glibc takes
 _REST_S = 1.0  # between two photos of one caller nothing is given back only to be asked for again
 
 
-def share_arenas() -> None:
-    """Lets all threads share two of glibc's arenas, before there are threads.
+def tune_malloc() -> None:
+    """Lets all threads share two of glibc's arenas, which keep what is freed, before there are threads.
 
     By default each thread has its own, and keeps the largest photo's memory in it. Measured with 500 requests of 0.06
     to 12 megapixels on four connections: the server's memory after 500 is 0.6 % above that after 100 instead of 8 %,
     and the time is the same.
+
+    What is larger than a threshold is mapped and given back each time, and its pages are faulted in anew. The threshold
+    begins at 128 KiB and grows with the arrays that are freed, up to this one; until then a photo of 0.7 megapixels
+    costs 3000 to 7000 faults, a third of the time of its matte.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, _ARENAS)
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, 2 * _KEPT_BYTES)
 
 
 class Calls(Protocol):

@@ -9,7 +9,7 @@ ARCHITECTURE.md, "The matte", has the measurements that chose the parameters.
 import cv2
 import numpy as np
 
-from mattebox_server.matte.guided import LinearMatte, filtered, radii, refine, unit
+from mattebox_server.matte.guided import Guide, LinearMatte, radii, refine, unit
 from mattebox_server.pixels import Floats, Pixels, as_floats, as_pixels
 
 CELLS = (400, 800)
@@ -23,25 +23,25 @@ _NO_BOX = (0, 0, 1, 1)  # unused where there are labels
 _SEED = 0  # OpenCV starts its colour models at random
 
 
-def grabcut(guide: Pixels, probability: Pixels, sharp: Pixels) -> LinearMatte:
+def grabcut(photo: Pixels, probability: Pixels, sharp: Pixels) -> LinearMatte:
     """A matte with the photo's edges, better than `guided` where the network is wrong, and slower.
 
     The same photo and probability give the same matte.
 
     Args:
-        guide: uint8 (h, w, 3) BGR, the photo at low resolution.
+        photo: uint8 (h, w, 3) BGR, at low resolution.
         probability: uint8 (h, w), round(255 x probability of the subject).
         sharp: uint8 (h, w), the same, sharpened at the network's own resolution.
     """
-    rough, sizes = unit(sharp), radii(probability)
-    cut = _cut(guide, probability)
+    guide, rough, sizes = Guide(photo), unit(sharp), radii(probability)
+    cut = _cut(photo, probability)
     if cut is not None:
-        network = filtered(guide, rough, sizes[0])
+        network = guide.filtered(rough, sizes[0])
         rough = as_floats(_SHARE_OF_NETWORK * network + (1 - _SHARE_OF_NETWORK) * cut)
     return refine(guide, probability, rough, sizes)
 
 
-def _cut(guide: Pixels, probability: Pixels) -> Floats | None:
+def _cut(photo: Pixels, probability: Pixels) -> Floats | None:
     """1 subject, 0 background; None where one of them is missing or nothing is uncertain."""
     low, high = (round(255 * bound) for bound in _SURE)
     likely = as_pixels((probability > 127).astype(np.uint8))
@@ -56,5 +56,5 @@ def _cut(guide: Pixels, probability: Pixels) -> Floats | None:
         return None
     cv2.setRNGSeed(_SEED)  # of this thread
     models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(guide, labels, _NO_BOX, *models, _ITERATIONS, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(photo, labels, _NO_BOX, *models, _ITERATIONS, cv2.GC_INIT_WITH_MASK)
     return (labels & 1).astype(np.float32)

@@ -63,15 +63,15 @@ class LinearMatte:
         return alpha
 
 
-def guided(guide: Pixels, probability: Pixels, sharp: Pixels) -> LinearMatte:
+def guided(photo: Pixels, probability: Pixels, sharp: Pixels) -> LinearMatte:
     """A matte with the photo's edges.
 
     Args:
-        guide: uint8 (h, w, 3) BGR, the photo at low resolution.
+        photo: uint8 (h, w, 3) BGR, at low resolution.
         probability: uint8 (h, w), round(255 x probability of the subject).
         sharp: uint8 (h, w), the same, sharpened at the network's own resolution.
     """
-    return refine(guide, probability, unit(sharp), radii(probability))
+    return refine(Guide(photo), probability, unit(sharp), radii(probability))
 
 
 def radii(probability: Pixels) -> tuple[float, float]:
@@ -100,82 +100,117 @@ def unit(plane: Pixels) -> Floats:
     return plane.astype(np.float32) / np.float32(255)
 
 
-def filtered(guide: Pixels, rough: Floats, radius: float) -> Floats:
-    """One run of the filter, with contrast: float32 (h, w) in [0, 1].
+class Guide:
+    """A photo at low resolution, whose colours alpha is explained with.
 
     Args:
-        guide: uint8 (h, w, 3) BGR.
-        rough: float32 (h, w) in [0, 1], 1 subject.
-        radius: of the windows, in short sides of the guide.
+        photo: uint8 (h, w, 3) BGR.
     """
-    colors = _planes(guide)
-    found = _apply(colors, *_explain(colors, rough, radius))
-    return as_floats(np.clip((found - 0.5) * _GAIN + 0.5, 0, 1))
+
+    def __init__(self, photo: Pixels) -> None:
+        self.colors = [as_floats(plane) for plane in cv2.split(photo.astype(np.float32) / 255)]
+        self._windows: dict[int, _Windows] = {}
+
+    def filtered(self, rough: Floats, radius: float) -> Floats:
+        """One run of the filter, with contrast: float32 (h, w) in [0, 1].
+
+        Args:
+            rough: float32 (h, w) in [0, 1], 1 subject.
+            radius: of the windows, in short sides of the guide.
+        """
+        found = self.apply(*self.explain(rough, radius))
+        return as_floats(np.clip((found - 0.5) * _GAIN + 0.5, 0, 1))
+
+    def explain(self, target: Floats, radius: float) -> tuple[list[Floats], Floats]:
+        """Weights of the colours, and constants, that explain the target best in the windows around each pixel."""
+        side = 2 * max(1, round(radius * min(target.shape))) + 1
+        if side not in self._windows:
+            self._windows[side] = _Windows.of(self.colors, side)
+        *weights, constants = (_mean(each, side) for each in self._windows[side].explain(self.colors, target))
+        return weights, constants
+
+    def apply(self, weights: list[Floats], constants: Floats) -> Floats:
+        """What they make of the colours."""
+        blue, green, red = (color * weight for color, weight in zip(self.colors, weights, strict=True))
+        return as_floats(blue + green + red + constants)
 
 
-def refine(guide: Pixels, probability: Pixels, rough: Floats, radii: tuple[float, float]) -> LinearMatte:
+def refine(guide: Guide, probability: Pixels, rough: Floats, radii: tuple[float, float]) -> LinearMatte:
     """Both runs of the filter.
 
     Args:
-        guide: uint8 (h, w, 3) BGR.
+        guide: the photo.
         probability: uint8 (h, w), which is believed where it is sure.
         rough: float32 (h, w) in [0, 1], 1 subject, which is filtered.
         radii: of the windows of both runs, in short sides of the guide.
     """
-    colors = _planes(guide)
-    weights, constants = _explain(colors, filtered(guide, rough, radii[0]), radii[1])
+    weights, constants = guide.explain(guide.filtered(rough, radii[0]), radii[1])
     low, high = _LEVELS
     weights, constants = [weight / (high - low) for weight in weights], (constants - low) / (high - low)
-    alpha = np.rint(np.clip(_apply(colors, weights, constants), 0, 1) * 255).astype(np.uint8)
+    alpha = np.rint(np.clip(guide.apply(weights, constants), 0, 1) * 255).astype(np.uint8)
     alpha[probability <= round(255 * _SURE[0])] = 0
     alpha[probability >= round(255 * _SURE[1])] = 255
     return _flat_away_from_edges(alpha, as_floats(cv2.merge(weights)), as_floats(constants * 255))
 
 
-def _planes(guide: Pixels) -> list[Floats]:
-    return [as_floats(plane) for plane in cv2.split(guide.astype(np.float32) / 255)]
-
-
-def _apply(colors: list[Floats], weights: list[Floats], constants: Floats) -> Floats:
-    blue, green, red = (color * weight for color, weight in zip(colors, weights, strict=True))
-    return as_floats(blue + green + red + constants)
-
-
 def _flat_away_from_edges(alpha: Pixels, weights: Floats, constants: Floats) -> LinearMatte:
     window = np.ones((2 * _REACH_CELLS + 1,) * 2, np.uint8)
     edge = (cv2.dilate(alpha, window) != cv2.erode(alpha, window)) | ((alpha > 0) & (alpha < 255))
-    weights[~edge] = 0
+    weights = as_floats(cv2.copyTo(weights, edge.astype(np.uint8)))  # 0 elsewhere
     return LinearMatte(alpha, weights, as_floats(np.where(edge, constants, alpha)), edge)
 
 
-def _explain(colors: list[Floats], target: Floats, radius: float) -> tuple[list[Floats], Floats]:
-    """Weights of the colours, and constants, that explain the target best in the windows around each pixel."""
-    side = 2 * max(1, round(radius * min(target.shape))) + 1
-    blue, green, red = colors
-    mean_b, mean_g, mean_r, mean = _means([blue, green, red, target], side)
-    bb, bg, br, gg = _means([blue * blue, blue * green, blue * red, green * green], side)
-    gr, rr, bt, gt = _means([green * red, red * red, blue * target, green * target], side)
-    (rt,) = _means([red * target], side)
-    # Covariances: of the colours (a symmetric 3x3 matrix), and of each colour with the target.
-    flat = np.float32(_EPSILON)
-    bb, gg, rr = flat + bb - mean_b * mean_b, flat + gg - mean_g * mean_g, flat + rr - mean_r * mean_r
-    bg, br, gr = bg - mean_b * mean_g, br - mean_b * mean_r, gr - mean_g * mean_r
-    bt, gt, rt = bt - mean_b * mean, gt - mean_g * mean, rt - mean_r * mean
-    # Elimination, which stays precise where colours are all alike, as in a grey photo, and the matrix nearly singular.
-    bg_b, br_b = bg / bb, br / bb
-    gg, gr, rr = gg - bg_b * bg, gr - bg_b * br, rr - br_b * br
-    gr_g = gr / gg
-    gt = gt - bg_b * bt
-    rt = rt - br_b * bt - gr_g * gt
-    weight_r = rt / (rr - gr_g * gr)
-    weight_g = gt / gg - gr_g * weight_r
-    weight_b = bt / bb - bg_b * weight_g - br_b * weight_r
-    constant = mean - weight_b * mean_b - weight_g * mean_g - weight_r * mean_r
-    *weights, constants = _means([as_floats(each) for each in (weight_b, weight_g, weight_r, constant)], side)
-    return weights, constants
+@dataclass(frozen=True)
+class _Windows:
+    """The colours' means and covariances in the window around each pixel: what doesn't depend on the target.
+
+    The covariances, a symmetric 3x3 matrix, are left as elimination leaves them, which stays precise where colours are
+    all alike, as in a grey photo, and the matrix nearly singular. All are float32 (h, w).
+
+    Args:
+        side: of the windows.
+        means: of blue, green and red.
+        pivots: the diagonal after elimination.
+        rest: what is left beside it: of blue with green, blue with red, and green with red.
+    """
+
+    side: int
+    means: tuple[Floats, Floats, Floats]
+    pivots: tuple[Floats, Floats, Floats]
+    rest: tuple[Floats, Floats, Floats]
+
+    @staticmethod
+    def of(colors: list[Floats], side: int) -> "_Windows":
+        """For planes float32 (h, w) of blue, green and red in [0, 1]."""
+        blue, green, red = colors
+        b, g, r = _mean(blue, side), _mean(green, side), _mean(red, side)
+        flat = np.float32(_EPSILON)
+        bb, bg = flat + _mean(blue * blue, side) - b * b, _mean(blue * green, side) - b * g
+        gg, gr = flat + _mean(green * green, side) - g * g, _mean(green * red, side) - g * r
+        rr, br = flat + _mean(red * red, side) - r * r, _mean(blue * red, side) - b * r
+        bg_b, br_b = bg / bb, br / bb
+        gg, gr = gg - bg_b * bg, gr - bg_b * br
+        gr_g = gr / gg
+        rr = rr - br_b * br - gr_g * gr
+        pivots = as_floats(bb), as_floats(gg), as_floats(rr)
+        return _Windows(side, (b, g, r), pivots, (as_floats(bg_b), as_floats(br_b), as_floats(gr_g)))
+
+    def explain(self, colors: list[Floats], target: Floats) -> list[Floats]:
+        """Weights of blue, green and red, and a constant, that explain a target float32 (h, w) best in each window."""
+        blue, green, red = colors
+        (b, g, r), (bb, gg, rr), (bg_b, br_b, gr_g) = self.means, self.pivots, self.rest
+        mean = _mean(target, self.side)
+        # Covariances of each colour with the target, and elimination.
+        bt = _mean(blue * target, self.side) - b * mean
+        gt = _mean(green * target, self.side) - g * mean - bg_b * bt
+        rt = _mean(red * target, self.side) - r * mean - br_b * bt - gr_g * gt
+        weight_r = rt / rr
+        weight_g = gt / gg - gr_g * weight_r
+        weight_b = bt / bb - bg_b * weight_g - br_b * weight_r
+        constant = mean - weight_b * b - weight_g * g - weight_r * r
+        return [as_floats(each) for each in (weight_b, weight_g, weight_r, constant)]
 
 
-def _means(planes: list[Floats], side: int) -> list[Floats]:
-    """The mean of each plane float32 (h, w) in the square window around each pixel."""
-    blurred = cv2.blur(cv2.merge(planes), (side, side), borderType=cv2.BORDER_REFLECT)
-    return [as_floats(plane) for plane in (cv2.split(blurred) if len(planes) > 1 else [blurred])]
+def _mean(plane: Floats, side: int) -> Floats:
+    """Of a plane float32 (h, w), in the square window around each pixel."""
+    return as_floats(cv2.blur(plane, (side, side), borderType=cv2.BORDER_REFLECT))
