@@ -173,7 +173,7 @@ def test_shares_of_the_throughput_and_no_search(tmp_path: Path, colour_model: Pa
     paths = ("--data", "holiday", "--out", "run")
     load("run", *few, *whom, *paths, "--most-probes", "0", "--no-selftest", cwd=tmp_path)
     results = load_results(tmp_path / "run")
-    assert results.photos == "3 files of holiday"
+    assert results.photos == "those of holiday, 3 files"
     (measured,) = results.measured
     assert measured.closed[0].bytes_in == photos
     assert measured.closed[0].statuses.keys() == {"OK"}

@@ -63,7 +63,7 @@ def photos_in(folder: Path) -> Photos:
     files = tuple(path.read_bytes() for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES)
     if not files:
         raise SystemExit(f"load: no JPEG, PNG or WebP files in --data {folder}")
-    return Photos(f"{len(files)} {'file' if len(files) == 1 else 'files'} of {folder.name}", files, (1.0,) * len(files))
+    return Photos(f"those of {folder.name}, {len(files)} files", files, (1.0,) * len(files))
 
 
 def _scaled(rgb: NDArray[np.uint8], width_px: int, height_px: int) -> NDArray[np.uint8]:

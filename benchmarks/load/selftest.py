@@ -1,4 +1,4 @@
-"""`python -m load selftest`: what the generator itself adds, hides and can do."""
+"""`make bench-selftest`: what the generator itself adds, hides and can do."""
 
 import asyncio
 import time

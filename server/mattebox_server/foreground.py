@@ -42,7 +42,7 @@ def separate(means: Pixels, alpha: Pixels) -> Layers:
     foreground = background = mean_foreground = mean_background = photo
     for radius in _RADII:
         side = 2 * max(1, round(radius * min(alpha.shape))) + 1
-        held = as_floats(cv2.merge([_window_mean(share[..., 0], side)] * 3))
+        held = _window_mean(share, side)
         mean_foreground = _weighted_mean(foreground, share, held, side, mean_foreground)
         mean_background = _weighted_mean(background, 1 - share, 1 - held, side, mean_background)
         unexplained = photo - share * mean_foreground - (1 - share) * mean_background

@@ -108,7 +108,7 @@ class Guide:
     """
 
     def __init__(self, photo: Pixels) -> None:
-        self.colors = [as_floats(plane) for plane in cv2.split(photo.astype(np.float32) / 255)]
+        self._colors = [as_floats(plane) for plane in cv2.split(photo.astype(np.float32) / 255)]
         self._windows: dict[int, _Windows] = {}
 
     def filtered(self, rough: Floats, radius: float) -> Floats:
@@ -125,13 +125,12 @@ class Guide:
         """Weights of the colours, and constants, that explain the target best in the windows around each pixel."""
         side = 2 * max(1, round(radius * min(target.shape))) + 1
         if side not in self._windows:
-            self._windows[side] = _Windows.of(self.colors, side)
-        *weights, constants = (_mean(each, side) for each in self._windows[side].explain(self.colors, target))
-        return weights, constants
+            self._windows[side] = _Windows.of(self._colors, side)
+        return self._windows[side].explain(target)
 
     def apply(self, weights: list[Floats], constants: Floats) -> Floats:
         """What they make of the colours."""
-        blue, green, red = (color * weight for color, weight in zip(self.colors, weights, strict=True))
+        blue, green, red = (color * weight for color, weight in zip(self._colors, weights, strict=True))
         return as_floats(blue + green + red + constants)
 
 
@@ -168,12 +167,14 @@ class _Windows:
     all alike, as in a grey photo, and the matrix nearly singular. All are float32 (h, w).
 
     Args:
+        colors: blue, green and red.
         side: of the windows.
         means: of blue, green and red.
         pivots: the diagonal after elimination.
         rest: what is left beside it: of blue with green, blue with red, and green with red.
     """
 
+    colors: list[Floats]
     side: int
     means: tuple[Floats, Floats, Floats]
     pivots: tuple[Floats, Floats, Floats]
@@ -193,11 +194,11 @@ class _Windows:
         gr_g = gr / gg
         rr = rr - br_b * br - gr_g * gr
         pivots = as_floats(bb), as_floats(gg), as_floats(rr)
-        return _Windows(side, (b, g, r), pivots, (as_floats(bg_b), as_floats(br_b), as_floats(gr_g)))
+        return _Windows(colors, side, (b, g, r), pivots, (as_floats(bg_b), as_floats(br_b), as_floats(gr_g)))
 
-    def explain(self, colors: list[Floats], target: Floats) -> list[Floats]:
-        """Weights of blue, green and red, and a constant, that explain a target float32 (h, w) best in each window."""
-        blue, green, red = colors
+    def explain(self, target: Floats) -> tuple[list[Floats], Floats]:
+        """Weights of the colours, and constants, that explain a target float32 (h, w) best; means of all windows."""
+        blue, green, red = self.colors
         (b, g, r), (bb, gg, rr), (bg_b, br_b, gr_g) = self.means, self.pivots, self.rest
         mean = _mean(target, self.side)
         # Covariances of each colour with the target, and elimination.
@@ -208,7 +209,8 @@ class _Windows:
         weight_g = gt / gg - gr_g * weight_r
         weight_b = bt / bb - bg_b * weight_g - br_b * weight_r
         constant = mean - weight_b * b - weight_g * g - weight_r * r
-        return [as_floats(each) for each in (weight_b, weight_g, weight_r, constant)]
+        weights = [_mean(as_floats(each), self.side) for each in (weight_b, weight_g, weight_r)]
+        return weights, _mean(as_floats(constant), self.side)
 
 
 def _mean(plane: Floats, side: int) -> Floats:
