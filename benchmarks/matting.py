@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.pixels import Pixels
 
 Doubles = NDArray[np.float64]
 Where = NDArray[np.bool_]

@@ -25,15 +25,18 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from mattebox_server import codec, logs
+from mattebox_server import logs
 from mattebox_server.backdrop import plain
 from mattebox_server.blend import composite, cutout
 from mattebox_server.budget import Budget
-from mattebox_server.codec import Limits
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.options import EngineOptions
+from mattebox_server.imaging import codec
+from mattebox_server.imaging.codec import Limits
+from mattebox_server.imaging.pixels import Pixels, as_pixels
+from mattebox_server.imaging.preprocess import preprocess
 from mattebox_server.matte import hard_mask, make_matte
 from mattebox_server.memory import tune_malloc
 from mattebox_server.options import (
@@ -46,8 +49,6 @@ from mattebox_server.options import (
     RemovalRequest,
     TransparentBackground,
 )
-from mattebox_server.pixels import Pixels, as_pixels
-from mattebox_server.preprocess import preprocess
 from mattebox_server.spec import ModelSpec
 from mattebox_server.stages import finish, prepare
 

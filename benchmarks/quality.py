@@ -32,10 +32,10 @@ from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.options import EngineOptions
 from mattebox_server.foreground import Restorer, separate
 from mattebox_server.grid import Grid
+from mattebox_server.imaging.pixels import Pixels, as_pixels
+from mattebox_server.imaging.preprocess import preprocess
 from mattebox_server.matte import hard_mask, make_matte
 from mattebox_server.options import MatteMethod, MatteOptions
-from mattebox_server.pixels import Pixels, as_pixels
-from mattebox_server.preprocess import preprocess
 from mattebox_server.stages import kept_classes
 
 METHODS = (MatteMethod.NONE, MatteMethod.GAUSSIAN, MatteMethod.GUIDED, MatteMethod.GRABCUT)

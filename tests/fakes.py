@@ -11,7 +11,7 @@ from mattebox_server.engine.lifecycle import Backoff
 from mattebox_server.engine.network import BatchLimits, Network
 from mattebox_server.engine.options import ProviderName
 from mattebox_server.engine.session import Maps, Stop
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.spec import ModelSpec, Stretch, Weights
 
 

@@ -18,7 +18,7 @@ from mattebox_server.engine.batcher import Batcher
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.network import BatchLimits, Network
 from mattebox_server.engine.session import Maps, Stop
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.spec import ModelSpec
 
 GOOD, RAISES, EXITS, BAD_FOREGROUND, BAD_CLASSES, TOO_LARGE = range(6)

@@ -91,8 +91,16 @@ def test_there_is_something_to_read() -> None:
         ("pydantic_settings", {"mattebox_server.settings"}),
         ("prometheus_client", {"mattebox_server.metrics"}),
         ("opentelemetry", {"mattebox_server.tracing"}),
-        ("isal", {"mattebox_server.png"}),
-        ("PIL", {"mattebox_server.codec", "mattebox_server.colors", "mattebox_server.headers", *ARRAYS_AND_PICTURES}),
+        ("isal", {"mattebox_server.imaging.png"}),
+        (
+            "PIL",
+            {
+                "mattebox_server.imaging.codec",
+                "mattebox_server.imaging.colors",
+                "mattebox_server.imaging.headers",
+                *ARRAYS_AND_PICTURES,
+            },
+        ),
     ],
 )
 def test_a_library_is_known_only_where_it_belongs(package: str, allowed: set[str]) -> None:

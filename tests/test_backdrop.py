@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 import images
 from mattebox_server.backdrop import blurred, continue_subject, cover, plain
-from mattebox_server.frame import Frame, around_subject, whole
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.frame import Frame, around_subject, whole
+from mattebox_server.imaging.pixels import Pixels
 
 SIDES = st.integers(1, 90)
 GREEN, RED = (0, 255, 0), (0, 0, 255)  # BGR

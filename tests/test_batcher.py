@@ -21,7 +21,7 @@ from mattebox_server.engine.inference import Inference, run_session
 from mattebox_server.engine.network import BatchLimits, Network
 from mattebox_server.engine.session import Maps
 from mattebox_server.errors import DeadlineExceeded, InferenceFailed, Overloaded
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.pixels import Pixels
 from probes import (
     ENOUGH_S,
     GOOD,

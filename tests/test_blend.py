@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from mattebox_server import blend
 from mattebox_server.backdrop import plain
-from mattebox_server.frame import Frame
+from mattebox_server.imaging.frame import Frame
+from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.matte import make_matte
 from mattebox_server.options import MatteMethod, MatteOptions
-from mattebox_server.pixels import Pixels
 
 SHAPES = st.tuples(st.integers(1, 600), st.integers(1, 9)) | st.tuples(st.integers(1, 9), st.integers(1, 600))
 SEEDS = st.integers(0, 50)

@@ -20,8 +20,8 @@ from PIL import Image
 import exif
 import images
 import profiles
-from mattebox_server.codec import Limits, Photo, decode, encode, from_raw, probe
 from mattebox_server.errors import InvalidRequest
+from mattebox_server.imaging.codec import Limits, Photo, decode, encode, from_raw, probe
 from mattebox_server.options import ImageFormat, PixelFormat, RawPhoto
 
 LIMITS = Limits(max_bytes=10_000_000, max_pixels=1_000_000)
@@ -213,7 +213,7 @@ PEAK = """
 import sys
 from pathlib import Path
 import numpy as np
-from mattebox_server.codec import Limits, decode, encode, probe
+from mattebox_server.imaging.codec import Limits, decode, encode, probe
 from mattebox_server.options import ImageFormat
 
 def held(what):

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 import images
 import profiles
-from mattebox_server import colors
+from mattebox_server.imaging import colors
 
 P3 = profiles.rgb()
 ROUNDED_TWICE = 3  # a step in one space can be more in another

@@ -16,7 +16,7 @@ from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.options import EngineOptions
 from mattebox_server.engine.session import Stop
 from mattebox_server.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, UnknownModel
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.pixels import Pixels
 
 
 def photo(number: int, order: int = 0) -> Pixels:

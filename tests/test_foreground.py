@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from mattebox_server import blend
 from mattebox_server.foreground import Restorer, separate
 from mattebox_server.grid import Grid
+from mattebox_server.imaging.pixels import Pixels, as_floats, as_pixels
 from mattebox_server.matte import grabcut, guided, make_matte
 from mattebox_server.options import MatteMethod, MatteOptions
-from mattebox_server.pixels import Pixels, as_floats, as_pixels
 
 Doubles = NDArray[np.floating[Any]]
 

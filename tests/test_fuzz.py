@@ -11,9 +11,9 @@ from mutations import mutated, photos, requests
 
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
-from mattebox_server import codec
-from mattebox_server.codec import Limits
 from mattebox_server.errors import InvalidRequest
+from mattebox_server.imaging import codec
+from mattebox_server.imaging.codec import Limits
 from mattebox_server.local import LocalServer
 
 LIMITS = Limits(10_000_000, 4_000_000)

@@ -28,8 +28,8 @@ from mattebox_server.engine.options import EngineOptions, ProviderName, Provider
 from mattebox_server.engine.providers import find_device
 from mattebox_server.engine.session import Maps, OnnxSession, Stop
 from mattebox_server.errors import StartupError
+from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.local import LocalServer
-from mattebox_server.pixels import Pixels
 from mattebox_server.spec import METADATA_KEY, ModelSpec
 
 OPTIONS = EngineOptions(provider="cpu")

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mattebox_server.grid import Grid
+from mattebox_server.imaging.pixels import Pixels, as_pixels
 from mattebox_server.matte import Matte, grabcut, guided, make_matte
 from mattebox_server.options import MatteMethod, MatteOptions
-from mattebox_server.pixels import Pixels, as_pixels
 
 Doubles = NDArray[np.floating[Any]]
 Where = NDArray[np.bool_]

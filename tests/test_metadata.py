@@ -12,8 +12,8 @@ from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 import exif
 import images
 import profiles
-from mattebox_server.codec import Limits, Photo, decode, encode, probe
 from mattebox_server.errors import BadPhoto
+from mattebox_server.imaging.codec import Limits, Photo, decode, encode, probe
 from mattebox_server.options import ImageFormat
 
 LIMITS = Limits(max_bytes=40_000_000, max_pixels=1_000_000)

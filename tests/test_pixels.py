@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mattebox_server.frame import Frame
+from mattebox_server.imaging.frame import Frame
+from mattebox_server.imaging.pixels import Pixels, resize
+from mattebox_server.imaging.preprocess import content_size, preprocess
 from mattebox_server.matte import hard_mask, make_matte
 from mattebox_server.options import MatteMethod, MatteOptions
-from mattebox_server.pixels import Pixels, resize
-from mattebox_server.preprocess import content_size, preprocess
 from mattebox_server.spec import Letterbox, Resize, ShortSide, Stretch
 from mattebox_server.subjects import find_subjects
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import images
-from mattebox_server import png
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging import png
+from mattebox_server.imaging.pixels import Pixels
 
 KINDS = {1: "L", 3: "RGB", 4: "RGBA"}
 CONTENTS: dict[str, Callable[[tuple[int, ...]], Pixels]] = {

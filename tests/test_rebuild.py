@@ -19,7 +19,7 @@ from mattebox_server.engine.lifecycle import Backoff
 from mattebox_server.engine.network import Network
 from mattebox_server.engine.reloading import Reloader
 from mattebox_server.errors import InferenceFailed, NotServing, StartupError
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.pixels import Pixels
 
 FIRE = 66  # what a FakeSession fails on
 SOON = Backoff(0.001, 0.002)

@@ -10,8 +10,8 @@ from PIL import Image
 import exif
 import images
 import profiles
-from mattebox_server.codec import Limits, Photo, decode, probe, reduction_for
 from mattebox_server.errors import InvalidRequest
+from mattebox_server.imaging.codec import Limits, Photo, decode, probe, reduction_for
 
 LIMITS = Limits(max_bytes=10_000_000, max_pixels=1_000_000)
 

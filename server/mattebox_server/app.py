@@ -22,12 +22,12 @@ from mattebox_server.access import TokenInterceptor
 from mattebox_server.admission import Admission
 from mattebox_server.budget import Budget
 from mattebox_server.calls import Calls
-from mattebox_server.codec import Limits
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.reloading import Reloader
 from mattebox_server.errors import MatteboxError, StartupError
 from mattebox_server.health import HealthReporter
+from mattebox_server.imaging.codec import Limits
 from mattebox_server.lane import LaneLimits
 from mattebox_server.listening import bind, is_local
 from mattebox_server.memory import give_back_when_idle, tune_malloc

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from mattebox_server.blend import fill_clear
-from mattebox_server.pixels import Pixels, as_pixels, opacity, resize, shrink_fast
+from mattebox_server.imaging.pixels import Pixels, as_pixels, opacity, resize, shrink_fast
 
 _SIGMA_PX = 3.0  # to which a blur is brought by shrinking: below it the enlarged pixels would show
 _SMALLEST_PX = 64  # short side, below which subject and background would share pixels

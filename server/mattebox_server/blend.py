@@ -7,7 +7,7 @@ import numpy as np
 
 from mattebox_server.foreground import Restorer
 from mattebox_server.grid import Grid, Strip
-from mattebox_server.pixels import Floats, Pixels, as_pixels, opacity
+from mattebox_server.imaging.pixels import Floats, Pixels, as_pixels, opacity
 
 _ROWS_AT_ONCE = 64
 

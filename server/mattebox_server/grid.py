@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mattebox_server.pixels import Floats, Image, Pixels, as_floats, as_pixels, halve, resize
+from mattebox_server.imaging.pixels import Floats, Image, Pixels, as_floats, as_pixels, halve, resize
 
 _CELLS = (256, 1024)
 _LARGE_CELLS_PX = 8  # beyond which sides are multiples of four: their means take half the time

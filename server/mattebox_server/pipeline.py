@@ -14,14 +14,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from mattebox_server import codec
 from mattebox_server.admission import Admission, Origin
 from mattebox_server.budget import Budget
-from mattebox_server.codec import Limits
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.network import Network
 from mattebox_server.errors import DeadlineExceeded
+from mattebox_server.imaging import codec
+from mattebox_server.imaging.codec import Limits
 from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 from mattebox_server.records import Stage
 from mattebox_server.stages import Finished, Prepared, finish, kept_classes, prepare

@@ -9,7 +9,7 @@ import base64
 import numpy as np
 from numpy.typing import NDArray
 
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.spec import Expectation
 
 GRID = 32

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mattebox_server import codec, colors
 from mattebox_server.backdrop import blurred, continue_subject, cover, plain
 from mattebox_server.blend import composite, cutout, restore
 from mattebox_server.budget import Share
-from mattebox_server.codec import Limits, Photo
 from mattebox_server.engine.inference import Inference
 from mattebox_server.errors import InvalidRequest, Violation
-from mattebox_server.frame import Frame, around_subject, whole
+from mattebox_server.imaging import codec, colors
+from mattebox_server.imaging.codec import Limits, Photo
+from mattebox_server.imaging.frame import Frame, around_subject, whole
+from mattebox_server.imaging.pixels import Pixels, resize, shrink_fast
+from mattebox_server.imaging.preprocess import ModelInput, content_size, preprocess
 from mattebox_server.matte import Matte, hard_mask, make_matte
 from mattebox_server.options import (
     Background,
@@ -26,8 +28,6 @@ from mattebox_server.options import (
     SizeMode,
     TransparentBackground,
 )
-from mattebox_server.pixels import Pixels, resize, shrink_fast
-from mattebox_server.preprocess import ModelInput, content_size, preprocess
 from mattebox_server.spec import ModelSpec
 from mattebox_server.subjects import Subject, find_subjects
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mattebox_server.frame import Frame
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.frame import Frame
+from mattebox_server.imaging.pixels import Pixels
 
 
 @dataclass(frozen=True)

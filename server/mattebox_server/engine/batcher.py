@@ -20,7 +20,7 @@ from mattebox_server.engine.inference import Abandoned, Inference, run_session
 from mattebox_server.engine.network import Network, Outcomes, Replica, Request, expired
 from mattebox_server.engine.session import Session, Stop
 from mattebox_server.errors import OutOfMemory, Overloaded
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.pixels import Pixels
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.lifecycle import Backoff, Lifecycle, Opener
 from mattebox_server.engine.network import Network
 from mattebox_server.errors import InvalidRequest, UnknownModel, Violation
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.pixels import Pixels
 
 
 class Engine:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mattebox_server.engine.session import Session, Stop
 from mattebox_server.errors import InferenceFailed, OutOfMemory
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.pixels import Pixels
 
 # The words of onnxruntime's arenas, CUDA, cuBLAS and cuDNN, TensorRT, OpenVINO and C++, in lower case. onnxruntime
 # raises the same exceptions for all that goes wrong, so that there is nothing but the words.

@@ -29,7 +29,7 @@ from mattebox_server.engine.options import (
 from mattebox_server.engine.providers import Device, find_device
 from mattebox_server.engine.session import OnnxSession, Session
 from mattebox_server.errors import InferenceFailed, StartupError
-from mattebox_server.preprocess import content_size
+from mattebox_server.imaging.preprocess import content_size
 from mattebox_server.spec import Letterbox, ModelSpec
 
 log = structlog.stdlib.get_logger(__name__)

@@ -16,7 +16,7 @@ from mattebox_server.engine.observer import EngineObserver, Unobserved
 from mattebox_server.engine.options import ProviderName
 from mattebox_server.engine.session import Session
 from mattebox_server.errors import DeadlineExceeded, NotServing
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.pixels import Pixels
 
 _UNMEASURED_PHOTO_S = 0.5
 _NEWEST_SHARE = 0.2  # weight of the newest run in the moving average of the seconds a photo

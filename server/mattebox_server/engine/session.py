@@ -21,8 +21,8 @@ from mattebox_server.engine.options import (
 )
 from mattebox_server.engine.providers import Device, create_session
 from mattebox_server.errors import StartupError
-from mattebox_server.pixels import Pixels
-from mattebox_server.preprocess import content_size
+from mattebox_server.imaging.pixels import Pixels
+from mattebox_server.imaging.preprocess import content_size
 from mattebox_server.spec import BACKGROUND, ModelSpec, ShortSide
 
 _IMAGE, _KEEP, _FOREGROUND, _CLASSES = "image", "keep", "foreground", "classes"

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from mattebox_server.foreground import Layers, Restorer, separate
 from mattebox_server.grid import Grid
+from mattebox_server.imaging.pixels import Pixels, resize
 from mattebox_server.matte import grabcut, guided
 from mattebox_server.matte.gaussian import gaussian
 from mattebox_server.matte.mask import hard_mask
 from mattebox_server.options import MatteMethod, MatteOptions
-from mattebox_server.pixels import Pixels, resize
 
 __all__ = ["Matte", "hard_mask", "make_matte"]
 

@@ -2,7 +2,7 @@
 
 import cv2
 
-from mattebox_server.pixels import Pixels, as_pixels
+from mattebox_server.imaging.pixels import Pixels, as_pixels
 
 
 def gaussian(mask: Pixels, kernel_px: int) -> Pixels:

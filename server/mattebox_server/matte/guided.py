@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mattebox_server.grid import Grid
-from mattebox_server.pixels import Floats, Pixels, as_floats, as_pixels
+from mattebox_server.imaging.pixels import Floats, Pixels, as_floats, as_pixels
 
 CELLS = (240, 960)
 """Cells that this wants along the photo's sides at most. 128 to 450 along the short one measured the same, but that

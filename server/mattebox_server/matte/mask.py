@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from mattebox_server.pixels import Pixels, as_pixels
+from mattebox_server.imaging.pixels import Pixels, as_pixels
 
 
 def hard_mask(foreground: Pixels, classes: Pixels | None, kept: frozenset[int]) -> Pixels:

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from isal import isal_zlib
 
-from mattebox_server.headers import PNG_SIGNATURE
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.headers import PNG_SIGNATURE
+from mattebox_server.imaging.pixels import Pixels
 
 # By what follows height and width in a shape: the header's number of the colour model, and the way there.
 _COLOR_TYPES = {(): 0, (3,): 2, (4,): 6}

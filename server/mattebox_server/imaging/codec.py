@@ -15,9 +15,9 @@ import numpy as np
 from cv2.typing import MatLike
 from PIL import Image
 
-from mattebox_server import colors, orientation, png
 from mattebox_server.errors import BadPhoto, Violation
-from mattebox_server.headers import (
+from mattebox_server.imaging import colors, orientation, png
+from mattebox_server.imaging.headers import (
     FORMATS,
     PNG_SIGNATURE,
     Decoder,
@@ -28,8 +28,8 @@ from mattebox_server.headers import (
     png_chunks,
     probe,
 )
+from mattebox_server.imaging.pixels import Pixels, as_pixels
 from mattebox_server.options import ImageFormat, PixelFormat, RawPhoto
-from mattebox_server.pixels import Pixels, as_pixels
 
 __all__ = [
     "Header",

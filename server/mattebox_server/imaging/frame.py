@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mattebox_server.pixels import Pixels
+from mattebox_server.imaging.pixels import Pixels
 
 _VISIBLE = 13  # 5 % opaque: what is fainter must not widen a crop
 

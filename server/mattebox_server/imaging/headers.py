@@ -8,8 +8,8 @@ from typing import cast
 
 from PIL import Image, TiffImagePlugin
 
-from mattebox_server import colors, orientation
 from mattebox_server.errors import BadPhoto, PhotoTooLarge, Violation
+from mattebox_server.imaging import colors, orientation
 
 # Every format that both libraries read. A closed list: Pillow's other plugins (EPS, PSD, ICNS …) are attack surface.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
-from mattebox_server.pixels import Pixels, as_pixels
+from mattebox_server.imaging.pixels import Pixels, as_pixels
 
 MAX_PROFILE_BYTES = 4 * 2**20  # the largest that printers come with are 2 to 3 MB
 _MAX_KEPT_BYTES = 2**20  # Pillow refuses a PNG with more, so no answer shall have it

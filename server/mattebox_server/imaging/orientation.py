@@ -9,7 +9,7 @@ import struct
 
 import cv2
 
-from mattebox_server.pixels import Pixels, as_pixels
+from mattebox_server.imaging.pixels import Pixels, as_pixels
 
 TAG = 0x0112
 _LAYOUTS = {1: "B", 3: "H", 4: "I"}  # SHORT is right, BYTE and LONG can be meant

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mattebox_server.pixels import Pixels, resize, shrink_fast
+from mattebox_server.imaging.pixels import Pixels, resize, shrink_fast
 from mattebox_server.spec import Letterbox, Resize, ShortSide, Stretch
 
 
