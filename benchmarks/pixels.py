@@ -26,8 +26,6 @@ from rich.console import Console
 from rich.table import Table
 
 from mattebox_server import logs
-from mattebox_server.backdrop import plain
-from mattebox_server.blend import composite, cutout
 from mattebox_server.budget import Budget
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import Inference
@@ -37,7 +35,9 @@ from mattebox_server.imaging import codec
 from mattebox_server.imaging.codec import Limits
 from mattebox_server.imaging.pixels import Pixels, as_pixels
 from mattebox_server.imaging.preprocess import preprocess
-from mattebox_server.matte import hard_mask, make_matte
+from mattebox_server.matting.backdrop import plain
+from mattebox_server.matting.blend import composite, cutout
+from mattebox_server.matting.matte import hard_mask, make_matte
 from mattebox_server.memory import tune_malloc
 from mattebox_server.options import (
     ColorBackground,

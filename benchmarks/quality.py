@@ -25,16 +25,16 @@ from rich.console import Console
 from rich.table import Table
 
 from mattebox_server import logs
-from mattebox_server.backdrop import plain
-from mattebox_server.blend import composite, restore
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.options import EngineOptions
-from mattebox_server.foreground import Restorer, separate
-from mattebox_server.grid import Grid
 from mattebox_server.imaging.pixels import Pixels, as_pixels
 from mattebox_server.imaging.preprocess import preprocess
-from mattebox_server.matte import hard_mask, make_matte
+from mattebox_server.matting.backdrop import plain
+from mattebox_server.matting.blend import composite, restore
+from mattebox_server.matting.foreground import Restorer, separate
+from mattebox_server.matting.grid import Grid
+from mattebox_server.matting.matte import hard_mask, make_matte
 from mattebox_server.options import MatteMethod, MatteOptions
 from mattebox_server.stages import kept_classes
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import images
-from mattebox_server.backdrop import blurred, continue_subject, cover, plain
 from mattebox_server.imaging.frame import Frame, around_subject, whole
 from mattebox_server.imaging.pixels import Pixels
+from mattebox_server.matting.backdrop import blurred, continue_subject, cover, plain
 
 SIDES = st.integers(1, 90)
 GREEN, RED = (0, 255, 0), (0, 0, 255)  # BGR

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mattebox_server import blend
-from mattebox_server.backdrop import plain
 from mattebox_server.imaging.frame import Frame
 from mattebox_server.imaging.pixels import Pixels
-from mattebox_server.matte import make_matte
+from mattebox_server.matting import blend
+from mattebox_server.matting.backdrop import plain
+from mattebox_server.matting.matte import make_matte
 from mattebox_server.options import MatteMethod, MatteOptions
 
 SHAPES = st.tuples(st.integers(1, 600), st.integers(1, 9)) | st.tuples(st.integers(1, 9), st.integers(1, 600))

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mattebox_server import blend
-from mattebox_server.foreground import Restorer, separate
-from mattebox_server.grid import Grid
 from mattebox_server.imaging.pixels import Pixels, as_floats, as_pixels
-from mattebox_server.matte import grabcut, guided, make_matte
+from mattebox_server.matting import blend, grabcut, guided
+from mattebox_server.matting.foreground import Restorer, separate
+from mattebox_server.matting.grid import Grid
+from mattebox_server.matting.matte import make_matte
 from mattebox_server.options import MatteMethod, MatteOptions
 
 Doubles = NDArray[np.floating[Any]]

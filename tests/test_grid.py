@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mattebox_server import grid as grid_module
-from mattebox_server.grid import Grid, Strip
 from mattebox_server.imaging.pixels import Floats, Pixels, halve, opacity, resize, shrink_fast
-from mattebox_server.matte import grabcut, guided
+from mattebox_server.matting import grabcut, guided
+from mattebox_server.matting import grid as grid_module
+from mattebox_server.matting.grid import Grid, Strip
 
 SIDES = st.integers(1, 200)
 CELLS = st.sampled_from([1, 2, 3, 7, 16, 20])

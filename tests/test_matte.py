@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mattebox_server.grid import Grid
 from mattebox_server.imaging.pixels import Pixels, as_pixels
-from mattebox_server.matte import Matte, grabcut, guided, make_matte
+from mattebox_server.matting import grabcut, guided
+from mattebox_server.matting.grid import Grid
+from mattebox_server.matting.matte import Matte, make_matte
 from mattebox_server.options import MatteMethod, MatteOptions
 
 Doubles = NDArray[np.floating[Any]]

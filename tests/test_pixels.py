@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from mattebox_server.imaging.frame import Frame
 from mattebox_server.imaging.pixels import Pixels, resize
 from mattebox_server.imaging.preprocess import content_size, preprocess
-from mattebox_server.matte import hard_mask, make_matte
+from mattebox_server.matting.matte import hard_mask, make_matte
+from mattebox_server.matting.subjects import find_subjects
 from mattebox_server.options import MatteMethod, MatteOptions
 from mattebox_server.spec import Letterbox, Resize, ShortSide, Stretch
-from mattebox_server.subjects import find_subjects
 
 SIDES = st.integers(1, 90)
 POLICIES: list[Resize] = [

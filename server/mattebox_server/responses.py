@@ -7,10 +7,10 @@ from google.protobuf.duration_pb2 import Duration
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.network import Network
+from mattebox_server.matting.subjects import Subject
 from mattebox_server.options import ImageFormat, OutputOptions
 from mattebox_server.pipeline import Composite
 from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch
-from mattebox_server.subjects import Subject
 
 _IMAGE_FORMATS = {
     ImageFormat.PNG: pb.IMAGE_FORMAT_PNG,

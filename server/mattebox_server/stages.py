@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mattebox_server.backdrop import blurred, continue_subject, cover, plain
-from mattebox_server.blend import composite, cutout, restore
 from mattebox_server.budget import Share
 from mattebox_server.engine.inference import Inference
 from mattebox_server.errors import InvalidRequest, Violation
@@ -15,7 +13,10 @@ from mattebox_server.imaging.codec import Limits, Photo
 from mattebox_server.imaging.frame import Frame, around_subject, whole
 from mattebox_server.imaging.pixels import Pixels, resize, shrink_fast
 from mattebox_server.imaging.preprocess import ModelInput, content_size, preprocess
-from mattebox_server.matte import Matte, hard_mask, make_matte
+from mattebox_server.matting.backdrop import blurred, continue_subject, cover, plain
+from mattebox_server.matting.blend import composite, cutout, restore
+from mattebox_server.matting.matte import Matte, hard_mask, make_matte
+from mattebox_server.matting.subjects import Subject, find_subjects
 from mattebox_server.options import (
     Background,
     BlurBackground,
@@ -29,7 +30,6 @@ from mattebox_server.options import (
     TransparentBackground,
 )
 from mattebox_server.spec import ModelSpec
-from mattebox_server.subjects import Subject, find_subjects
 
 # Of the formats' own libraries: libpng, libjpeg, libwebp.
 _MAX_SIDE_PX = {ImageFormat.PNG: 1_000_000, ImageFormat.JPEG: 65_500, ImageFormat.WEBP: 16_383}

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from mattebox_server.foreground import Restorer
-from mattebox_server.grid import Grid, Strip
 from mattebox_server.imaging.pixels import Floats, Pixels, as_pixels, opacity
+from mattebox_server.matting.foreground import Restorer
+from mattebox_server.matting.grid import Grid, Strip
 
 _ROWS_AT_ONCE = 64
 

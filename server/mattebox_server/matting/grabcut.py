@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from mattebox_server.imaging.pixels import Floats, Pixels, as_floats, as_pixels
-from mattebox_server.matte.guided import Guide, LinearMatte, radii, refine, unit
+from mattebox_server.matting.guided import Guide, LinearMatte, radii, refine, unit
 
 CELLS = (400, 800)
 """Cells that this wants along the photo's sides at most. Each takes time; 256 measured 0.008 less in band IoU."""

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from mattebox_server.blend import fill_clear
 from mattebox_server.imaging.pixels import Pixels, as_pixels, opacity, resize, shrink_fast
+from mattebox_server.matting.blend import fill_clear
 
 _SIGMA_PX = 3.0  # to which a blur is brought by shrinking: below it the enlarged pixels would show
 _SMALLEST_PX = 64  # short side, below which subject and background would share pixels

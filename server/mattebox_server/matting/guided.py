@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mattebox_server.grid import Grid
 from mattebox_server.imaging.pixels import Floats, Pixels, as_floats, as_pixels
+from mattebox_server.matting.grid import Grid
 
 CELLS = (240, 960)
 """Cells that this wants along the photo's sides at most. 128 to 450 along the short one measured the same, but that

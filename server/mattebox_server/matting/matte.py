@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from mattebox_server.foreground import Layers, Restorer, separate
-from mattebox_server.grid import Grid
 from mattebox_server.imaging.pixels import Pixels, resize
-from mattebox_server.matte import grabcut, guided
-from mattebox_server.matte.gaussian import gaussian
-from mattebox_server.matte.mask import hard_mask
+from mattebox_server.matting import grabcut, guided
+from mattebox_server.matting.foreground import Layers, Restorer, separate
+from mattebox_server.matting.gaussian import gaussian
+from mattebox_server.matting.grid import Grid
+from mattebox_server.matting.mask import hard_mask
 from mattebox_server.options import MatteMethod, MatteOptions
 
 __all__ = ["Matte", "hard_mask", "make_matte"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mattebox_server.grid import Enlarger, Grid, Strip
 from mattebox_server.imaging.pixels import Floats, Pixels, as_floats, opacity
+from mattebox_server.matting.grid import Enlarger, Grid, Strip
 
 _LITTLE = np.float32(1e-3)  # share of a window
 _RADII = (0.1, 0.03, 0.01)  # of the windows, in short sides of the photo

@@ -1,0 +1,1 @@
+"""From what the network found to the composite: mattes, foreground estimation, backgrounds, blending."""
