@@ -70,7 +70,7 @@ def test_there_is_something_to_read() -> None:
                 "mattebox_server.service",
                 "mattebox_server.statuses",
                 "mattebox_server.streaming",
-                "mattebox_server.tls",
+                "mattebox_server.security.tls",
                 "mattebox_server.wire",
             },
         ),

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mattebox_server.certificates import TlsFiles
 from mattebox_server.errors import StartupError
+from mattebox_server.security.certificates import TlsFiles
 from mattebox_server.settings import load_settings
 
 MODEL = ["--model", "a.onnx"]

@@ -26,10 +26,10 @@ import mattebox
 from authority import Authority, Pair
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
-from mattebox_server.certificates import TlsFiles, check_certificate
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
-from mattebox_server.tls import Certificates
+from mattebox_server.security.certificates import TlsFiles, check_certificate
+from mattebox_server.security.tls import Certificates
 from shells import open_shell
 
 OK, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE

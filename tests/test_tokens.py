@@ -22,7 +22,7 @@ from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.errors import StartupError, Unauthenticated
 from mattebox_server.local import LocalServer
-from mattebox_server.tokens import TokenFile
+from mattebox_server.security.tokens import TokenFile
 
 SHOP, PRINTER, WRONG = "shop-7Jx0-secret/+~.=", "printer-kK29-secret_", "wrong-token-of-nobody"
 PHOTO = images.encode(images.scene())

@@ -33,11 +33,11 @@ from mattebox_server.listening import bind, is_local
 from mattebox_server.memory import give_back_when_idle, tune_malloc
 from mattebox_server.pipeline import Pipeline
 from mattebox_server.reception import Reception
+from mattebox_server.security.tls import Certificates
+from mattebox_server.security.tokens import TokenFile
 from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
 from mattebox_server.settings import Settings
 from mattebox_server.telemetry import Telemetry
-from mattebox_server.tls import Certificates
-from mattebox_server.tokens import TokenFile
 from mattebox_server.wire import Wire
 
 log = structlog.stdlib.get_logger(__name__)

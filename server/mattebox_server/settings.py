@@ -22,9 +22,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from mattebox_server.certificates import TlsFiles
 from mattebox_server.engine.options import GPU_PROVIDERS, EngineOptions, ProviderName, RequestedPrecision
 from mattebox_server.errors import StartupError
+from mattebox_server.security.certificates import TlsFiles
 
 _PREFIX = "MATTEBOX_"
 _CLIENT_PREFIX = "MATTEBOX_CLIENT_"

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, cast
 import grpc
 import structlog
 
-from mattebox_server.certificates import TlsFiles, check_authorities, check_certificate, check_pair
 from mattebox_server.errors import StartupError
-from mattebox_server.secret_files import read_file, warn_if_shared
+from mattebox_server.security.certificates import TlsFiles, check_authorities, check_certificate, check_pair
+from mattebox_server.security.secret_files import read_file, warn_if_shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable

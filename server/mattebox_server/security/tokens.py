@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from mattebox_server.errors import StartupError, Unauthenticated
-from mattebox_server.secret_files import Version, read_file, version_of, warn_if_shared
+from mattebox_server.security.secret_files import Version, read_file, version_of, warn_if_shared
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -1,0 +1,1 @@
+"""Bearer tokens, TLS, and the files that hold their secrets."""
