@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mattebox_server import logs
-from mattebox_server.budget import Budget
+from mattebox_server.admission.budget import Budget
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.loading import load_engine

@@ -12,11 +12,11 @@ import cv2
 import skimage.data
 
 import mattebox
-from mattebox_server.admission import Admission
+from mattebox_server.admission.admission import Admission
+from mattebox_server.admission.lane import LaneLimits
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.options import EngineOptions
 from mattebox_server.imaging.codec import Limits
-from mattebox_server.lane import LaneLimits
 from mattebox_server.local import LocalServer
 from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 from mattebox_server.pipeline import Pipeline

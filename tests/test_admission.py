@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mattebox_server.admission import Admission, Origin
-from mattebox_server.budget import Budget
+from mattebox_server.admission.admission import Admission, Origin
+from mattebox_server.admission.budget import Budget
+from mattebox_server.admission.lane import Lane, LaneLimits
+from mattebox_server.admission.pace import Pace
 from mattebox_server.errors import DeadlineExceeded, Overloaded
-from mattebox_server.lane import Lane, LaneLimits
-from mattebox_server.pace import Pace
 
 
 class Clock:

@@ -221,7 +221,7 @@ import sys
 from pathlib import Path
 import numpy as np, cv2
 from mattebox_server.imaging import codec
-from mattebox_server.budget import Budget
+from mattebox_server.admission.budget import Budget
 from mattebox_server.imaging.codec import Limits
 from mattebox_server.engine.inference import Inference
 from mattebox_server.options import *

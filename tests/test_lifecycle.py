@@ -18,11 +18,11 @@ import images
 import mattebox
 from fakes import FakeSession, engine_of
 from mattebox_server import app
+from mattebox_server.admission.budget import Budget
+from mattebox_server.admission.reception import Reception
 from mattebox_server.app import grpc_server
-from mattebox_server.budget import Budget
 from mattebox_server.calls import Calls
 from mattebox_server.engine.engine import Engine
-from mattebox_server.reception import Reception
 from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
 from mattebox_server.settings import Settings
 from mattebox_server.wire import Wire

@@ -9,11 +9,11 @@ import pytest
 
 import images
 from fakes import FakeFiles, FakeSession, engine_of
-from mattebox_server.admission import Admission, Origin
+from mattebox_server.admission.admission import Admission, Origin
+from mattebox_server.admission.lane import LaneLimits
 from mattebox_server.errors import BadPhoto, DeadlineExceeded, InferenceFailed, InvalidRequest, NotServing, Overloaded
 from mattebox_server.imaging import codec
 from mattebox_server.imaging.codec import Limits
-from mattebox_server.lane import LaneLimits
 from mattebox_server.options import EncodedPhoto, ImageBackground, RemovalRequest
 from mattebox_server.pipeline import Pipeline
 

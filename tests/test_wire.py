@@ -17,9 +17,9 @@ import images
 import mattebox
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
+from mattebox_server.admission.reception import Reception
 from mattebox_server.errors import DeadlineExceeded, Overloaded
 from mattebox_server.local import LocalServer
-from mattebox_server.reception import Reception
 
 SMALL = images.encode(images.scene())
 NOISE = images.encode(np.random.default_rng(0).integers(0, 256, (900, 1000, 3), np.uint8))  # 2.7 MB as PNG

@@ -19,8 +19,10 @@ from grpc_reflection.v1alpha import reflection
 
 from mattebox_server import logs
 from mattebox_server.access import TokenInterceptor
-from mattebox_server.admission import Admission
-from mattebox_server.budget import Budget
+from mattebox_server.admission.admission import Admission
+from mattebox_server.admission.budget import Budget
+from mattebox_server.admission.lane import LaneLimits
+from mattebox_server.admission.reception import Reception
 from mattebox_server.calls import Calls
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
@@ -28,11 +30,9 @@ from mattebox_server.engine.reloading import Reloader
 from mattebox_server.errors import MatteboxError, StartupError
 from mattebox_server.health import HealthReporter
 from mattebox_server.imaging.codec import Limits
-from mattebox_server.lane import LaneLimits
 from mattebox_server.listening import bind, is_local
 from mattebox_server.memory import give_back_when_idle, tune_malloc
 from mattebox_server.pipeline import Pipeline
-from mattebox_server.reception import Reception
 from mattebox_server.security.tls import Certificates
 from mattebox_server.security.tokens import TokenFile
 from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits

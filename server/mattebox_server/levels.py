@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mattebox_server.budget import Budget
+from mattebox_server.admission.budget import Budget
 from mattebox_server.pipeline import Pipeline
 
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from mattebox_server.admission import Admission, Origin
-from mattebox_server.budget import Budget
+from mattebox_server.admission.admission import Admission, Origin
+from mattebox_server.admission.budget import Budget
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.network import Network

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.access import Identify, authorizations
-from mattebox_server.admission import Origin
+from mattebox_server.admission.admission import Origin
 from mattebox_server.calls import CallerGone, Calls, Refused
 from mattebox_server.errors import NotServing, Overloaded, Unauthenticated
 from mattebox_server.levels import Levels, measure

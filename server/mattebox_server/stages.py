@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mattebox_server.budget import Share
+from mattebox_server.admission.budget import Share
 from mattebox_server.engine.inference import Inference
 from mattebox_server.errors import InvalidRequest, Violation
 from mattebox_server.imaging import codec, colors

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from mattebox_server.budget import Budget, Share
-    from mattebox_server.reception import Reception
+    from mattebox_server.admission.budget import Budget, Share
+    from mattebox_server.admission.reception import Reception
 
 REQUEST_ID_KEY = "x-request-id"
 _TRACE_KEY = "traceparent"

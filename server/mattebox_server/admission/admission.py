@@ -4,9 +4,9 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from mattebox_server.budget import Budget, Share
+from mattebox_server.admission.budget import Budget, Share
+from mattebox_server.admission.lane import Lane, LaneLimits, Turn
 from mattebox_server.errors import DeadlineExceeded, Overloaded
-from mattebox_server.lane import Lane, LaneLimits, Turn
 
 
 @dataclass(frozen=True)

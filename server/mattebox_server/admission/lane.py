@@ -12,8 +12,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from mattebox_server.admission.pace import Pace
 from mattebox_server.errors import DeadlineExceeded, Overloaded
-from mattebox_server.pace import Pace
 
 _LEAST_RETRY_S = 0.05
 _RECENT_S = 2.0  # who asked within this time is expected to ask again

@@ -1,0 +1,1 @@
+"""Which request is taken, which one waits, and which one is refused."""
