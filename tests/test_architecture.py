@@ -89,8 +89,8 @@ def test_there_is_something_to_read() -> None:
         ("typer", {"mattebox.cli"}),
         ("rich", {"mattebox.cli"}),
         ("pydantic_settings", {"mattebox_server.settings"}),
-        ("prometheus_client", {"mattebox_server.metrics"}),
-        ("opentelemetry", {"mattebox_server.tracing"}),
+        ("prometheus_client", {"mattebox_server.telemetry.metrics"}),
+        ("opentelemetry", {"mattebox_server.telemetry.tracing"}),
         ("isal", {"mattebox_server.imaging.png"}),
         (
             "PIL",

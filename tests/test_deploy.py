@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from mattebox_server.local import LocalServer
-from mattebox_server.metrics import COUNTERS_AND_GAUGES, HISTOGRAMS
 from mattebox_server.service import SERVICE_NAME
 from mattebox_server.settings import Settings
+from mattebox_server.telemetry.metrics import COUNTERS_AND_GAUGES, HISTOGRAMS
 from queries import asked_for
 
 ROOT = Path(__file__).parents[1]

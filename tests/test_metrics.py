@@ -26,11 +26,11 @@ import mattebox
 from fakes import FakeSession
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
-from mattebox_server import metrics
 from mattebox_server.engine.batcher import Batcher
 from mattebox_server.engine.network import BatchLimits, Network
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
+from mattebox_server.telemetry.telemetry import metrics
 
 PHOTO = images.encode(images.scene())
 LARGE = images.encode(images.textured(3000, 2000), "JPEG")

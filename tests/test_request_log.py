@@ -12,18 +12,18 @@ from structlog.testing import capture_logs
 
 import images
 import mattebox
-from mattebox_server import request_log
 from mattebox_server.calls import Calls, Refused
 from mattebox_server.errors import Overloaded
 from mattebox_server.local import LocalServer
 from mattebox_server.records import Record, Stage
-from mattebox_server.request_log import RequestLog
+from mattebox_server.telemetry.request_log import RequestLog
+from mattebox_server.telemetry.telemetry import request_log
 
 WRITE_ONE = """
 import sys
 from mattebox_server import logs
 from mattebox_server.records import Record, Stage
-from mattebox_server.request_log import RequestLog
+from mattebox_server.telemetry.request_log import RequestLog
 
 logs.configure(sys.argv[1], "info")
 stages = [Stage("receive", 0, 0.0123), Stage("infer", 1, 0.29046)]

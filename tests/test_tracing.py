@@ -256,7 +256,7 @@ def test_the_extra_is_asked_for_by_name() -> None:
     code = (
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from mattebox_server.settings import load_settings\n"
-        "from mattebox_server.telemetry import Telemetry\n"
+        "from mattebox_server.telemetry.telemetry import Telemetry\n"
         "Telemetry(load_settings(sys.argv[1:]), 'service')"
     )
     command = [sys.executable, "-c", code, "--model", "a.onnx"]

@@ -37,7 +37,7 @@ from mattebox_server.security.tls import Certificates
 from mattebox_server.security.tokens import TokenFile
 from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
 from mattebox_server.settings import Settings
-from mattebox_server.telemetry import Telemetry
+from mattebox_server.telemetry.telemetry import Telemetry
 from mattebox_server.wire import Wire
 
 log = structlog.stdlib.get_logger(__name__)

@@ -16,13 +16,13 @@ from mattebox_server.access import Identify, authorizations
 from mattebox_server.admission.admission import Origin
 from mattebox_server.calls import CallerGone, Calls, Refused
 from mattebox_server.errors import NotServing, Overloaded, Unauthenticated
-from mattebox_server.levels import Levels, measure
 from mattebox_server.options import RemovalRequest
 from mattebox_server.pipeline import Pipeline
 from mattebox_server.records import Record
 from mattebox_server.requests import parse_request
 from mattebox_server.responses import build_models, build_response
 from mattebox_server.streaming import PhotoStream
+from mattebox_server.telemetry.levels import Levels, measure
 from mattebox_server.wire import REQUEST_ID_KEY, Context, Wire, new_record
 
 log = structlog.stdlib.get_logger(__name__)

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Callable
 from mattebox_server.calls import Observer
 from mattebox_server.engine.observer import EngineObserver, Unobserved
 from mattebox_server.errors import StartupError
-from mattebox_server.levels import Levels
 from mattebox_server.settings import Settings
+from mattebox_server.telemetry.levels import Levels
 
 
 class Telemetry:
@@ -32,13 +32,13 @@ class Telemetry:
         self._metrics = self._tracer = None
         self._address = settings.metrics_address
         if settings.metrics_address is not None:
-            from mattebox_server.metrics import Metrics  # noqa: PLC0415 - a tenth of a second
+            from mattebox_server.telemetry.metrics import Metrics  # noqa: PLC0415 - a tenth of a second
 
             self.engine = self._metrics = Metrics()
             self.observers.append(self._metrics.observe)
         if settings.otlp_endpoint is not None:
             try:
-                from mattebox_server.tracing import Tracer  # noqa: PLC0415 - an extra
+                from mattebox_server.telemetry.tracing import Tracer  # noqa: PLC0415 - an extra
             except ImportError as error:
                 what = f"otlp_endpoint needs the extra `otel`: pip install 'mattebox[otel]' ({error})"
                 raise StartupError(what) from error

@@ -10,9 +10,9 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from mattebox_server.levels import Levels
 from mattebox_server.records import Record
-from mattebox_server.scraping import ScrapeServer
+from mattebox_server.telemetry.levels import Levels
+from mattebox_server.telemetry.scraping import ScrapeServer
 
 COUNTERS_AND_GAUGES: Mapping[str, tuple[str, ...]] = {
     "mattebox_requests_total": ("method", "status", "caller"),

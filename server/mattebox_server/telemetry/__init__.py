@@ -1,0 +1,1 @@
+"""The log line, the metrics and the traces that each request leaves."""
