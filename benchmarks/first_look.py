@@ -34,7 +34,7 @@ from mattebox_server.engine.options import EngineOptions
 from mattebox_server.imaging.codec import Limits
 from mattebox_server.local import LocalServer
 from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
-from mattebox_server.pipeline import Pipeline
+from mattebox_server.removal.pipeline import Pipeline
 
 Bytes = NDArray[np.uint8]
 Call = Callable[[bytes], object]

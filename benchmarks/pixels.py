@@ -49,8 +49,8 @@ from mattebox_server.options import (
     RemovalRequest,
     TransparentBackground,
 )
+from mattebox_server.removal.stages import finish, prepare
 from mattebox_server.spec import ModelSpec
-from mattebox_server.stages import finish, prepare
 
 QUALITY = 90
 LIMITS = Limits(10**9, 10**9)

@@ -36,7 +36,7 @@ from mattebox_server.matting.foreground import Restorer, separate
 from mattebox_server.matting.grid import Grid
 from mattebox_server.matting.matte import hard_mask, make_matte
 from mattebox_server.options import MatteMethod, MatteOptions
-from mattebox_server.stages import kept_classes
+from mattebox_server.removal.stages import kept_classes
 
 METHODS = (MatteMethod.NONE, MatteMethod.GAUSSIAN, MatteMethod.GUIDED, MatteMethod.GRABCUT)
 SIMULATED = "coarse map of the truth"

@@ -19,7 +19,7 @@ from mattebox_server.engine.options import EngineOptions
 from mattebox_server.imaging.codec import Limits
 from mattebox_server.local import LocalServer
 from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
-from mattebox_server.pipeline import Pipeline
+from mattebox_server.removal.pipeline import Pipeline
 
 _CONCURRENCY, _REQUESTS = 8, 24
 _STARTS = 3

@@ -119,7 +119,7 @@ def within(name: str, package: str) -> bool:
         ("mattebox_server.errors", ["mattebox", "mattebox_server"]),
         ("mattebox_server.engine.options", ["onnxruntime", "numpy"]),
         ("mattebox_server.engine.batcher", ["onnxruntime", "asyncio"]),
-        ("mattebox_server.engine", ["mattebox", "mattebox_server.service", "mattebox_server.pipeline"]),
+        ("mattebox_server.engine", ["mattebox", "mattebox_server.service", "mattebox_server.removal.pipeline"]),
         *(
             (f"mattebox_server.{pure}", ["mattebox", "onnxruntime", "mattebox_server.engine", "asyncio"])
             for pure in (
@@ -127,8 +127,8 @@ def within(name: str, package: str) -> bool:
                 *("backdrop", "frame", "subjects", "pixels", "png"),
             )
         ),
-        ("mattebox_server.pipeline", ["mattebox", "onnxruntime"]),
-        ("mattebox_server.stages", ["mattebox", "onnxruntime", "asyncio"]),
+        ("mattebox_server.removal.pipeline", ["mattebox", "onnxruntime"]),
+        ("mattebox_server.removal.stages", ["mattebox", "onnxruntime", "asyncio"]),
     ],
 )
 def test_direction(module: str, forbidden: list[str]) -> None:

@@ -226,7 +226,7 @@ from mattebox_server.imaging.codec import Limits
 from mattebox_server.engine.inference import Inference
 from mattebox_server.options import *
 from mattebox_server.spec import ModelSpec
-from mattebox_server.stages import finish, prepare
+from mattebox_server.removal.stages import finish, prepare
 
 model, method, kind, height = sys.argv[1], MatteMethod(sys.argv[2]), ImageFormat(sys.argv[3]), int(sys.argv[4])
 background = {"white": ColorBackground(), "none": TransparentBackground(), "blur": BlurBackground(2)}[sys.argv[5]]

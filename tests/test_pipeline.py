@@ -15,7 +15,7 @@ from mattebox_server.errors import BadPhoto, DeadlineExceeded, InferenceFailed, 
 from mattebox_server.imaging import codec
 from mattebox_server.imaging.codec import Limits
 from mattebox_server.options import EncodedPhoto, ImageBackground, RemovalRequest
-from mattebox_server.pipeline import Pipeline
+from mattebox_server.removal.pipeline import Pipeline
 
 PHOTO = EncodedPhoto(images.encode(images.scene()))
 PIXELS = 96 * 64

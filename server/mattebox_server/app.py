@@ -32,7 +32,7 @@ from mattebox_server.health import HealthReporter
 from mattebox_server.imaging.codec import Limits
 from mattebox_server.listening import bind, is_local
 from mattebox_server.memory import give_back_when_idle, tune_malloc
-from mattebox_server.pipeline import Pipeline
+from mattebox_server.removal.pipeline import Pipeline
 from mattebox_server.security.tls import Certificates
 from mattebox_server.security.tokens import TokenFile
 from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits

@@ -9,7 +9,7 @@ from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.network import Network
 from mattebox_server.matting.subjects import Subject
 from mattebox_server.options import ImageFormat, OutputOptions
-from mattebox_server.pipeline import Composite
+from mattebox_server.removal.pipeline import Composite
 from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch
 
 _IMAGE_FORMATS = {

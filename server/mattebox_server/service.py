@@ -17,8 +17,8 @@ from mattebox_server.admission.admission import Origin
 from mattebox_server.calls import CallerGone, Calls, Refused
 from mattebox_server.errors import NotServing, Overloaded, Unauthenticated
 from mattebox_server.options import RemovalRequest
-from mattebox_server.pipeline import Pipeline
 from mattebox_server.records import Record
+from mattebox_server.removal.pipeline import Pipeline
 from mattebox_server.requests import parse_request
 from mattebox_server.responses import build_models, build_response
 from mattebox_server.streaming import PhotoStream

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mattebox_server.admission.budget import Budget
-from mattebox_server.pipeline import Pipeline
+from mattebox_server.removal.pipeline import Pipeline
 
 
 @dataclass(frozen=True)

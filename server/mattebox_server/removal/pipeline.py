@@ -24,7 +24,7 @@ from mattebox_server.imaging import codec
 from mattebox_server.imaging.codec import Limits
 from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 from mattebox_server.records import Stage
-from mattebox_server.stages import Finished, Prepared, finish, kept_classes, prepare
+from mattebox_server.removal.stages import Finished, Prepared, finish, kept_classes, prepare
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""One request, from the bytes of a photo to the bytes of its composite."""
