@@ -64,14 +64,14 @@ def test_there_is_something_to_read() -> None:
                 "mattebox.client",
                 "mattebox.errors",
                 "mattebox.security",
-                "mattebox_server.access",
+                "mattebox_server.rpc.access",
                 "mattebox_server.app",
-                "mattebox_server.listening",
-                "mattebox_server.service",
-                "mattebox_server.statuses",
-                "mattebox_server.streaming",
+                "mattebox_server.rpc.listening",
+                "mattebox_server.rpc.service",
+                "mattebox_server.rpc.statuses",
+                "mattebox_server.rpc.streaming",
                 "mattebox_server.security.tls",
-                "mattebox_server.wire",
+                "mattebox_server.rpc.wire",
             },
         ),
         (
@@ -119,7 +119,7 @@ def within(name: str, package: str) -> bool:
         ("mattebox_server.errors", ["mattebox", "mattebox_server"]),
         ("mattebox_server.engine.options", ["onnxruntime", "numpy"]),
         ("mattebox_server.engine.batcher", ["onnxruntime", "asyncio"]),
-        ("mattebox_server.engine", ["mattebox", "mattebox_server.service", "mattebox_server.removal.pipeline"]),
+        ("mattebox_server.engine", ["mattebox", "mattebox_server.rpc.service", "mattebox_server.removal.pipeline"]),
         *(
             (f"mattebox_server.{pure}", ["mattebox", "onnxruntime", "mattebox_server.engine", "asyncio"])
             for pure in (

@@ -15,7 +15,7 @@ from mattebox.messages import build_request
 from mattebox.options import RemovalOptions
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.errors import InvalidRequest
-from mattebox_server.requests import parse_request
+from mattebox_server.rpc.requests import parse_request
 from shells import Shell, open_shell, unchecked
 
 

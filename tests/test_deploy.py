@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from mattebox_server.local import LocalServer
-from mattebox_server.service import SERVICE_NAME
+from mattebox_server.rpc.service import SERVICE_NAME
 from mattebox_server.settings import Settings
 from mattebox_server.telemetry.metrics import COUNTERS_AND_GAUGES, HISTOGRAMS
 from queries import asked_for

@@ -24,7 +24,7 @@ from fakes import FakeFiles, FakeSession, engine_of
 from mattebox_server import app
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.lifecycle import Backoff
-from mattebox_server.service import SERVICE_NAME
+from mattebox_server.rpc.service import SERVICE_NAME
 from mattebox_server.settings import Settings
 
 PHOTO = images.encode(images.scene())

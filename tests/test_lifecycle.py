@@ -21,11 +21,11 @@ from mattebox_server import app
 from mattebox_server.admission.budget import Budget
 from mattebox_server.admission.reception import Reception
 from mattebox_server.app import grpc_server
-from mattebox_server.calls import Calls
 from mattebox_server.engine.engine import Engine
-from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
+from mattebox_server.rpc.calls import Calls
+from mattebox_server.rpc.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
+from mattebox_server.rpc.wire import Wire
 from mattebox_server.settings import Settings
-from mattebox_server.wire import Wire
 
 PHOTO = images.encode(images.scene())
 

@@ -17,7 +17,7 @@ import structlog
 from authority import Authority
 from mattebox_server import app
 from mattebox_server.errors import StartupError
-from mattebox_server.listening import bind, is_local
+from mattebox_server.rpc.listening import bind, is_local
 from mattebox_server.settings import Settings
 
 

@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 
 import images
 import mattebox
-from mattebox_server.calls import Calls, Refused
 from mattebox_server.errors import Overloaded
 from mattebox_server.local import LocalServer
 from mattebox_server.records import Record, Stage
+from mattebox_server.rpc.calls import Calls, Refused
 from mattebox_server.telemetry.request_log import RequestLog
 from mattebox_server.telemetry.telemetry import request_log
 

@@ -7,7 +7,7 @@ import mattebox
 from mattebox.errors import from_status
 from mattebox_server import errors
 from mattebox_server.errors import Violation
-from mattebox_server.statuses import to_refusal
+from mattebox_server.rpc.statuses import to_refusal
 
 VIOLATION = Violation("a.b", "is wrong")
 CASES: list[tuple[Exception, grpc.StatusCode, type[mattebox.MatteboxError]]] = [

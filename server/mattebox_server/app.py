@@ -18,27 +18,27 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from mattebox_server import logs
-from mattebox_server.access import TokenInterceptor
 from mattebox_server.admission.admission import Admission
 from mattebox_server.admission.budget import Budget
 from mattebox_server.admission.lane import LaneLimits
 from mattebox_server.admission.reception import Reception
-from mattebox_server.calls import Calls
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.reloading import Reloader
 from mattebox_server.errors import MatteboxError, StartupError
-from mattebox_server.health import HealthReporter
 from mattebox_server.imaging.codec import Limits
-from mattebox_server.listening import bind, is_local
 from mattebox_server.memory import give_back_when_idle, tune_malloc
 from mattebox_server.removal.pipeline import Pipeline
+from mattebox_server.rpc.access import TokenInterceptor
+from mattebox_server.rpc.calls import Calls
+from mattebox_server.rpc.health import HealthReporter
+from mattebox_server.rpc.listening import bind, is_local
+from mattebox_server.rpc.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
+from mattebox_server.rpc.wire import Wire
 from mattebox_server.security.tls import Certificates
 from mattebox_server.security.tokens import TokenFile
-from mattebox_server.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
 from mattebox_server.settings import Settings
 from mattebox_server.telemetry.telemetry import Telemetry
-from mattebox_server.wire import Wire
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 
-from mattebox_server.calls import Observer
 from mattebox_server.engine.observer import EngineObserver, Unobserved
 from mattebox_server.errors import StartupError
+from mattebox_server.rpc.calls import Observer
 from mattebox_server.settings import Settings
 from mattebox_server.telemetry.levels import Levels
 

@@ -12,18 +12,18 @@ import structlog
 from google.protobuf.message import Message
 
 from mattebox.v1 import background_removal_pb2 as pb
-from mattebox_server.access import Identify, authorizations
 from mattebox_server.admission.admission import Origin
-from mattebox_server.calls import CallerGone, Calls, Refused
 from mattebox_server.errors import NotServing, Overloaded, Unauthenticated
 from mattebox_server.options import RemovalRequest
 from mattebox_server.records import Record
 from mattebox_server.removal.pipeline import Pipeline
-from mattebox_server.requests import parse_request
-from mattebox_server.responses import build_models, build_response
-from mattebox_server.streaming import PhotoStream
+from mattebox_server.rpc.access import Identify, authorizations
+from mattebox_server.rpc.calls import CallerGone, Calls, Refused
+from mattebox_server.rpc.requests import parse_request
+from mattebox_server.rpc.responses import build_models, build_response
+from mattebox_server.rpc.streaming import PhotoStream
+from mattebox_server.rpc.wire import REQUEST_ID_KEY, Context, Wire, new_record
 from mattebox_server.telemetry.levels import Levels, measure
-from mattebox_server.wire import REQUEST_ID_KEY, Context, Wire, new_record
 
 log = structlog.stdlib.get_logger(__name__)
 

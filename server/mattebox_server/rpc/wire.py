@@ -18,9 +18,9 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc import aio
 
-from mattebox_server.calls import CallerGone
 from mattebox_server.errors import InvalidRequest, Violation
 from mattebox_server.records import Record, Stage
+from mattebox_server.rpc.calls import CallerGone
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from grpc import aio
 
 from mattebox.v1 import background_removal_pb2 as pb
-from mattebox_server.calls import CallerGone, Calls, Refused
 from mattebox_server.errors import InvalidRequest, Violation
 from mattebox_server.records import Record
-from mattebox_server.wire import Context, Wire, read
+from mattebox_server.rpc.calls import CallerGone, Calls, Refused
+from mattebox_server.rpc.wire import Context, Wire, read
 
 MAX_ID_CHARACTERS = 128
 

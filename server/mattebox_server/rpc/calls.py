@@ -9,7 +9,7 @@ import structlog
 
 from mattebox_server.errors import InferenceFailed, MatteboxError
 from mattebox_server.records import Record
-from mattebox_server.statuses import Refusal, to_refusal
+from mattebox_server.rpc.statuses import Refusal, to_refusal
 from mattebox_server.telemetry.request_log import RequestLog
 
 log = structlog.stdlib.get_logger(__name__)

@@ -10,7 +10,7 @@ import structlog
 from grpc import aio
 
 from mattebox_server.errors import Unauthenticated
-from mattebox_server.statuses import to_refusal
+from mattebox_server.rpc.statuses import to_refusal
 
 log = structlog.stdlib.get_logger(__name__)
 
