@@ -36,8 +36,8 @@ from mattebox_server import logs
 from mattebox_server.engine.artifact import read_artifact
 from mattebox_server.engine.options import EngineOptions, ProviderName, ProviderUnavailable, RequestedPrecision
 from mattebox_server.engine.providers import find_device
+from mattebox_server.engine.selfcheck import synthetic_photo
 from mattebox_server.engine.session import OnnxSession
-from mattebox_server.selfcheck import synthetic_photo
 
 Run = Callable[[], object]
 

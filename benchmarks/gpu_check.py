@@ -25,7 +25,8 @@ from rich.table import Table
 
 from mattebox_export.arguments import parse_arguments
 from mattebox_export.artifact import export
-from mattebox_server import logs, selfcheck
+from mattebox_server import logs
+from mattebox_server.engine import selfcheck
 from mattebox_server.engine.artifact import read_artifact
 from mattebox_server.engine.loading import check_session
 from mattebox_server.engine.nvidia import find_gpu

@@ -144,7 +144,11 @@ def test_the_client_knows_arrays_where_it_must() -> None:
 
 def test_export_takes_little_of_the_server() -> None:
     """The artifact's description, its check photo, and the question which provider this machine has."""
-    allowed = ("mattebox_server.spec", "mattebox_server.selfcheck", "mattebox_server.engine.providers.best_target")
+    allowed = (
+        "mattebox_server.spec",
+        "mattebox_server.engine.selfcheck",
+        "mattebox_server.engine.providers.best_target",
+    )
     for name, path in MODULES.items():
         if within(name, "mattebox_export"):
             for imported in imports(path):

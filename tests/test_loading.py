@@ -18,8 +18,7 @@ import images
 import mattebox
 import networks
 from conftest import run_export
-from mattebox_server import selfcheck
-from mattebox_server.engine import loading, providers, session
+from mattebox_server.engine import loading, providers, selfcheck, session
 from mattebox_server.engine.artifact import read_artifact, read_metadata
 from mattebox_server.engine.cache import CacheEntry
 from mattebox_server.engine.engine import Engine

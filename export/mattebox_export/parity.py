@@ -16,7 +16,7 @@ from mattebox_export.core import Core, Normalisation
 from mattebox_export.errors import ExportError
 from mattebox_export.options import Activation
 from mattebox_export.wrap import CORE_OUTPUT, with_core_output
-from mattebox_server.selfcheck import expect, synthetic_photo
+from mattebox_server.engine.selfcheck import expect, synthetic_photo
 from mattebox_server.spec import BACKGROUND, Expectation, ModelSpec, Precision, ShortSide
 
 

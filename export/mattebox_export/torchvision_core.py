@@ -22,7 +22,7 @@ from mattebox_export.catalogue import IMAGENET_MEAN, IMAGENET_STD
 from mattebox_export.core import Core, Normalisation
 from mattebox_export.errors import ExportError
 from mattebox_export.wrap import OPSET
-from mattebox_server.selfcheck import synthetic_photo
+from mattebox_server.engine.selfcheck import synthetic_photo
 
 OFFICIAL, RANDOM = "official", "random"
 _RESIDUAL_GAIN = 0.2

@@ -81,7 +81,7 @@ class Weights(_Frozen):
 
 
 class Expectation(_Frozen):
-    """What the network says of one synthetic photo, see `mattebox_server.selfcheck`.
+    """What the network says of one synthetic photo, see `mattebox_server.engine.selfcheck`.
 
     `foreground` (everything but the background kept) and `classes` hold samples of the maps, uint8 in base64.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from mattebox_server import selfcheck
+from mattebox_server.engine import selfcheck
 from mattebox_server.engine.artifact import Artifact, FileState, file_state, read_artifact
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import run_session

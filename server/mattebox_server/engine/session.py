@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from mattebox_server import selfcheck
+from mattebox_server.engine import selfcheck
 from mattebox_server.engine.artifact import Artifact
 from mattebox_server.engine.options import (
     GPU_PROVIDERS,
