@@ -34,7 +34,7 @@ from mattebox_export.artifact import export
 from mattebox_export.onnx_core import u2netp_core
 from mattebox_server import logs
 from mattebox_server.engine.artifact import read_artifact
-from mattebox_server.engine.options import EngineOptions, ProviderName, ProviderUnavailable, RequestedPrecision
+from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable, RequestedPrecision
 from mattebox_server.engine.providers import find_device
 from mattebox_server.engine.selfcheck import synthetic_photo
 from mattebox_server.engine.session import OnnxSession
@@ -240,7 +240,7 @@ def mattebox_way(
 ) -> Way:
     """The engine's session, on an artifact of the provider's form."""
     name = f"Mattebox {provider} {precision}{', static size' if static else ''}"
-    options = EngineOptions(threads=arguments.threads, precision=precision, static_sizes=static)
+    options = EngineConfig(threads=arguments.threads, precision=precision, static_sizes=static)
     try:
         device = find_device(provider, 0)
         artifact = read_artifact(exported(model, provider, arguments.cache))

@@ -28,13 +28,13 @@ import mattebox
 from mattebox_server import logs
 from mattebox_server.admission.admission import Admission
 from mattebox_server.admission.lane import LaneLimits
+from mattebox_server.engine.config import EngineConfig
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
-from mattebox_server.engine.options import EngineOptions
 from mattebox_server.imaging.codec import Limits
 from mattebox_server.local import LocalServer
-from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 from mattebox_server.removal.pipeline import Pipeline
+from mattebox_server.request import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 
 Bytes = NDArray[np.uint8]
 Call = Callable[[bytes], object]
@@ -55,7 +55,7 @@ def main() -> int:
     photos = photos_of(arguments.data)
     model = arguments.model or light_model()
     logs.configure("console", "warning")
-    engine = load_engine([model], EngineOptions(provider="cpu", threads=arguments.threads))
+    engine = load_engine([model], EngineConfig(provider="cpu", threads=arguments.threads))
     cv2.setNumThreads(1)
     flags = ["--provider", "cpu", "--engine-threads", str(arguments.threads), "--pixel-threads", str(arguments.threads)]
     with LocalServer([model], flags) as server, mattebox.Client(server.address) as client, asyncio.Runner() as runner:

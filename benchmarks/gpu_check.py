@@ -28,9 +28,9 @@ from mattebox_export.artifact import export
 from mattebox_server import logs
 from mattebox_server.engine import selfcheck
 from mattebox_server.engine.artifact import read_artifact
+from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable, RequestedPrecision
 from mattebox_server.engine.loading import check_session
 from mattebox_server.engine.nvidia import find_gpu
-from mattebox_server.engine.options import EngineOptions, ProviderName, ProviderUnavailable, RequestedPrecision
 from mattebox_server.engine.providers import find_device
 from mattebox_server.engine.session import OnnxSession
 from mattebox_server.spec import BACKGROUND
@@ -105,7 +105,7 @@ def main() -> int:
     except ProviderUnavailable as error:
         print(f"gpu-check: {error}")
         return 1
-    options = EngineOptions(device_id=arguments.device_id, cache_dir=arguments.cache / "compiled", max_batch=_BATCH)
+    options = EngineConfig(device_id=arguments.device_id, cache_dir=arguments.cache / "compiled", max_batch=_BATCH)
     results = [
         measure(model, combination, options, arguments)
         for model in arguments.models.split(",")
@@ -120,7 +120,7 @@ def main() -> int:
     return 1 if any(row.failure for row in results) else 0
 
 
-def measure(model: str, how: Combination, options: EngineOptions, arguments: argparse.Namespace) -> Result:
+def measure(model: str, how: Combination, options: EngineConfig, arguments: argparse.Namespace) -> Result:
     """Everything of one row."""
     reference = open_session(model, Combination("cpu", "fp32", "cpu", "fp32"), options, arguments.cache)
     started_s = time.perf_counter()
@@ -137,7 +137,7 @@ def measure(model: str, how: Combination, options: EngineOptions, arguments: arg
     return Result(model, how, failure, levels, share, open_s, once * 1000, _BATCH / many)
 
 
-def open_session(model: str, how: Combination, options: EngineOptions, cache: Path) -> OnnxSession:
+def open_session(model: str, how: Combination, options: EngineConfig, cache: Path) -> OnnxSession:
     """A session, on an artifact that is exported unless it is there. Raises ProviderUnavailable."""
     path = cache / f"{model}-{how.target}-{how.artifact}.onnx"
     if not path.exists():
@@ -148,7 +148,7 @@ def open_session(model: str, how: Combination, options: EngineOptions, cache: Pa
             raise ValueError(model)
         for line in export(parsed):
             print(line)
-    asked = EngineOptions(
+    asked = EngineConfig(
         precision=how.running,
         threads=options.threads,
         device_id=options.device_id,

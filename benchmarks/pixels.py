@@ -27,10 +27,10 @@ from rich.table import Table
 
 from mattebox_server import logs
 from mattebox_server.admission.budget import Budget
+from mattebox_server.engine.config import EngineConfig
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.loading import load_engine
-from mattebox_server.engine.options import EngineOptions
 from mattebox_server.imaging import codec
 from mattebox_server.imaging.codec import Limits
 from mattebox_server.imaging.pixels import Pixels, as_pixels
@@ -39,7 +39,8 @@ from mattebox_server.matting.backdrop import plain
 from mattebox_server.matting.blend import composite, cutout
 from mattebox_server.matting.matte import hard_mask, make_matte
 from mattebox_server.memory import tune_malloc
-from mattebox_server.options import (
+from mattebox_server.removal.stages import finish, prepare
+from mattebox_server.request import (
     ColorBackground,
     EncodedPhoto,
     ImageFormat,
@@ -49,7 +50,6 @@ from mattebox_server.options import (
     RemovalRequest,
     TransparentBackground,
 )
-from mattebox_server.removal.stages import finish, prepare
 from mattebox_server.spec import ModelSpec
 
 QUALITY = 90
@@ -81,7 +81,7 @@ def main() -> int:
     arguments = parser.parse_args()
     tune_malloc()  # as the server does
     logs.configure("console", "warning")
-    engine = load_engine([light_model()], EngineOptions(provider="cpu"))
+    engine = load_engine([light_model()], EngineConfig(provider="cpu"))
     runs: list[dict[str, Any]] = []
     for megapixels in arguments.megapixels:
         scene = scene_of(engine, megapixels)

@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mattebox_server import logs
+from mattebox_server.engine.config import EngineConfig
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
-from mattebox_server.engine.options import EngineOptions
 from mattebox_server.imaging.pixels import Pixels, as_pixels
 from mattebox_server.imaging.preprocess import preprocess
 from mattebox_server.matting.backdrop import plain
@@ -35,8 +35,8 @@ from mattebox_server.matting.blend import composite, restore
 from mattebox_server.matting.foreground import Restorer, separate
 from mattebox_server.matting.grid import Grid
 from mattebox_server.matting.matte import hard_mask, make_matte
-from mattebox_server.options import MatteMethod, MatteOptions
 from mattebox_server.removal.stages import kept_classes
+from mattebox_server.request import MatteMethod, MatteOptions
 
 METHODS = (MatteMethod.NONE, MatteMethod.GAUSSIAN, MatteMethod.GUIDED, MatteMethod.GRABCUT)
 SIMULATED = "coarse map of the truth"
@@ -80,7 +80,7 @@ def main() -> int:
     masks, alphas = mask_cases(arguments.data)[: arguments.limit], alpha_cases(arguments.data)[: arguments.limit]
     if not masks and not alphas:
         raise SystemExit(f"bench-quality: no photos in {arguments.data}")
-    engine = load_engine(arguments.models or default_models(arguments.data), EngineOptions(provider="cpu"))
+    engine = load_engine(arguments.models or default_models(arguments.data), EngineConfig(provider="cpu"))
     names = [network.spec.name for network in engine.networks]
     rows: list[dict[str, Any]] = []
     for name in names:

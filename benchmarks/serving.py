@@ -14,12 +14,12 @@ import skimage.data
 import mattebox
 from mattebox_server.admission.admission import Admission
 from mattebox_server.admission.lane import LaneLimits
+from mattebox_server.engine.config import EngineConfig
 from mattebox_server.engine.loading import load_engine
-from mattebox_server.engine.options import EngineOptions
 from mattebox_server.imaging.codec import Limits
 from mattebox_server.local import LocalServer
-from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 from mattebox_server.removal.pipeline import Pipeline
+from mattebox_server.request import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 
 _CONCURRENCY, _REQUESTS = 8, 24
 _STARTS = 3
@@ -52,7 +52,7 @@ def measure_starts(model: Path, threads: int) -> dict[str, float]:
 def measure_serving(model: Path, threads: int, rounds: int) -> dict[str, float]:
     """Server against the same pipeline called in this process: latency alone, throughput of eight callers."""
     cv2.setNumThreads(1)
-    engine = load_engine([model], EngineOptions(threads=threads))
+    engine = load_engine([model], EngineConfig(threads=threads))
     models = tuple(network.spec.name for network in engine.networks)
     admission = Admission(models, LaneLimits(64, 64, 60), 10**9)
     pipeline = Pipeline(engine, admission, Limits(10**9, 10**9), threads)

@@ -6,10 +6,10 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from mattebox_server.engine.config import ProviderName
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.lifecycle import Backoff
 from mattebox_server.engine.network import BatchLimits, Network
-from mattebox_server.engine.options import ProviderName
 from mattebox_server.engine.session import Maps, Stop
 from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.spec import ModelSpec, Stretch, Weights

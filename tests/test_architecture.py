@@ -117,7 +117,7 @@ def within(name: str, package: str) -> bool:
         ("mattebox", ["cv2", "mattebox_server", "mattebox_export"]),
         ("mattebox_server", ["mattebox_export", "mattebox.client", "mattebox.aio", "mattebox.options"]),
         ("mattebox_server.errors", ["mattebox", "mattebox_server"]),
-        ("mattebox_server.engine.options", ["onnxruntime", "numpy"]),
+        ("mattebox_server.engine.config", ["onnxruntime", "numpy"]),
         ("mattebox_server.engine.batcher", ["onnxruntime", "asyncio"]),
         ("mattebox_server.engine", ["mattebox", "mattebox_server.rpc.service", "mattebox_server.removal.pipeline"]),
         *(

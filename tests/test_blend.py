@@ -13,7 +13,7 @@ from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.matting import blend
 from mattebox_server.matting.backdrop import plain
 from mattebox_server.matting.matte import make_matte
-from mattebox_server.options import MatteMethod, MatteOptions
+from mattebox_server.request import MatteMethod, MatteOptions
 
 SHAPES = st.tuples(st.integers(1, 600), st.integers(1, 9)) | st.tuples(st.integers(1, 9), st.integers(1, 600))
 SEEDS = st.integers(0, 50)

@@ -22,7 +22,7 @@ import images
 import profiles
 from mattebox_server.errors import InvalidRequest
 from mattebox_server.imaging.codec import Limits, Photo, decode, encode, from_raw, probe
-from mattebox_server.options import ImageFormat, PixelFormat, RawPhoto
+from mattebox_server.request import ImageFormat, PixelFormat, RawPhoto
 
 LIMITS = Limits(max_bytes=10_000_000, max_pixels=1_000_000)
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
@@ -214,7 +214,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from mattebox_server.imaging.codec import Limits, decode, encode, probe
-from mattebox_server.options import ImageFormat
+from mattebox_server.request import ImageFormat
 
 def held(what):
     return 1024 * int(Path("/proc/self/status").read_text().partition(what + ":")[2].split()[0])

@@ -224,7 +224,7 @@ from mattebox_server.imaging import codec
 from mattebox_server.admission.budget import Budget
 from mattebox_server.imaging.codec import Limits
 from mattebox_server.engine.inference import Inference
-from mattebox_server.options import *
+from mattebox_server.request import *
 from mattebox_server.spec import ModelSpec
 from mattebox_server.removal.stages import finish, prepare
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from fakes import FakeSession, engine_of
+from mattebox_server.engine.config import EngineConfig
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.loading import load_engine
-from mattebox_server.engine.options import EngineOptions
 from mattebox_server.engine.session import Stop
 from mattebox_server.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, UnknownModel
 from mattebox_server.imaging.pixels import Pixels
@@ -173,7 +173,7 @@ def test_a_session_that_can_not_stop_ends_its_run() -> None:
 
 def test_onnxruntime_stops(colour_model: Path) -> None:
     """Between two nodes; the session runs on as if nothing had been."""
-    engine = load_engine([colour_model], EngineOptions(provider="cpu"))
+    engine = load_engine([colour_model], EngineConfig(provider="cpu"))
     session = engine.networks[0].sessions[0]
     image, keep = np.zeros((1, 64, 96, 3), np.uint8), np.ones((1, 4), np.float32)
     stop = Stop()

@@ -198,9 +198,9 @@ import asyncio, resource
 import numpy as np
 from pathlib import Path
 from mattebox_server.engine.loading import load_engine
-from mattebox_server.engine.options import EngineOptions
+from mattebox_server.engine.config import EngineConfig
 
-engine = load_engine([Path({str(colour_model)!r})], EngineOptions(provider="cpu", max_batch=8))
+engine = load_engine([Path({str(colour_model)!r})], EngineConfig(provider="cpu", max_batch=8))
 image = np.zeros((1000, 1000, 3), np.uint8)
 
 async def ask(count):

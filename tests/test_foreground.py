@@ -13,7 +13,7 @@ from mattebox_server.matting import blend, grabcut, guided
 from mattebox_server.matting.foreground import Restorer, separate
 from mattebox_server.matting.grid import Grid
 from mattebox_server.matting.matte import make_matte
-from mattebox_server.options import MatteMethod, MatteOptions
+from mattebox_server.request import MatteMethod, MatteOptions
 
 Doubles = NDArray[np.floating[Any]]
 

@@ -21,9 +21,9 @@ from conftest import run_export
 from mattebox_server.engine import loading, providers, selfcheck, session
 from mattebox_server.engine.artifact import read_artifact, read_metadata
 from mattebox_server.engine.cache import CacheEntry
+from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import check_session, load_engine, warm_up
-from mattebox_server.engine.options import EngineOptions, ProviderName, ProviderUnavailable
 from mattebox_server.engine.providers import find_device
 from mattebox_server.engine.session import Maps, OnnxSession, Stop
 from mattebox_server.errors import StartupError
@@ -31,10 +31,10 @@ from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.local import LocalServer
 from mattebox_server.spec import METADATA_KEY, ModelSpec
 
-OPTIONS = EngineOptions(provider="cpu")
+OPTIONS = EngineConfig(provider="cpu")
 
 
-def onnx_session(model: Path, options: EngineOptions = OPTIONS) -> OnnxSession:
+def onnx_session(model: Path, options: EngineConfig = OPTIONS) -> OnnxSession:
     return OnnxSession(read_artifact(model), find_device("cpu", 0), options)
 
 
@@ -227,13 +227,13 @@ def test_half_precision_is_refused_by_a_cpu(colour_model: Path, folder: Path) ->
         with pytest.raises(StartupError, match="export it with --precision fp32"):
             LocalServer([folder / "half.onnx"], ["--provider", provider]).__enter__()
     with pytest.raises(StartupError, match="in bf16 here, only in fp32"):
-        load_engine([colour_model], EngineOptions(provider="cpu", precision="bf16"))
+        load_engine([colour_model], EngineConfig(provider="cpu", precision="bf16"))
 
 
 def test_warm_up_runs_every_usual_shape_but_on_the_cpu_provider(colour_model: Path) -> None:
     class Elsewhere(Broken):
         def __init__(self, provider: ProviderName) -> None:
-            super().__init__(onnx_session(colour_model, EngineOptions(max_batch=8)), "as it is")
+            super().__init__(onnx_session(colour_model, EngineConfig(max_batch=8)), "as it is")
             self.provider: ProviderName = provider
             self.shapes: list[tuple[int, ...]] = []
 
@@ -250,7 +250,7 @@ def test_warm_up_runs_every_usual_shape_but_on_the_cpu_provider(colour_model: Pa
 
 def test_runs_on_buffers_of_the_device(colour_model: Path) -> None:
     """The GPU's way of running, on the one device that is everywhere: the same numbers, buffers used again."""
-    whole = onnx_session(colour_model, EngineOptions(provider="cpu", max_batch=2))
+    whole = onnx_session(colour_model, EngineConfig(provider="cpu", max_batch=2))
     plain = ort.InferenceSession(colour_model, providers=["CPUExecutionProvider"])
     bound = session._Bound(plain, "cpu", 0)  # pyright: ignore[reportPrivateUsage]
     rng = np.random.default_rng(0)
@@ -283,7 +283,7 @@ def test_a_run_that_fails_gives_its_buffers_back(colour_model: Path) -> None:
 def test_frequent_sizes_get_sessions_of_their_own(colour_model: Path, brightness_model: Path) -> None:
     """The same numbers, and only for photos of that aspect: all others go the usual way."""
     whole = onnx_session(colour_model)
-    options = EngineOptions(provider="cpu", static_sizes=((4000, 3000), (640, 480), (300, 400)))
+    options = EngineConfig(provider="cpu", static_sizes=((4000, 3000), (640, 480), (300, 400)))
     static = onnx_session(colour_model, options)
     sizes = {(64, 85), (85, 64)}
     assert set(static._static) == sizes  # pyright: ignore[reportPrivateUsage]
@@ -316,7 +316,7 @@ def test_a_network_of_one_photo_a_run_never_gets_more(folder: Path) -> None:
         )
         return [answer.batch_size for answer in found]
 
-    engine = load_engine([folder / "one.onnx"], EngineOptions(provider="cpu", max_batch=4))
+    engine = load_engine([folder / "one.onnx"], EngineConfig(provider="cpu", max_batch=4))
     assert asyncio.run(ask(engine)) == [1] * 6
     engine.close()
 

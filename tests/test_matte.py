@@ -15,7 +15,7 @@ from mattebox_server.imaging.pixels import Pixels, as_pixels
 from mattebox_server.matting import grabcut, guided
 from mattebox_server.matting.grid import Grid
 from mattebox_server.matting.matte import Matte, make_matte
-from mattebox_server.options import MatteMethod, MatteOptions
+from mattebox_server.request import MatteMethod, MatteOptions
 
 Doubles = NDArray[np.floating[Any]]
 Where = NDArray[np.bool_]

@@ -14,7 +14,7 @@ import images
 import profiles
 from mattebox_server.errors import BadPhoto
 from mattebox_server.imaging.codec import Limits, Photo, decode, encode, probe
-from mattebox_server.options import ImageFormat
+from mattebox_server.request import ImageFormat
 
 LIMITS = Limits(max_bytes=40_000_000, max_pixels=1_000_000)
 P3 = profiles.rgb()

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from fakes import spec
-from mattebox_server.engine.nvidia import Gpu, find_gpu
-from mattebox_server.engine.options import (
-    EngineOptions,
+from mattebox_server.engine.config import (
+    EngineConfig,
     ProviderName,
     ProviderUnavailable,
     cuda_options,
@@ -21,10 +20,11 @@ from mattebox_server.engine.options import (
     running_precision,
     tensorrt_options,
 )
+from mattebox_server.engine.nvidia import Gpu, find_gpu
 from mattebox_server.engine.providers import Device, cache_facts
 from mattebox_server.spec import Letterbox, ModelSpec, Precision, ShortSide, Stretch
 
-OPTIONS = EngineOptions(device_id=2, max_batch=4)
+OPTIONS = EngineConfig(device_id=2, max_batch=4)
 RECIPE = ShortSide(short_side_px=450, max_long_side_px=1800)
 
 
@@ -108,12 +108,12 @@ def test_tensorrt_takes_aspects_up_to_two() -> None:
 
 
 def test_batches_by_default() -> None:
-    assert [EngineOptions().max_batch_on(p) for p in ("cpu", "openvino", "cuda", "tensorrt")] == [1, 1, 8, 8]
-    assert EngineOptions(max_batch=3).max_batch_on("cpu") == 3
+    assert [EngineConfig().max_batch_on(p) for p in ("cpu", "openvino", "cuda", "tensorrt")] == [1, 1, 8, 8]
+    assert EngineConfig(max_batch=3).max_batch_on("cpu") == 3
 
 
 def test_runs_at_once_share_the_threads() -> None:
-    shares = [EngineOptions(threads=8, sessions=sessions).threads_per_run for sessions in (1, 2, 3, 16)]
+    shares = [EngineConfig(threads=8, sessions=sessions).threads_per_run for sessions in (1, 2, 3, 16)]
     assert shares == [8, 4, 2, 1]
 
 

@@ -14,8 +14,8 @@ from mattebox_server.admission.lane import LaneLimits
 from mattebox_server.errors import BadPhoto, DeadlineExceeded, InferenceFailed, InvalidRequest, NotServing, Overloaded
 from mattebox_server.imaging import codec
 from mattebox_server.imaging.codec import Limits
-from mattebox_server.options import EncodedPhoto, ImageBackground, RemovalRequest
 from mattebox_server.removal.pipeline import Pipeline
+from mattebox_server.request import EncodedPhoto, ImageBackground, RemovalRequest
 
 PHOTO = EncodedPhoto(images.encode(images.scene()))
 PIXELS = 96 * 64

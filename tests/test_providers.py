@@ -8,14 +8,14 @@ import pytest
 from conftest import run_export
 from mattebox_server.engine import providers
 from mattebox_server.engine.artifact import read_artifact
+from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable
 from mattebox_server.engine.loading import load_engine
-from mattebox_server.engine.options import EngineOptions, ProviderName, ProviderUnavailable
 from mattebox_server.engine.providers import check_placement, create_session, find_device
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
 
 HAS_CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
-OPTIONS = EngineOptions(provider="cpu", threads=1)
+OPTIONS = EngineConfig(provider="cpu", threads=1)
 
 
 def opened(model: Path, provider: ProviderName) -> ort.InferenceSession:

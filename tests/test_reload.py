@@ -27,15 +27,15 @@ import networks
 from conftest import run_export
 from mattebox_server.engine import loading
 from mattebox_server.engine.artifact import FileBytes, file_state, read_artifact
+from mattebox_server.engine.config import EngineConfig, ProviderName
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import ModelFile, ModelFiles, load_engine
-from mattebox_server.engine.options import EngineOptions, ProviderName
 from mattebox_server.engine.providers import Device, find_device
 from mattebox_server.engine.session import Maps, OnnxSession
 from mattebox_server.errors import InferenceFailed, NotServing, StartupError
 from mattebox_server.local import LocalServer
 
-OPTIONS = EngineOptions(provider="cpu")
+OPTIONS = EngineConfig(provider="cpu")
 PHOTO = images.encode(images.scene())
 NEW_LABELS = ("background", "rot", "gruen", "blau")
 ENOUGH_S = 60.0

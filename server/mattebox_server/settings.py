@@ -22,7 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from mattebox_server.engine.options import GPU_PROVIDERS, EngineOptions, ProviderName, RequestedPrecision
+from mattebox_server.engine.config import GPU_PROVIDERS, EngineConfig, ProviderName, RequestedPrecision
 from mattebox_server.errors import StartupError
 from mattebox_server.security.certificates import TlsFiles
 
@@ -264,9 +264,9 @@ class Settings(BaseSettings):
         return TlsFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
     @property
-    def engine(self) -> EngineOptions:
+    def engine(self) -> EngineConfig:
         """What the engine is asked for."""
-        return EngineOptions(
+        return EngineConfig(
             provider=self.provider,
             precision=self.precision,
             threads=self.engine_threads,

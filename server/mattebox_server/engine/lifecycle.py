@@ -13,8 +13,8 @@ from typing import Protocol
 
 import structlog
 
+from mattebox_server.engine.config import ProviderUnavailable
 from mattebox_server.engine.network import Network, Replica
-from mattebox_server.engine.options import ProviderUnavailable
 from mattebox_server.engine.session import Session
 from mattebox_server.errors import MatteboxError, StartupError
 

@@ -14,18 +14,18 @@ import structlog
 
 from mattebox_server.engine import selfcheck
 from mattebox_server.engine.artifact import Artifact, FileState, file_state, read_artifact
+from mattebox_server.engine.config import (
+    GPU_PROVIDERS,
+    LADDER,
+    TARGETS,
+    EngineConfig,
+    ProviderName,
+    ProviderUnavailable,
+)
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import run_session
 from mattebox_server.engine.network import BatchLimits, Network
 from mattebox_server.engine.observer import EngineObserver
-from mattebox_server.engine.options import (
-    GPU_PROVIDERS,
-    LADDER,
-    TARGETS,
-    EngineOptions,
-    ProviderName,
-    ProviderUnavailable,
-)
 from mattebox_server.engine.providers import Device, find_device
 from mattebox_server.engine.session import OnnxSession, Session
 from mattebox_server.errors import InferenceFailed, StartupError
@@ -40,7 +40,7 @@ _ASPECTS = ((3, 2), (4, 3), (3, 4), (2, 3), (1, 1), (16, 9), (9, 16))
 _WARM_UP_S = 5.0  # a first time costs some 100 ms: where a run takes seconds, no caller would notice
 
 
-def load_engine(paths: Sequence[Path], options: EngineOptions) -> Engine:
+def load_engine(paths: Sequence[Path], options: EngineConfig) -> Engine:
     """Reads, compiles, proves and warms up every model.
 
     Raises:
@@ -85,7 +85,7 @@ class ModelFiles:
         options: of the engine.
     """
 
-    def __init__(self, files: Mapping[str, ModelFile], options: EngineOptions) -> None:
+    def __init__(self, files: Mapping[str, ModelFile], options: EngineConfig) -> None:
         self._files, self._options = files, options
 
     def open(self, old: Network) -> Network:
@@ -126,13 +126,13 @@ def _require_unchanged(file: ModelFile) -> None:
         raise StartupError(f"{file.path} changed while it was loaded")
 
 
-def _network(artifact: Artifact, options: EngineOptions) -> Network:
+def _network(artifact: Artifact, options: EngineConfig) -> Network:
     sessions = _open(artifact, options)
     limits = BatchLimits(sessions[0].max_batch, options.batch_wait_s, options.max_queue, options.max_failures)
     return Network(sessions, limits, options.observer)
 
 
-def _open(artifact: Artifact, options: EngineOptions) -> list[OnnxSession]:
+def _open(artifact: Artifact, options: EngineConfig) -> list[OnnxSession]:
     asked = options.provider
     sessions = _on_ladder(artifact, options) if asked == "auto" else _by_name(artifact, asked, options)
     session, spec = sessions[0], artifact.spec
@@ -161,14 +161,14 @@ def _open(artifact: Artifact, options: EngineOptions) -> list[OnnxSession]:
     return sessions
 
 
-def _by_name(artifact: Artifact, provider: ProviderName, options: EngineOptions) -> list[OnnxSession]:
+def _by_name(artifact: Artifact, provider: ProviderName, options: EngineConfig) -> list[OnnxSession]:
     try:
         return _on_provider(artifact, provider, options)
     except ProviderUnavailable as error:
         raise StartupError(f"{artifact.path} can't run on {provider}: {error}") from error
 
 
-def _on_ladder(artifact: Artifact, options: EngineOptions) -> list[OnnxSession]:
+def _on_ladder(artifact: Artifact, options: EngineConfig) -> list[OnnxSession]:
     reasons: list[str] = []
     for provider in LADDER:
         try:
@@ -179,20 +179,20 @@ def _on_ladder(artifact: Artifact, options: EngineOptions) -> list[OnnxSession]:
     raise StartupError(f"no provider can run {artifact.path}: {'; '.join(reasons)}")
 
 
-def _on_provider(artifact: Artifact, provider: ProviderName, options: EngineOptions) -> list[OnnxSession]:
+def _on_provider(artifact: Artifact, provider: ProviderName, options: EngineConfig) -> list[OnnxSession]:
     """As many sessions as there are runs at once; each is proven by itself."""
     device = find_device(provider, options.device_id)
     return [_ready(artifact, device, options) for _ in range(options.sessions)]
 
 
-def _ready(artifact: Artifact, device: Device, options: EngineOptions) -> OnnxSession:
+def _ready(artifact: Artifact, device: Device, options: EngineConfig) -> OnnxSession:
     session = _proven(artifact, device, options)
     with _phase("warm up", artifact.spec.name, device.provider, options.observer) as facts:
         facts["runs"] = warm_up(session, session.max_batch)
     return session
 
 
-def _proven(artifact: Artifact, device: Device, options: EngineOptions) -> OnnxSession:
+def _proven(artifact: Artifact, device: Device, options: EngineConfig) -> OnnxSession:
     """A session that computes what the network says; what a cache holds is compiled anew if it doesn't."""
     with _phase("compile", artifact.spec.name, device.provider, options.observer) as facts:
         session = OnnxSession(artifact, device, options)

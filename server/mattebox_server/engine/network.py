@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from mattebox_server.engine.config import ProviderName
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.observer import EngineObserver, Unobserved
-from mattebox_server.engine.options import ProviderName
 from mattebox_server.engine.session import Session
 from mattebox_server.errors import DeadlineExceeded, NotServing
 from mattebox_server.imaging.pixels import Pixels

@@ -3,7 +3,7 @@
 import ctypes
 from dataclasses import dataclass
 
-from mattebox_server.engine.options import ProviderUnavailable
+from mattebox_server.engine.config import ProviderUnavailable
 
 _DRIVER = "libcuda.so.1"
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute of cuda.h

@@ -17,11 +17,10 @@ import structlog
 
 from mattebox_server.engine.artifact import Artifact
 from mattebox_server.engine.cache import CacheEntry
-from mattebox_server.engine.nvidia import Gpu, find_gpu
-from mattebox_server.engine.options import (
+from mattebox_server.engine.config import (
     LADDER,
     TARGETS,
-    EngineOptions,
+    EngineConfig,
     ProviderName,
     ProviderUnavailable,
     RunningPrecision,
@@ -31,6 +30,7 @@ from mattebox_server.engine.options import (
     running_precision,
     tensorrt_options,
 )
+from mattebox_server.engine.nvidia import Gpu, find_gpu
 from mattebox_server.spec import Target
 
 log = structlog.stdlib.get_logger(__name__)
@@ -126,7 +126,7 @@ def best_target() -> Target:
 
 
 def create_session(
-    artifact: Artifact, device: Device, options: EngineOptions, size: tuple[int, int] | None = None
+    artifact: Artifact, device: Device, options: EngineConfig, size: tuple[int, int] | None = None
 ) -> Opened:
     """A session of an artifact that really runs on the device.
 
@@ -156,7 +156,7 @@ def create_session(
 
 
 def _initialise(
-    artifact: Artifact, device: Device, options: EngineOptions, plan: _Plan, entry: CacheEntry | None
+    artifact: Artifact, device: Device, options: EngineConfig, plan: _Plan, entry: CacheEntry | None
 ) -> ort.InferenceSession:
     """Compiles, or takes what was compiled before; what the provider can't take is compiled anew."""
     try:
@@ -173,7 +173,7 @@ def _initialise(
 
 
 def _session(
-    artifact: Artifact, device: Device, options: EngineOptions, plan: _Plan, entry: CacheEntry | None
+    artifact: Artifact, device: Device, options: EngineConfig, plan: _Plan, entry: CacheEntry | None
 ) -> ort.InferenceSession:
     common, cache = session_options(options.threads_per_run, plan.fixed), None if entry is None else entry.folder
     match device.provider:
@@ -252,7 +252,7 @@ def cache_facts(
     }
 
 
-def _cache_entry(artifact: Artifact, device: Device, options: EngineOptions, plan: _Plan) -> CacheEntry | None:
+def _cache_entry(artifact: Artifact, device: Device, options: EngineConfig, plan: _Plan) -> CacheEntry | None:
     """The place of the compiled model; None for providers that keep nothing, or if there is to be no cache.
 
     onnxruntime's CPU and CUDA providers have no such thing: optimising a ResNet-101's graph takes them half a second.

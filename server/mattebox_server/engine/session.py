@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from mattebox_server.engine import selfcheck
 from mattebox_server.engine.artifact import Artifact
-from mattebox_server.engine.options import (
+from mattebox_server.engine.config import (
     GPU_PROVIDERS,
-    EngineOptions,
+    EngineConfig,
     ProviderName,
     ProviderUnavailable,
     input_bounds,
@@ -111,7 +111,7 @@ class OnnxSession:
             Whoever has proven it calls `keep_compiled`, else `forget_compiled`.
     """
 
-    def __init__(self, artifact: Artifact, device: Device, options: EngineOptions) -> None:
+    def __init__(self, artifact: Artifact, device: Device, options: EngineConfig) -> None:
         """Opens an artifact on a device.
 
         Raises:
@@ -252,7 +252,7 @@ class _Bound:
         return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, *self._place)
 
 
-def static_sizes(spec: ModelSpec, provider: ProviderName, options: EngineOptions) -> set[tuple[int, int]]:
+def static_sizes(spec: ModelSpec, provider: ProviderName, options: EngineConfig) -> set[tuple[int, int]]:
     """Heights and widths of the network's input that get a session of their own.
 
     Networks of one input size have it anyway, and GPUs choose kernels for each shape by themselves.

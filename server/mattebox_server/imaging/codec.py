@@ -29,7 +29,7 @@ from mattebox_server.imaging.headers import (
     probe,
 )
 from mattebox_server.imaging.pixels import Pixels, as_pixels
-from mattebox_server.options import ImageFormat, PixelFormat, RawPhoto
+from mattebox_server.request import ImageFormat, PixelFormat, RawPhoto
 
 __all__ = [
     "Header",

@@ -22,9 +22,9 @@ from mattebox_server.engine.network import Network
 from mattebox_server.errors import DeadlineExceeded
 from mattebox_server.imaging import codec
 from mattebox_server.imaging.codec import Limits
-from mattebox_server.options import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 from mattebox_server.records import Stage
 from mattebox_server.removal.stages import Finished, Prepared, finish, kept_classes, prepare
+from mattebox_server.request import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from mattebox_server.matting.backdrop import blurred, continue_subject, cover, p
 from mattebox_server.matting.blend import composite, cutout, restore
 from mattebox_server.matting.matte import Matte, hard_mask, make_matte
 from mattebox_server.matting.subjects import Subject, find_subjects
-from mattebox_server.options import (
+from mattebox_server.request import (
     Background,
     BlurBackground,
     ColorBackground,

@@ -5,7 +5,7 @@ Every field that is wrong is found in one pass, so that a caller reads all of it
 
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.errors import InvalidRequest, Violation
-from mattebox_server.options import (
+from mattebox_server.request import (
     Background,
     BlurBackground,
     ColorBackground,

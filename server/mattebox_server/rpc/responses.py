@@ -8,8 +8,8 @@ from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.network import Network
 from mattebox_server.matting.subjects import Subject
-from mattebox_server.options import ImageFormat, OutputOptions
 from mattebox_server.removal.pipeline import Composite
+from mattebox_server.request import ImageFormat, OutputOptions
 from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch
 
 _IMAGE_FORMATS = {

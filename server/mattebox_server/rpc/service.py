@@ -14,9 +14,9 @@ from google.protobuf.message import Message
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.admission.admission import Origin
 from mattebox_server.errors import NotServing, Overloaded, Unauthenticated
-from mattebox_server.options import RemovalRequest
 from mattebox_server.records import Record
 from mattebox_server.removal.pipeline import Pipeline
+from mattebox_server.request import RemovalRequest
 from mattebox_server.rpc.access import Identify, authorizations
 from mattebox_server.rpc.calls import CallerGone, Calls, Refused
 from mattebox_server.rpc.requests import parse_request

@@ -30,7 +30,7 @@ class ProviderUnavailable(Exception):
 
 
 @dataclass(frozen=True)
-class EngineOptions:
+class EngineConfig:
     """What the operator asks for.
 
     Args:
@@ -129,7 +129,7 @@ def openvino_config(precision: RunningPrecision, threads: int, cache: Path | Non
     return {"load_config": json.dumps({"CPU": config})}
 
 
-def cuda_options(options: EngineOptions, precision: RunningPrecision) -> dict[str, str]:
+def cuda_options(options: EngineConfig, precision: RunningPrecision) -> dict[str, str]:
     """Options of onnxruntime's CUDA provider for one session."""
     found = {
         "device_id": str(options.device_id),
@@ -145,7 +145,7 @@ def cuda_options(options: EngineOptions, precision: RunningPrecision) -> dict[st
     return found
 
 
-def tensorrt_options(options: EngineOptions, spec: ModelSpec, cache: Path | None) -> dict[str, str]:
+def tensorrt_options(options: EngineConfig, spec: ModelSpec, cache: Path | None) -> dict[str, str]:
     """Options of onnxruntime's TensorRT provider for one session.
 
     fp16 is not among them: it is written in the graph, and TensorRT 11 dropped the flag.
@@ -171,7 +171,7 @@ def tensorrt_options(options: EngineOptions, spec: ModelSpec, cache: Path | None
     return found
 
 
-def fixed_lengths(options: EngineOptions, provider: ProviderName, size: tuple[int, int] | None) -> dict[str, int]:
+def fixed_lengths(options: EngineConfig, provider: ProviderName, size: tuple[int, int] | None) -> dict[str, int]:
     """Lengths of the input that are known before any photo comes, by their names in the artifact.
 
     CPUs win by them: a ResNet-101's run takes 3 % less time when all are known, U2-Net-p's 2 % with the batch alone.
