@@ -67,7 +67,7 @@ bench-first-look: $(DEMO) ## time a photo through the server, against the refere
 	$(BIN)/python benchmarks/first_look.py $(ARGS)
 
 bench-engine: $(BENCH) ## time the networks by everything that runs them here [ARGS="--models u2netp"]
-	$(BIN)/python benchmarks/engine.py $(ARGS)
+	$(BIN)/python benchmarks/providers.py $(ARGS)
 
 bench-quality: $(DEMO) ## score the mattes of photos whose true mattes are known: DATA=folder [ARGS="--limit 4"]
 	@test -n "$(DATA)" || { echo "say which photos: make bench-quality DATA=folder"; exit 2; }

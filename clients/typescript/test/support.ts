@@ -1,4 +1,4 @@
-/** What the tests' starter (tests/test_typescript.py) tells: where the servers are, and the photo. */
+/** What the tests' starter (tests/client/test_typescript.py) tells: where the servers are, and the photo. */
 
 import { readFileSync } from "node:fs";
 
@@ -26,7 +26,7 @@ interface Places {
 
 const path = process.env["MATTEBOX_TEST_PLACES"];
 if (path === undefined) {
-  throw new Error("run by tests/test_typescript.py");
+  throw new Error("run by tests/client/test_typescript.py");
 }
 
 export const places = JSON.parse(readFileSync(path, "utf8")) as Places;

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 import images
+from command_line import files, run, start
 from mattebox.cli.jobs import Naming, plan_folder
 from mattebox_server.local import LocalServer
-from test_cli import run
-from test_cli_folders import LARGE, PHOTO, files, start
-from test_transport import eventually
+from waiting import eventually
+
+PHOTO = images.encode(images.scene(48, 32), "JPEG")
+LARGE = images.encode(images.textured(1600, 1200), "JPEG")
 
 
 @pytest.fixture(name="photos")

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import images
 import mattebox
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.local import LocalServer
+from waiting import answered, eventually
 
 PHOTO = images.encode(images.scene())
 LARGE = images.encode(images.textured(1600, 1200))  # 3.8 MB, more than gRPC keeps by default for another attempt
@@ -47,17 +48,6 @@ def load(client: mattebox.Client, photo: bytes) -> Generator[Counter[str]]:
         over.set()
         for thread in threads:
             thread.join()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def answered(server: LocalServer) -> int:
-    return sum(event.get("event") == "request" for event in list(server.events))
 
 
 @pytest.mark.parametrize("photo", [PHOTO, LARGE], ids=["small", "large"])

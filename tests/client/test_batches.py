@@ -15,7 +15,7 @@ from case_server import case_server
 from mattebox.batches import NamedPhoto, Slot, Window
 from mattebox_server.local import LocalServer
 from shells import Shell, open_shell
-from test_transport import answered, eventually
+from waiting import answered, eventually
 
 PHOTO = images.encode(images.scene())
 SMALL = mattebox.Output(size=20)

@@ -18,7 +18,7 @@ from load.peers.environment import Environment, Patch
 from load.peers.messages import BytesValueCodec, InferCodec
 from load.peers.peer import Launch, Peer, Place
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG and so on"
 
 # A server that answers by status, and leaves a daemon behind, in a session of its own.

@@ -21,7 +21,7 @@ from authority import Authority
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.local import LocalServer
 from shells import open_shell
-from test_transport import eventually
+from waiting import eventually
 
 PHOTO = images.encode(images.scene())
 LARGE = images.encode(images.textured(2400, 1800), "BMP")

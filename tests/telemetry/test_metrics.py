@@ -30,7 +30,7 @@ from mattebox_server.engine.batcher import Batcher
 from mattebox_server.engine.network import BatchLimits, Network
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
-from mattebox_server.telemetry.telemetry import metrics
+from mattebox_server.telemetry import metrics
 
 PHOTO = images.encode(images.scene())
 LARGE = images.encode(images.textured(3000, 2000), "JPEG")

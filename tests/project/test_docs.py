@@ -22,11 +22,11 @@ from mattebox.options import COLORS
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.local import LocalServer
 from mattebox_server.settings import Settings
-from test_typescript import PACKAGE, npm, run
+from node_package import PACKAGE, npm, run
 
 __all__ = ["npm"]  # a fixture
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
 SHOWN = ("index.md", "quickstart.md", "options.md", "streams.md", "errors.md", "deadlines.md", "scaling.md")
 OPTION_MESSAGES = (

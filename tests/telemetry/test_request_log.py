@@ -16,8 +16,8 @@ from mattebox_server.errors import Overloaded
 from mattebox_server.local import LocalServer
 from mattebox_server.records import Record, Stage
 from mattebox_server.rpc.calls import Calls, Refused
+from mattebox_server.telemetry import request_log
 from mattebox_server.telemetry.request_log import RequestLog
-from mattebox_server.telemetry.telemetry import request_log
 
 WRITE_ONE = """
 import sys

@@ -1,9 +1,6 @@
 """The TypeScript client against real servers: its own tests, run by Node; and the package that users get."""
 
 import json
-import os
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -22,11 +19,10 @@ from case_server import case_server
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.local import LocalServer
+from node_package import LONGEST_S, PACKAGE, run
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "clients" / "typescript"
+ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-of-some-length"
-LONGEST_S = 300
 
 
 class DeafServicer(pb_grpc.BackgroundRemovalServiceServicer):
@@ -88,34 +84,6 @@ def deaf_server() -> Generator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         server.stop(None)
-
-
-@pytest.fixture(scope="module")
-def npm() -> str:
-    """Its command; the packages of the lock file are installed."""
-    command = shutil.which("npm")
-    if command is None:
-        pytest.skip("there is no npm on this machine: the TypeScript client isn't tested")
-    installed, lock = PACKAGE / "node_modules" / ".package-lock.json", PACKAGE / "package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        run(command, "ci", "--no-audit", "--no-fund", "--loglevel=error")
-        installed.touch()
-    return command
-
-
-def run(*command: str, **environment: str) -> str:
-    """In the package's folder; what it prints."""
-    done = subprocess.run(
-        command,
-        cwd=PACKAGE,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=LONGEST_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout[-20_000:]}\n{done.stderr[-5_000:]}"
-    return done.stdout
 
 
 def secure_server(model: Path, folder: Path) -> tuple[LocalServer, dict[str, str]]:

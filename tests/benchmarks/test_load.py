@@ -27,7 +27,7 @@ from load.report import write_report
 from load.results import load_results
 from load.selftest import paused_load
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PLAN = Plan(Photos("bytes", (b"x",), (1,)), 0.5, 3.0, 2, 2, 30.0, "constant", 1)
 NOBODY = Usage(0.0, 0.0)
 

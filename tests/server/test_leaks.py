@@ -73,7 +73,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Process]
     replace(file, f"shop:{TOKEN}\n".encode())
     flags = ["--model", "any.onnx", "--address", "127.0.0.1:0", "--token-file", str(file)]
     command = [sys.executable, "-c", PROGRAM, *flags, "--log-level", "debug", "--log-format", request.param]
-    path = [str(Path(__file__).parent), *sys.path]
+    path = [str(Path(__file__).parents[1]), *sys.path]
     environment = {"PYTHONPATH": ":".join(path), "PATH": ""}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         server, serving = Process(process), threading.Event()

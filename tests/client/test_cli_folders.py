@@ -16,11 +16,11 @@ import pytest
 
 import images
 from case_server import case_server
+from command_line import files, run, start
 from mattebox.cli.jobs import Naming, plan_folder
 from mattebox.cli.watching import News
 from mattebox_server.local import LocalServer
-from test_cli import run
-from test_transport import answered, eventually
+from waiting import answered, eventually
 
 PHOTO = images.encode(images.scene(48, 32), "JPEG")
 LARGE = images.encode(images.textured(1600, 1200), "JPEG")
@@ -37,10 +37,6 @@ def _photos(tmp_path: Path) -> Path:
     (photos / "notes.txt").write_text("no photo")
     (photos / ".hidden.jpg").write_bytes(PHOTO)
     return photos
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_two_hundred_photos_with_five_broken_ones(colour_model: Path, tmp_path: Path) -> None:
@@ -193,12 +189,6 @@ def test_people_see_a_bar_and_pipes_get_lines(server: LocalServer, photos: Path)
 def slow(colour_model: Path) -> Generator[LocalServer]:
     with LocalServer([colour_model], ["--provider", "cpu", "--max-active", "1"]) as server:
         yield server
-
-
-def start(server: LocalServer, *words: str) -> "subprocess.Popen[str]":
-    environment = dict(os.environ, MATTEBOX_ADDRESS=server.address)
-    command = [sys.executable, "-m", "mattebox", *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -22,7 +22,7 @@ from mattebox_server.settings import Settings
 from mattebox_server.telemetry.metrics import COUNTERS_AND_GAUGES, HISTOGRAMS
 from queries import asked_for
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 

@@ -1,6 +1,5 @@
 """The command line as a user runs it."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,18 +7,10 @@ from pathlib import Path
 import pytest
 
 import images
+from command_line import run
 from mattebox_server.local import LocalServer
 
 PHOTO = images.encode(images.scene())
-
-
-def run(server: LocalServer | None, *argv: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    environment = dict(os.environ, COLUMNS="200", NO_COLOR="1")
-    if server is not None:
-        environment["MATTEBOX_ADDRESS"] = server.address
-    return subprocess.run(
-        [sys.executable, "-m", "mattebox", *argv], input=stdin, capture_output=True, env=environment, check=False
-    )
 
 
 @pytest.fixture
