@@ -21,7 +21,6 @@ from grpc import aio
 from proxy import Proxy
 
 import mattebox
-from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.local import LocalServer
 
@@ -212,7 +211,7 @@ def soaked(server: LocalServer, seconds: float) -> Soaked:
 
 
 async def _mixed(address: str, over: threading.Event, made: Counter[str]) -> None:
-    """Photos of several sizes, broken ones, calls with too little time, and streams, on ever new connections."""
+    """Photos of several sizes, broken ones, calls with too little time, on ever new connections."""
     photos = [photo_of(width, width * 3 // 4) for width in (320, 640, 1200, 2000)]
     chance = random.Random(0)
 
@@ -223,17 +222,8 @@ async def _mixed(address: str, over: threading.Event, made: Counter[str]) -> Non
                 patience_s = chance.choice((60, 60, 60, 0.1))
                 made[(await call(channel, photo, time.monotonic(), patience_s)).status] += 1
 
-    async def streamed() -> None:
-        async with channel_to(address) as channel:
-            messages = [
-                pb.RemoveBackgroundStreamRequest(id=str(n), request=request_of(chance.choice(photos))) for n in range(8)
-            ]
-            answers = pb_grpc.BackgroundRemovalServiceStub(channel).RemoveBackgroundStream(iter(messages))
-            async for _ in answers:
-                made["streamed"] += 1
-
     async def loop(work: Callable[[], Awaitable[None]]) -> None:
         while not over.is_set():
             await work()
 
-    await asyncio.gather(loop(single), loop(single), loop(streamed))
+    await asyncio.gather(*(loop(single) for _ in range(3)))

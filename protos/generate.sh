@@ -19,7 +19,7 @@ protoc() {
 typescript() {
     options="env=node,esModuleInterop=true,importSuffix=.js,outputServices=grpc-js,oneof=unions-value"
     options="$options,outputJsonMethods=false,outputPartialMethods=false,exportCommonSymbols=false"
-    protoc --ts_proto_out="$1" --ts_proto_opt="$options,annotateFilesWithVersion=false" google/rpc/error_details.proto
+    protoc --ts_proto_out="$1" --ts_proto_opt="$options,annotateFilesWithVersion=false" google/rpc/error_details.proto google/rpc/status.proto
 }
 
 if [ "${1:-}" = --release ]; then

@@ -33,7 +33,7 @@ from mattebox_server.rpc.access import TokenInterceptor
 from mattebox_server.rpc.calls import Calls
 from mattebox_server.rpc.health import HealthReporter
 from mattebox_server.rpc.listening import bind, is_local
-from mattebox_server.rpc.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
+from mattebox_server.rpc.service import SERVICE_NAME, BackgroundRemovalService
 from mattebox_server.rpc.wire import Wire
 from mattebox_server.security.tls import Certificates
 from mattebox_server.security.tokens import TokenFile
@@ -138,8 +138,7 @@ async def _serve(settings: Settings) -> bool:
 def _service(settings: Settings, calls: Calls, tokens: TokenFile | None) -> BackgroundRemovalService:
     budget = Budget("bytes", settings.in_flight_bytes)
     wire = Wire(Reception(settings.max_receiving, settings.receive_seconds), budget, settings.send_seconds)
-    limits = ServiceLimits(settings.max_message_bytes, settings.max_streams, settings.max_stream_photos)
-    return BackgroundRemovalService(limits, wire, calls, tokens.identify if tokens else None)
+    return BackgroundRemovalService(settings.max_message_bytes, wire, calls, tokens.identify if tokens else None)
 
 
 def _pipeline(settings: Settings, engine: Engine) -> Pipeline:

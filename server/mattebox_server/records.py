@@ -20,7 +20,7 @@ class Stage:
 
 @dataclass
 class Record:
-    """One request, alone or on a stream; filled as it goes along.
+    """One request, filled as it goes along.
 
     Attributes:
         method: of the contract.

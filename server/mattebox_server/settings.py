@@ -152,13 +152,6 @@ class Settings(BaseSettings):
     max_receiving: int = Field(default=64, ge=1, description="requests that are received at once")
     receive_seconds: float = Field(default=30.0, gt=0, description="how long a request may take to arrive")
     send_seconds: float = Field(default=60.0, gt=0, description="how long a caller may take to receive an answer")
-    max_streams: int = Field(default=64, ge=1, description="streams open at once; more are refused")
-    max_stream_photos: int = Field(
-        default=8,
-        ge=1,
-        le=1024,
-        description="photos in flight on one stream; another is read when one is answered",
-    )
     drain_seconds: float = Field(
         default=0.5, ge=0, description="how long new requests are still taken after SIGTERM, until callers know of it"
     )

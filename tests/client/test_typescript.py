@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import count, pairwise
@@ -66,11 +66,6 @@ class DeafServicer(pb_grpc.BackgroundRemovalServiceServicer):
     ) -> pb.ListModelsResponse:
         del request, context
         return pb.ListModelsResponse(default_model=json.dumps(self._counts), limits=pb.Limits())
-
-    def RemoveBackgroundStream(  # noqa: N802 - the contract's name
-        self, request_iterator: Iterator[pb.RemoveBackgroundStreamRequest], context: grpc.ServicerContext
-    ) -> Iterator[pb.RemoveBackgroundStreamResponse]:
-        raise NotImplementedError
 
 
 @contextmanager

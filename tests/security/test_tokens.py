@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,13 +226,10 @@ def test_every_method_asks_but_those_of_health(channel: grpc.Channel) -> None:
     def list_models(metadata: Metadata) -> None:
         stub.ListModels(pb.ListModelsRequest(), timeout=20, metadata=metadata)
 
-    def remove_backgrounds(metadata: Metadata) -> None:
-        list(stub.RemoveBackgroundStream(iter([]), timeout=20, metadata=metadata))
-
     def reflect(metadata: Metadata) -> None:
         list(reflection.ServerReflectionInfo(iter([question]), timeout=20, metadata=metadata))
 
-    for ask in (list_models, remove_backgrounds, reflect):
+    for ask in (list_models, reflect):
         ask(bearer(SHOP))
         for metadata in ((), bearer(WRONG)):
             with pytest.raises(grpc.RpcError) as caught:
@@ -266,24 +263,3 @@ def test_tokens_change_while_callers_are_connected(place: Place, channel: grpc.C
     assert [remove(channel, bearer(token)) for token in (SHOP, WRONG)] == [OK, UNAUTHENTICATED]
     for event in ("tokens reloaded", "the changed tokens are refused, the old ones stay"):
         assert any(line["event"] == event for line in place.server.events)
-
-
-def test_a_token_that_ends_ends_its_streams_photo_by_photo(place: Place, channel: grpc.Channel) -> None:
-    kept, photos = place.file.read_bytes(), queue.Queue[pb.RemoveBackgroundStreamRequest | None]()
-
-    def messages() -> Iterator[pb.RemoveBackgroundStreamRequest]:
-        while (photo := photos.get()) is not None:
-            yield photo
-
-    request = pb.RemoveBackgroundRequest(encoded=PHOTO)
-    stub = pb_grpc.BackgroundRemovalServiceStub(channel)
-    answers: Any = stub.RemoveBackgroundStream(messages(), timeout=30, metadata=bearer(SHOP))
-    photos.put(pb.RemoveBackgroundStreamRequest(id="before", request=request))
-    assert next(answers).response.image
-    replace(place.file, f"printer:{PRINTER}\n".encode())
-    photos.put(pb.RemoveBackgroundStreamRequest(id="after", request=request))
-    answer = next(answers)
-    assert (answer.id, answer.error.code) == ("after", UNAUTHENTICATED.value[0])
-    replace(place.file, kept)
-    photos.put(None)
-    assert list(answers) == []

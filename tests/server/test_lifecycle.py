@@ -23,16 +23,16 @@ from mattebox_server.admission.reception import Reception
 from mattebox_server.app import grpc_server
 from mattebox_server.engine.engine import Engine
 from mattebox_server.rpc.calls import Calls
-from mattebox_server.rpc.service import SERVICE_NAME, BackgroundRemovalService, ServiceLimits
+from mattebox_server.rpc.service import SERVICE_NAME, BackgroundRemovalService
 from mattebox_server.rpc.wire import Wire
 from mattebox_server.settings import Settings
 
 PHOTO = images.encode(images.scene())
 
 
-def parts() -> tuple[ServiceLimits, Wire, Calls]:
+def parts() -> tuple[int, Wire, Calls]:
     """What a service is made of."""
-    return ServiceLimits(1000, 1, 1), Wire(Reception(9, 60), Budget("bytes", 10**6), 60), Calls()
+    return 1000, Wire(Reception(9, 60), Budget("bytes", 10**6), 60), Calls()
 
 
 @pytest.mark.parametrize("state", ["starting", "shutting down"])

@@ -208,23 +208,6 @@ def test_what_goes_wrong_is_told(channel: grpc.Channel, stub: Any, collector: Co
     assert attributes(span)["rpc.response.status_code"] == "DEADLINE_EXCEEDED"
 
 
-def test_photos_on_a_stream_have_spans_of_their_own(stub: Any, collector: Collector) -> None:
-    trace_id = "7" * 32
-    photos = [
-        pb.RemoveBackgroundStreamRequest(id=name, request=pb.RemoveBackgroundRequest(encoded=PHOTO)) for name in "ab"
-    ]
-    list(stub.RemoveBackgroundStream(iter(photos), metadata=traceparent(trace_id), timeout=30))
-    deadline_s = time.monotonic() + 30
-    while len(collector.requests(trace_id)) < 3:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
-    kinds = sorted((span.name.removeprefix(f"{SERVICE}/"), span.kind) for span in collector.requests(trace_id))
-    assert kinds == [
-        ("RemoveBackgroundStream", Span.SPAN_KIND_SERVER),
-        *[("RemoveBackgroundStream/photo", Span.SPAN_KIND_INTERNAL)] * 2,
-    ]
-
-
 def test_what_is_left_is_sent_at_the_end(collector: Collector, colour_model: Path) -> None:
     patient = {**os.environ, "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
     flags = ["--provider", "cpu", "--otlp-endpoint", collector.endpoint]

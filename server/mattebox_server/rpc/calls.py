@@ -1,4 +1,4 @@
-"""What surrounds every request, alone or on a stream: one log line, errors turned into statuses, and a count."""
+"""What surrounds every request: one log line, errors turned into statuses, and a count."""
 
 import asyncio
 import time

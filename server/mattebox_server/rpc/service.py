@@ -4,7 +4,6 @@ from __future__ import annotations  # grpc is generic in its stubs only
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
@@ -13,7 +12,7 @@ from google.protobuf.message import Message
 
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.admission.admission import Origin
-from mattebox_server.errors import NotServing, Overloaded, Unauthenticated
+from mattebox_server.errors import NotServing, Unauthenticated
 from mattebox_server.records import Record
 from mattebox_server.removal.pipeline import Pipeline
 from mattebox_server.request import RemovalRequest
@@ -21,7 +20,6 @@ from mattebox_server.rpc.access import Identify, authorizations
 from mattebox_server.rpc.calls import CallerGone, Calls, Refused
 from mattebox_server.rpc.requests import parse_request
 from mattebox_server.rpc.responses import build_models, build_response
-from mattebox_server.rpc.streaming import PhotoStream
 from mattebox_server.rpc.wire import REQUEST_ID_KEY, Context, Wire, new_record
 from mattebox_server.telemetry.levels import Levels, measure
 
@@ -32,41 +30,24 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["BackgroundRemovalService"].full_n
 _MAX_NAME_CHARACTERS = 64
 _STARTING_RETRY_S = 2.0
 _DRAINING_RETRY_S = 1.0
-_STREAM_RETRY_S = 1.0
 
 Behavior = Callable[[Context, Record], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class ServiceLimits:
-    """What the service takes.
-
-    Args:
-        max_message_bytes: of a request, for ListModels to tell.
-        max_streams: that are open at once.
-        max_stream_photos: in flight on each stream.
-    """
-
-    max_message_bytes: int
-    max_streams: int
-    max_stream_photos: int
 
 
 class BackgroundRemovalService:
     """Answers once it has a pipeline, until it drains.
 
     Args:
-        limits: what it takes.
+        max_message_bytes: of a request, for ListModels to tell.
         wire: how messages come and go.
         calls: counts and logs them.
         identify: the name of a caller's token; None asks for none.
     """
 
-    def __init__(self, limits: ServiceLimits, wire: Wire, calls: Calls, identify: Identify | None = None) -> None:
-        self._limits, self._wire, self._calls, self._identify = limits, wire, calls, identify
+    def __init__(self, max_message_bytes: int, wire: Wire, calls: Calls, identify: Identify | None = None) -> None:
+        self._max_message_bytes, self._wire, self._calls, self._identify = max_message_bytes, wire, calls, identify
         self._pipeline: Pipeline | None = None
         self._draining = asyncio.Event()
-        self.streams = 0
 
     def serve(self, pipeline: Pipeline) -> None:
         """From now on requests are answered."""
@@ -79,13 +60,12 @@ class BackgroundRemovalService:
     def levels(self) -> Levels:
         """How full the server is now; to be asked on the event loop."""
         serving = self._pipeline is not None and not self._draining.is_set()
-        return measure(self._pipeline, self._wire.budget, self.streams, serving)
+        return measure(self._pipeline, self._wire.budget, serving)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The contract's methods, to be added to a server."""
         methods = {
             "RemoveBackground": (self._remove_background, pb.RemoveBackgroundRequest),
-            "RemoveBackgroundStream": (self._remove_backgrounds, pb.RemoveBackgroundStreamRequest),
             "ListModels": (self._list_models, pb.ListModelsRequest),
         }
         return grpc.method_handlers_generic_handler(
@@ -155,35 +135,14 @@ class BackgroundRemovalService:
         record.stages.extend(composite.stages)
         return build_response(composite, removal.output)
 
-    async def _remove_backgrounds(self, context: Context, record: Record) -> None:
-        """Many photos on one stream."""
-        self._ready_pipeline()
-        if self.streams >= self._limits.max_streams:
-            raise Overloaded(f"{self.streams} streams are open, the limit", _STREAM_RETRY_S, "streams")
-        origin = _origin(context, record)
-        await self._greet(context, record)
-        self.streams += 1
-        try:
-
-            def answer(request: pb.RemoveBackgroundRequest, photo: Record) -> Awaitable[pb.RemoveBackgroundResponse]:
-                self._authenticate(context, photo)  # again: a token can end while its streams are open
-                return self._answer(parse_request(request), photo, origin)
-
-            stream = PhotoStream(context, record, self._wire, self._calls, answer)
-            if not await stream.run(self._limits.max_stream_photos, self._draining):
-                raise NotServing("the server is shutting down", _DRAINING_RETRY_S, "draining")
-        finally:
-            self.streams -= 1
-
     async def _list_models(self, context: Context, record: Record) -> None:
         """The models that this server has, and its limits."""
         pipeline = self._ready_pipeline()
         await self._wire.receive(context, record)
         limits = pb.Limits(
-            max_message_bytes=self._limits.max_message_bytes,
+            max_message_bytes=self._max_message_bytes,
             max_photo_bytes=pipeline.limits.max_bytes,
             max_photo_pixels=pipeline.limits.max_pixels,
-            max_stream_photos=self._limits.max_stream_photos,
         )
         await self._greet(context, record)
         await self._wire.send(context, build_models(pipeline.engine, limits), record)

@@ -36,27 +36,24 @@ class Levels:
     Args:
         in_flight_bytes: of requests and answers.
         in_flight_pixels: of all photos.
-        streams: that are open.
         models: none while they are loaded.
     """
 
     in_flight_bytes: int = 0
     in_flight_pixels: int = 0
-    streams: int = 0
     models: tuple[ModelLevels, ...] = ()
 
 
-def measure(pipeline: Pipeline | None, in_flight: Budget, streams: int, serving: bool) -> Levels:
+def measure(pipeline: Pipeline | None, in_flight: Budget, serving: bool) -> Levels:
     """To be asked on the event loop, which is where all of it changes.
 
     Args:
         pipeline: None while models are loaded.
         in_flight: bytes.
-        streams: that are open.
         serving: whether the server takes requests.
     """
     if pipeline is None:
-        return Levels(in_flight.held, 0, streams)
+        return Levels(in_flight.held)
     lanes = pipeline.admission.lanes
     models = tuple(
         ModelLevels(
@@ -70,4 +67,4 @@ def measure(pipeline: Pipeline | None, in_flight: Budget, streams: int, serving:
         )
         for network in pipeline.engine.networks
     )
-    return Levels(in_flight.held, pipeline.admission.pixels.held, streams, models)
+    return Levels(in_flight.held, pipeline.admission.pixels.held, models)

@@ -23,7 +23,6 @@ COUNTERS_AND_GAUGES: Mapping[str, tuple[str, ...]] = {
     "mattebox_active_requests": ("model",),
     "mattebox_in_flight_bytes": (),
     "mattebox_in_flight_pixels": (),
-    "mattebox_streams": (),
     "mattebox_model_serving": ("model", "provider", "precision"),
     "mattebox_startup_seconds": ("phase", "model"),
 }
@@ -38,7 +37,7 @@ HISTOGRAMS: Mapping[str, tuple[str, ...]] = {
 
 # So that a rate is right from the first refusal on: a counter that appears at 500 has never risen.
 _REASONS = (
-    *("queue_full", "queue_wait", "caller_share", "deadline", "bytes", "pixels", "streams", "receiving"),
+    *("queue_full", "queue_wait", "caller_share", "deadline", "bytes", "pixels", "receiving"),
     *("device_memory", "rebuilding", "starting", "draining", "unauthenticated"),
 )
 # Dense where answers are expected: networks take 2 to 20 ms on GPUs, 0.2 to 3 s on CPUs.
@@ -118,7 +117,7 @@ class Metrics:
 
 
 class _LevelsCollector(Collector):
-    """Asks the event loop at each scrape: lanes and streams belong to it, no other thread may look at them."""
+    """Asks the event loop at each scrape: lanes belong to it, no other thread may look at them."""
 
     def __init__(self, levels: Callable[[], Levels], loop: asyncio.AbstractEventLoop) -> None:
         self._levels, self._loop = levels, loop
@@ -145,7 +144,6 @@ class _LevelsCollector(Collector):
 def _gauges(levels: Levels) -> Iterator[Metric]:
     yield _gauge("mattebox_in_flight_bytes", "Bytes of requests and answers in flight.", {(): levels.in_flight_bytes})
     yield _gauge("mattebox_in_flight_pixels", "Pixels of photos in flight.", {(): levels.in_flight_pixels})
-    yield _gauge("mattebox_streams", "Streams that are open.", {(): levels.streams})
     models = levels.models
     yield _gauge("mattebox_queue_length", "Requests that wait.", {(each.model,): each.waiting for each in models})
     what = "Seconds that a new request would wait."

@@ -51,13 +51,12 @@ class Tracer:
     def observe(self, record: Record) -> None:
         """Makes the spans of a request."""
         epoch_ns = time.time_ns() - time.monotonic_ns()  # anew for each: clocks are set
-        method, _, photo = record.method.partition("/")
         parent = self._propagator.extract({"traceparent": record.traceparent})
         span = self._tracer.start_span(
             f"{self._service}/{record.method}",
             parent,
-            SpanKind.INTERNAL if photo else SpanKind.SERVER,
-            self._attributes(record, method),
+            SpanKind.SERVER,
+            self._attributes(record),
             start_time=epoch_ns + _ns(record.started_s),
         )
         if span.is_recording():
@@ -78,11 +77,11 @@ class Tracer:
             log.warning("traces were not delivered in time", seconds=_FLUSH_S)
             self._exporter.shutdown()  # pyright: ignore[reportUnknownMemberType]
 
-    def _attributes(self, record: Record, method: str) -> dict[str, AttributeValue]:
+    def _attributes(self, record: Record) -> dict[str, AttributeValue]:
         found: dict[str, AttributeValue] = {
             "rpc.system.name": "grpc",
             "rpc.system": "grpc",  # its name before 2026, which much software still looks for
-            "rpc.method": f"{self._service}/{method}",
+            "rpc.method": f"{self._service}/{record.method}",
             "rpc.response.status_code": record.status,
             "mattebox.request_id": record.request_id,
             "mattebox.caller": record.caller,

@@ -14,7 +14,6 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
-from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -300,72 +299,6 @@ class RemoveBackgroundResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveBackgroundResponse: _TypeAlias = RemoveBackgroundResponse  # noqa: Y015
-
-@_typing.final
-class RemoveBackgroundStreamRequest(_message.Message):
-    """One photo among many on a stream."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ID_FIELD_NUMBER: _builtins.int
-    REQUEST_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
-    """Chosen by the caller and echoed in the answer; unique among the photos in flight on this stream.
-    1 to 128 characters. Required.
-    """
-    @_builtins.property
-    def request(self) -> Global___RemoveBackgroundRequest:
-        """The photo and its options. Required."""
-
-    def __init__(
-        self,
-        *,
-        id: _builtins.str = ...,
-        request: Global___RemoveBackgroundRequest | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request", b"request"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RemoveBackgroundStreamRequest: _TypeAlias = RemoveBackgroundStreamRequest  # noqa: Y015
-
-@_typing.final
-class RemoveBackgroundStreamResponse(_message.Message):
-    """One answer among many on a stream."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ID_FIELD_NUMBER: _builtins.int
-    RESPONSE_FIELD_NUMBER: _builtins.int
-    ERROR_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
-    """The id of the request that this answers."""
-    @_builtins.property
-    def response(self) -> Global___RemoveBackgroundResponse:
-        """The composite."""
-
-    @_builtins.property
-    def error(self) -> _status_pb2.Status:
-        """Why there is none, with the same codes and details as the unary call's status."""
-
-    def __init__(
-        self,
-        *,
-        id: _builtins.str = ...,
-        response: Global___RemoveBackgroundResponse | None = ...,
-        error: _status_pb2.Status | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
-    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
-
-Global___RemoveBackgroundStreamResponse: _TypeAlias = RemoveBackgroundStreamResponse  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
@@ -1004,26 +937,22 @@ class Limits(_message.Message):
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_PHOTO_BYTES_FIELD_NUMBER: _builtins.int
     MAX_PHOTO_PIXELS_FIELD_NUMBER: _builtins.int
-    MAX_STREAM_PHOTOS_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """Size of a whole request message, in bytes."""
     max_photo_bytes: _builtins.int
     """Size of one image file (photo or background) or of raw data, in bytes."""
     max_photo_pixels: _builtins.int
     """Width x height of one image."""
-    max_stream_photos: _builtins.int
-    """Photos in flight on one stream."""
     def __init__(
         self,
         *,
         max_message_bytes: _builtins.int = ...,
         max_photo_bytes: _builtins.int = ...,
         max_photo_pixels: _builtins.int = ...,
-        max_stream_photos: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_message_bytes", b"max_message_bytes", "max_photo_bytes", b"max_photo_bytes", "max_photo_pixels", b"max_photo_pixels", "max_stream_photos", b"max_stream_photos"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_message_bytes", b"max_message_bytes", "max_photo_bytes", b"max_photo_bytes", "max_photo_pixels", b"max_photo_pixels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,11 +53,6 @@ class BackgroundRemovalServiceStub(object):
                 request_serializer=mattebox_dot_v1_dot_background__removal__pb2.RemoveBackgroundRequest.SerializeToString,
                 response_deserializer=mattebox_dot_v1_dot_background__removal__pb2.RemoveBackgroundResponse.FromString,
                 _registered_method=True)
-        self.RemoveBackgroundStream = channel.stream_stream(
-                '/mattebox.v1.BackgroundRemovalService/RemoveBackgroundStream',
-                request_serializer=mattebox_dot_v1_dot_background__removal__pb2.RemoveBackgroundStreamRequest.SerializeToString,
-                response_deserializer=mattebox_dot_v1_dot_background__removal__pb2.RemoveBackgroundStreamResponse.FromString,
-                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/mattebox.v1.BackgroundRemovalService/ListModels',
                 request_serializer=mattebox_dot_v1_dot_background__removal__pb2.ListModelsRequest.SerializeToString,
@@ -89,16 +84,6 @@ class BackgroundRemovalServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def RemoveBackgroundStream(self, request_iterator, context):
-        """Many photos on one stream. Answers come as they finish, not in the order of the requests; the id tells which is
-        which. A photo that fails is answered by an error in its place and the stream lives on. The server reads no further
-        photo while Limits.max_stream_photos are without an answer that has been received. A server that drains answers
-        what it has read and ends the stream as UNAVAILABLE.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def ListModels(self, request, context):
         """The models that this server has, and its limits.
         """
@@ -113,11 +98,6 @@ def add_BackgroundRemovalServiceServicer_to_server(servicer, server):
                     servicer.RemoveBackground,
                     request_deserializer=mattebox_dot_v1_dot_background__removal__pb2.RemoveBackgroundRequest.FromString,
                     response_serializer=mattebox_dot_v1_dot_background__removal__pb2.RemoveBackgroundResponse.SerializeToString,
-            ),
-            'RemoveBackgroundStream': grpc.stream_stream_rpc_method_handler(
-                    servicer.RemoveBackgroundStream,
-                    request_deserializer=mattebox_dot_v1_dot_background__removal__pb2.RemoveBackgroundStreamRequest.FromString,
-                    response_serializer=mattebox_dot_v1_dot_background__removal__pb2.RemoveBackgroundStreamResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -166,33 +146,6 @@ class BackgroundRemovalService(object):
             '/mattebox.v1.BackgroundRemovalService/RemoveBackground',
             mattebox_dot_v1_dot_background__removal__pb2.RemoveBackgroundRequest.SerializeToString,
             mattebox_dot_v1_dot_background__removal__pb2.RemoveBackgroundResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def RemoveBackgroundStream(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/mattebox.v1.BackgroundRemovalService/RemoveBackgroundStream',
-            mattebox_dot_v1_dot_background__removal__pb2.RemoveBackgroundStreamRequest.SerializeToString,
-            mattebox_dot_v1_dot_background__removal__pb2.RemoveBackgroundStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

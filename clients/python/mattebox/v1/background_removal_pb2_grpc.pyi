@@ -54,12 +54,6 @@ class BackgroundRemovalServiceStub:
     def __new__(cls, channel: _aio.Channel) -> BackgroundRemovalServiceAsyncStub: ...
     RemoveBackground: _grpc.UnaryUnaryMultiCallable[_background_removal_pb2.RemoveBackgroundRequest, _background_removal_pb2.RemoveBackgroundResponse]
     """One photo in, one composite out."""
-    RemoveBackgroundStream: _grpc.StreamStreamMultiCallable[_background_removal_pb2.RemoveBackgroundStreamRequest, _background_removal_pb2.RemoveBackgroundStreamResponse]
-    """Many photos on one stream. Answers come as they finish, not in the order of the requests; the id tells which is
-    which. A photo that fails is answered by an error in its place and the stream lives on. The server reads no further
-    photo while Limits.max_stream_photos are without an answer that has been received. A server that drains answers
-    what it has read and ends the stream as UNAVAILABLE.
-    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_background_removal_pb2.ListModelsRequest, _background_removal_pb2.ListModelsResponse]
     """The models that this server has, and its limits."""
 
@@ -84,12 +78,6 @@ class BackgroundRemovalServiceAsyncStub(BackgroundRemovalServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RemoveBackground: _aio.UnaryUnaryMultiCallable[_background_removal_pb2.RemoveBackgroundRequest, _background_removal_pb2.RemoveBackgroundResponse]  # type: ignore[assignment]
     """One photo in, one composite out."""
-    RemoveBackgroundStream: _aio.StreamStreamMultiCallable[_background_removal_pb2.RemoveBackgroundStreamRequest, _background_removal_pb2.RemoveBackgroundStreamResponse]  # type: ignore[assignment]
-    """Many photos on one stream. Answers come as they finish, not in the order of the requests; the id tells which is
-    which. A photo that fails is answered by an error in its place and the stream lives on. The server reads no further
-    photo while Limits.max_stream_photos are without an answer that has been received. A server that drains answers
-    what it has read and ends the stream as UNAVAILABLE.
-    """
     ListModels: _aio.UnaryUnaryMultiCallable[_background_removal_pb2.ListModelsRequest, _background_removal_pb2.ListModelsResponse]  # type: ignore[assignment]
     """The models that this server has, and its limits."""
 
@@ -117,18 +105,6 @@ class BackgroundRemovalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_background_removal_pb2.RemoveBackgroundResponse, _abc.Awaitable[_background_removal_pb2.RemoveBackgroundResponse]]:
         """One photo in, one composite out."""
-
-    @_abc_1.abstractmethod
-    def RemoveBackgroundStream(
-        self,
-        request_iterator: _MaybeAsyncIterator[_background_removal_pb2.RemoveBackgroundStreamRequest],
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_background_removal_pb2.RemoveBackgroundStreamResponse], _abc.AsyncIterator[_background_removal_pb2.RemoveBackgroundStreamResponse]]:
-        """Many photos on one stream. Answers come as they finish, not in the order of the requests; the id tells which is
-        which. A photo that fails is answered by an error in its place and the stream lives on. The server reads no further
-        photo while Limits.max_stream_photos are without an answer that has been received. A server that drains answers
-        what it has read and ends the stream as UNAVAILABLE.
-        """
 
     @_abc_1.abstractmethod
     def ListModels(

@@ -7,10 +7,8 @@ import {
   type CallOptions,
   type ChannelCredentials,
   Client,
-  type ClientDuplexStream,
   type ClientOptions,
   type ClientUnaryCall,
-  type handleBidiStreamingCall,
   type handleUnaryCall,
   makeGenericClientConstructor,
   type Metadata,
@@ -18,7 +16,6 @@ import {
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
 import { Duration } from "../../google/protobuf/duration.js";
-import { Status } from "../../google/rpc/status.js";
 
 /** How the matte is made. */
 export enum MatteMethod {
@@ -153,32 +150,6 @@ export interface RemoveBackgroundResponse {
     | undefined;
   /** Layout of `image` if `format` is RAW (RGB8, RGBA8 or GRAY8, rows top to bottom without padding), else UNSPECIFIED. */
   pixelFormat: PixelFormat;
-}
-
-/** One photo among many on a stream. */
-export interface RemoveBackgroundStreamRequest {
-  /**
-   * Chosen by the caller and echoed in the answer; unique among the photos in flight on this stream.
-   * 1 to 128 characters. Required.
-   */
-  id: string;
-  /** The photo and its options. Required. */
-  request: RemoveBackgroundRequest | undefined;
-}
-
-/** One answer among many on a stream. */
-export interface RemoveBackgroundStreamResponse {
-  /** The id of the request that this answers. */
-  id: string;
-  /** Always one of the two. */
-  outcome:
-    | //
-    /** The composite. */
-    { $case: "response"; value: RemoveBackgroundResponse }
-    | //
-    /** Why there is none, with the same codes and details as the unary call's status. */
-    { $case: "error"; value: Status }
-    | undefined;
 }
 
 /** Asks for everything; there is nothing to choose. */
@@ -435,8 +406,6 @@ export interface Limits {
   maxPhotoBytes: number;
   /** Width x height of one image. */
   maxPhotoPixels: number;
-  /** Photos in flight on one stream. */
-  maxStreamPhotos: number;
 }
 
 function createBaseRemoveBackgroundRequest(): RemoveBackgroundRequest {
@@ -682,133 +651,6 @@ export const RemoveBackgroundResponse: MessageFns<RemoveBackgroundResponse> = {
             }
 
             message.pixelFormat = reader.int32() as any;
-            continue;
-          }
-        }
-        if ((tag & 7) === 4 || tag === 0) {
-          break;
-        }
-        reader.skip(tag & 7);
-      }
-      return message;
-    } finally {
-      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
-    }
-  },
-};
-
-function createBaseRemoveBackgroundStreamRequest(): RemoveBackgroundStreamRequest {
-  return { id: "", request: undefined };
-}
-
-export const RemoveBackgroundStreamRequest: MessageFns<RemoveBackgroundStreamRequest> = {
-  encode(message: RemoveBackgroundStreamRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.id !== "") {
-      writer.uint32(10).string(message.id);
-    }
-    if (message.request !== undefined) {
-      RemoveBackgroundRequest.encode(message.request, writer.uint32(18).fork()).join();
-    }
-    return writer;
-  },
-
-  decode(input: BinaryReader | Uint8Array, length?: number): RemoveBackgroundStreamRequest {
-    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
-    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
-    if (previousRecursionDepth >= 100) {
-      throw new globalThis.Error("protobuf decode recursion limit exceeded");
-    }
-    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
-    try {
-      const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseRemoveBackgroundStreamRequest();
-      while (reader.pos < end) {
-        const tag = reader.uint32();
-        switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 10) {
-              break;
-            }
-
-            message.id = reader.string();
-            continue;
-          }
-          case 2: {
-            if (tag !== 18) {
-              break;
-            }
-
-            message.request = RemoveBackgroundRequest.decode(reader, reader.uint32());
-            continue;
-          }
-        }
-        if ((tag & 7) === 4 || tag === 0) {
-          break;
-        }
-        reader.skip(tag & 7);
-      }
-      return message;
-    } finally {
-      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
-    }
-  },
-};
-
-function createBaseRemoveBackgroundStreamResponse(): RemoveBackgroundStreamResponse {
-  return { id: "", outcome: undefined };
-}
-
-export const RemoveBackgroundStreamResponse: MessageFns<RemoveBackgroundStreamResponse> = {
-  encode(message: RemoveBackgroundStreamResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.id !== "") {
-      writer.uint32(10).string(message.id);
-    }
-    switch (message.outcome?.$case) {
-      case "response":
-        RemoveBackgroundResponse.encode(message.outcome.value, writer.uint32(18).fork()).join();
-        break;
-      case "error":
-        Status.encode(message.outcome.value, writer.uint32(26).fork()).join();
-        break;
-    }
-    return writer;
-  },
-
-  decode(input: BinaryReader | Uint8Array, length?: number): RemoveBackgroundStreamResponse {
-    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
-    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
-    if (previousRecursionDepth >= 100) {
-      throw new globalThis.Error("protobuf decode recursion limit exceeded");
-    }
-    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
-    try {
-      const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseRemoveBackgroundStreamResponse();
-      while (reader.pos < end) {
-        const tag = reader.uint32();
-        switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 10) {
-              break;
-            }
-
-            message.id = reader.string();
-            continue;
-          }
-          case 2: {
-            if (tag !== 18) {
-              break;
-            }
-
-            message.outcome = { $case: "response", value: RemoveBackgroundResponse.decode(reader, reader.uint32()) };
-            continue;
-          }
-          case 3: {
-            if (tag !== 26) {
-              break;
-            }
-
-            message.outcome = { $case: "error", value: Status.decode(reader, reader.uint32()) };
             continue;
           }
         }
@@ -2172,7 +2014,7 @@ export const FixedSize: MessageFns<FixedSize> = {
 };
 
 function createBaseLimits(): Limits {
-  return { maxMessageBytes: 0, maxPhotoBytes: 0, maxPhotoPixels: 0, maxStreamPhotos: 0 };
+  return { maxMessageBytes: 0, maxPhotoBytes: 0, maxPhotoPixels: 0 };
 }
 
 export const Limits: MessageFns<Limits> = {
@@ -2185,9 +2027,6 @@ export const Limits: MessageFns<Limits> = {
     }
     if (message.maxPhotoPixels !== 0) {
       writer.uint32(24).uint64(message.maxPhotoPixels);
-    }
-    if (message.maxStreamPhotos !== 0) {
-      writer.uint32(32).uint32(message.maxStreamPhotos);
     }
     return writer;
   },
@@ -2227,14 +2066,6 @@ export const Limits: MessageFns<Limits> = {
             }
 
             message.maxPhotoPixels = longToNumber(reader.uint64());
-            continue;
-          }
-          case 4: {
-            if (tag !== 32) {
-              break;
-            }
-
-            message.maxStreamPhotos = reader.uint32();
             continue;
           }
         }
@@ -2280,24 +2111,6 @@ export const BackgroundRemovalServiceService = {
       Buffer.from(RemoveBackgroundResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): RemoveBackgroundResponse => RemoveBackgroundResponse.decode(value),
   },
-  /**
-   * Many photos on one stream. Answers come as they finish, not in the order of the requests; the id tells which is
-   * which. A photo that fails is answered by an error in its place and the stream lives on. The server reads no further
-   * photo while Limits.max_stream_photos are without an answer that has been received. A server that drains answers
-   * what it has read and ends the stream as UNAVAILABLE.
-   */
-  removeBackgroundStream: {
-    path: "/mattebox.v1.BackgroundRemovalService/RemoveBackgroundStream" as const,
-    requestStream: true as const,
-    responseStream: true as const,
-    requestSerialize: (value: RemoveBackgroundStreamRequest): Buffer =>
-      Buffer.from(RemoveBackgroundStreamRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): RemoveBackgroundStreamRequest => RemoveBackgroundStreamRequest.decode(value),
-    responseSerialize: (value: RemoveBackgroundStreamResponse): Buffer =>
-      Buffer.from(RemoveBackgroundStreamResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): RemoveBackgroundStreamResponse =>
-      RemoveBackgroundStreamResponse.decode(value),
-  },
   /** The models that this server has, and its limits. */
   listModels: {
     path: "/mattebox.v1.BackgroundRemovalService/ListModels" as const,
@@ -2313,13 +2126,6 @@ export const BackgroundRemovalServiceService = {
 export interface BackgroundRemovalServiceServer extends UntypedServiceImplementation {
   /** One photo in, one composite out. */
   removeBackground: handleUnaryCall<RemoveBackgroundRequest, RemoveBackgroundResponse>;
-  /**
-   * Many photos on one stream. Answers come as they finish, not in the order of the requests; the id tells which is
-   * which. A photo that fails is answered by an error in its place and the stream lives on. The server reads no further
-   * photo while Limits.max_stream_photos are without an answer that has been received. A server that drains answers
-   * what it has read and ends the stream as UNAVAILABLE.
-   */
-  removeBackgroundStream: handleBidiStreamingCall<RemoveBackgroundStreamRequest, RemoveBackgroundStreamResponse>;
   /** The models that this server has, and its limits. */
   listModels: handleUnaryCall<ListModelsRequest, ListModelsResponse>;
 }
@@ -2341,20 +2147,6 @@ export interface BackgroundRemovalServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: RemoveBackgroundResponse) => void,
   ): ClientUnaryCall;
-  /**
-   * Many photos on one stream. Answers come as they finish, not in the order of the requests; the id tells which is
-   * which. A photo that fails is answered by an error in its place and the stream lives on. The server reads no further
-   * photo while Limits.max_stream_photos are without an answer that has been received. A server that drains answers
-   * what it has read and ends the stream as UNAVAILABLE.
-   */
-  removeBackgroundStream(): ClientDuplexStream<RemoveBackgroundStreamRequest, RemoveBackgroundStreamResponse>;
-  removeBackgroundStream(
-    options: Partial<CallOptions>,
-  ): ClientDuplexStream<RemoveBackgroundStreamRequest, RemoveBackgroundStreamResponse>;
-  removeBackgroundStream(
-    metadata: Metadata,
-    options?: Partial<CallOptions>,
-  ): ClientDuplexStream<RemoveBackgroundStreamRequest, RemoveBackgroundStreamResponse>;
   /** The models that this server has, and its limits. */
   listModels(
     request: ListModelsRequest,
