@@ -79,7 +79,7 @@ async def _serve(settings: Settings) -> bool:
         loop.add_signal_handler(number, _stop, stop, number)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)  # kept until there is something to reload
     tokens = TokenFile(settings.token_file) if settings.token_file else None
-    telemetry = Telemetry(settings, SERVICE_NAME)
+    telemetry = Telemetry(settings.metrics_address, settings.otlp_endpoint, SERVICE_NAME)
     calls = Calls(telemetry.observers)
     service = _service(settings, calls, tokens)
     health_service = health.aio.HealthServicer()

@@ -1,5 +1,6 @@
 """What is known of one request in the end: for the log, the metrics and the traces."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -61,3 +62,7 @@ class Record:
     height_px: int = 0
     stages: list[Stage] = field(default_factory=list[Stage])
     traceparent: str = ""
+
+
+Observer = Callable[[Record], None]
+"""Gets the record of each request at its end, on the event loop."""

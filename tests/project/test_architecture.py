@@ -1,4 +1,5 @@
-"""Who may import whom: the invariants of ARCHITECTURE.md, read from the sources."""
+"""Which folder may import which, and where each library is known: the invariants of ARCHITECTURE.md, read from the
+sources."""
 
 import ast
 from pathlib import Path
@@ -12,6 +13,25 @@ SOURCES = {
     "mattebox_export": ROOT / "export" / "mattebox_export",
 }
 
+# What each folder and each root module of the server may import of the others.
+WORDS = {"errors", "request", "spec"}
+ALLOWED: dict[str, set[str]] = {
+    **{name: set[str]() for name in ("errors", "logs", "memory", "records", "request", "spec")},
+    "local": {"errors"},
+    "admission": {"errors"},
+    "security": {"errors"},
+    "imaging": WORDS,
+    "matting": {"imaging", *WORDS},
+    "engine": {"imaging", *WORDS},
+    "removal": {"admission", "engine", "imaging", "matting", "records", *WORDS},
+    "telemetry": {"admission", "engine", "errors", "records", "removal"},
+    "rpc": {"admission", "engine", "matting", "records", "removal", "security", "telemetry", *WORDS},
+    "settings": {"engine", "errors", "memory", "security"},
+}
+ALLOWED["app"] = {*ALLOWED, "rpc"}
+ALLOWED["__main__"] = {"app", "errors", "settings"}
+MAX_ROOT_MODULES = 9
+
 
 def modules() -> dict[str, Path]:
     found: dict[str, Path] = {}
@@ -23,6 +43,7 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+SERVER_FOLDERS = {path.name for path in SOURCES["mattebox_server"].iterdir() if (path / "__init__.py").exists()}
 # For type checkers, and for those who hand them in or ask for them: `test_pictures` proves that nobody else needs them.
 ARRAYS_AND_PICTURES = {"mattebox.photos", "mattebox.pictures", "mattebox.results"}
 
@@ -38,19 +59,71 @@ def imports(path: Path) -> set[str]:
     return named
 
 
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
 def importers(package: str) -> set[str]:
     """Modules that import a package or anything in it; generated code apart, the command line as one."""
     return {
         "mattebox.cli" if within(name, "mattebox.cli") else name
         for name, path in MODULES.items()
-        if not name.startswith("mattebox.v1")
-        and any(imported == package or imported.startswith(package + ".") for imported in imports(path))
+        if not within(name, "mattebox.v1") and any(within(imported, package) for imported in imports(path))
     }
 
 
-def test_there_is_something_to_read() -> None:
-    assert len(MODULES) > 40
-    assert "mattebox_server.engine.session" in importers("onnxruntime")
+def place(name: str) -> str:
+    """The folder or the root module of the server that a module belongs to."""
+    return name.split(".")[1]
+
+
+def arrows(sources: dict[str, Path]) -> dict[tuple[str, str], list[str]]:
+    """The imports between the server's folders and root modules: from, to, and the imports that make the arrow."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, path in sources.items():
+        if not name.startswith("mattebox_server."):
+            continue
+        for imported in imports(path):
+            if imported.startswith("mattebox_server.") and place(imported) != place(name):
+                found.setdefault((place(name), place(imported)), []).append(f"{name} imports {imported}")
+    return found
+
+
+def wrong_arrows(sources: dict[str, Path]) -> list[str]:
+    return [
+        f"{source} -> {target}: {'; '.join(why)}"
+        for (source, target), why in sorted(arrows(sources).items())
+        if target not in ALLOWED[source]
+    ]
+
+
+def test_no_arrow_between_the_servers_folders_runs_back() -> None:
+    assert wrong_arrows(MODULES) == []
+
+
+def test_a_wrong_arrow_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "blend.py"
+    path.write_text("from mattebox_server.rpc.service import SERVICE_NAME\n")
+    found = wrong_arrows({**MODULES, "mattebox_server.matting.blend": path})
+    assert found == ["matting -> rpc: mattebox_server.matting.blend imports mattebox_server.rpc.service.SERVICE_NAME"]
+
+
+def test_the_allowed_arrows_have_no_circle() -> None:
+    left = {name: set(targets) for name, targets in ALLOWED.items()}
+    while free := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in free:
+            del left[name]
+    assert left == {}
+
+
+def test_the_servers_root_holds_few_modules_and_every_folder_is_known() -> None:
+    root = {path.stem for path in SOURCES["mattebox_server"].glob("*.py")} - {"__init__", "__main__"}
+    assert len(root) <= MAX_ROOT_MODULES
+    assert root | SERVER_FOLDERS | {"__main__"} == set(ALLOWED)
+
+
+def rpc(*names: str) -> set[str]:
+    return {f"mattebox_server.rpc.{name}" for name in names}
 
 
 @pytest.mark.parametrize(
@@ -59,29 +132,17 @@ def test_there_is_something_to_read() -> None:
         (
             "grpc",
             {
-                "mattebox._core",
-                "mattebox.aio",
-                "mattebox.client",
-                "mattebox.errors",
-                "mattebox.security",
-                "mattebox_server.rpc.access",
+                *(f"mattebox.{name}" for name in ("_core", "aio", "client", "errors", "security")),
+                *rpc("access", "listening", "service", "statuses", "wire"),
                 "mattebox_server.app",
-                "mattebox_server.rpc.listening",
-                "mattebox_server.rpc.service",
-                "mattebox_server.rpc.statuses",
-                "mattebox_server.rpc.streaming",
                 "mattebox_server.security.tls",
-                "mattebox_server.rpc.wire",
             },
         ),
         (
             "onnxruntime",
             {
-                "mattebox_server.engine.session",
-                "mattebox_server.engine.providers",
-                "mattebox_export.forms",
-                "mattebox_export.onnx_core",
-                "mattebox_export.parity",
+                *(f"mattebox_server.engine.{name}" for name in ("providers", "session")),
+                *(f"mattebox_export.{name}" for name in ("forms", "onnx_core", "parity")),
             },
         ),
         ("torch", {"mattebox_export.torchvision_core"}),
@@ -94,21 +155,12 @@ def test_there_is_something_to_read() -> None:
         ("isal", {"mattebox_server.imaging.png"}),
         (
             "PIL",
-            {
-                "mattebox_server.imaging.codec",
-                "mattebox_server.imaging.colors",
-                "mattebox_server.imaging.headers",
-                *ARRAYS_AND_PICTURES,
-            },
+            {*(f"mattebox_server.imaging.{name}" for name in ("codec", "colors", "headers")), *ARRAYS_AND_PICTURES},
         ),
     ],
 )
 def test_a_library_is_known_only_where_it_belongs(package: str, allowed: set[str]) -> None:
     assert importers(package) == allowed
-
-
-def within(name: str, package: str) -> bool:
-    return name == package or name.startswith(package + ".")
 
 
 @pytest.mark.parametrize(
@@ -119,19 +171,11 @@ def within(name: str, package: str) -> bool:
         ("mattebox_server.errors", ["mattebox", "mattebox_server"]),
         ("mattebox_server.engine.config", ["onnxruntime", "numpy"]),
         ("mattebox_server.engine.batcher", ["onnxruntime", "asyncio"]),
-        ("mattebox_server.engine", ["mattebox", "mattebox_server.rpc.service", "mattebox_server.removal.pipeline"]),
-        *(
-            (f"mattebox_server.{pure}", ["mattebox", "onnxruntime", "mattebox_server.engine", "asyncio"])
-            for pure in (
-                *("codec", "colors", "headers", "orientation", "preprocess", "matte", "grid", "foreground", "blend"),
-                *("backdrop", "frame", "subjects", "pixels", "png"),
-            )
-        ),
-        ("mattebox_server.removal.pipeline", ["mattebox", "onnxruntime"]),
-        ("mattebox_server.removal.stages", ["mattebox", "onnxruntime", "asyncio"]),
+        *((f"mattebox_server.{folder}", ["mattebox"]) for folder in sorted(SERVER_FOLDERS - {"rpc"})),
+        *((f"mattebox_server.{pure}", ["asyncio"]) for pure in ("imaging", "matting", "removal.stages")),
     ],
 )
-def test_direction(module: str, forbidden: list[str]) -> None:
+def test_a_module_does_without(module: str, forbidden: list[str]) -> None:
     for name, path in MODULES.items():
         if within(name, module):
             for imported in imports(path):

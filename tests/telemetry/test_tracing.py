@@ -240,7 +240,7 @@ def test_the_extra_is_asked_for_by_name() -> None:
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from mattebox_server.settings import load_settings\n"
         "from mattebox_server.telemetry.telemetry import Telemetry\n"
-        "Telemetry(load_settings(sys.argv[1:]), 'service')"
+        "settings = load_settings(sys.argv[1:]); Telemetry(None, settings.otlp_endpoint, 'service')"
     )
     command = [sys.executable, "-c", code, "--model", "a.onnx"]
     without = subprocess.run([*command, "--otlp-endpoint", "http://h:1"], capture_output=True, text=True, check=False)

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
 
 from mattebox_server.errors import InferenceFailed, MatteboxError
-from mattebox_server.records import Record
+from mattebox_server.records import Observer, Record
 from mattebox_server.rpc.statuses import Refusal, to_refusal
 from mattebox_server.telemetry.request_log import RequestLog
 
@@ -16,8 +16,6 @@ log = structlog.stdlib.get_logger(__name__)
 
 # gRPC cancels what is late on both sides, and the caller's cancellation may come a moment before the deadline here.
 _CLOCKS_APART_S = 0.05
-
-Observer = Callable[[Record], None]
 
 
 class Refused(Exception):

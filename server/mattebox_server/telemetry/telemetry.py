@@ -6,16 +6,16 @@ from collections.abc import AsyncGenerator, Callable
 
 from mattebox_server.engine.observer import EngineObserver, Unobserved
 from mattebox_server.errors import StartupError
-from mattebox_server.rpc.calls import Observer
-from mattebox_server.settings import Settings
+from mattebox_server.records import Observer
 from mattebox_server.telemetry.levels import Levels
 
 
 class Telemetry:
-    """What the settings ask for. What they don't ask for is not even loaded.
+    """The metrics and the traces of one server. Neither library is loaded unless it is asked for.
 
     Args:
-        settings: of the server.
+        metrics_address: HOST:PORT that the metrics are served on; None for no metrics.
+        otlp_endpoint: URL of the OpenTelemetry collector that gets the traces; None for no traces.
         service: full name of the gRPC service.
 
     Attributes:
@@ -26,23 +26,23 @@ class Telemetry:
         StartupError: the extra `otel` is missing.
     """
 
-    def __init__(self, settings: Settings, service: str) -> None:
+    def __init__(self, metrics_address: str | None, otlp_endpoint: str | None, service: str) -> None:
         self.observers: list[Observer] = []
         self.engine: EngineObserver = Unobserved()
         self._metrics = self._tracer = None
-        self._address = settings.metrics_address
-        if settings.metrics_address is not None:
+        self._address = metrics_address
+        if metrics_address is not None:
             from mattebox_server.telemetry.metrics import Metrics  # noqa: PLC0415 - a tenth of a second
 
             self.engine = self._metrics = Metrics()
             self.observers.append(self._metrics.observe)
-        if settings.otlp_endpoint is not None:
+        if otlp_endpoint is not None:
             try:
                 from mattebox_server.telemetry.tracing import Tracer  # noqa: PLC0415 - an extra
             except ImportError as error:
                 what = f"otlp_endpoint needs the extra `otel`: pip install 'mattebox[otel]' ({error})"
                 raise StartupError(what) from error
-            self._tracer = Tracer(settings.otlp_endpoint, service)
+            self._tracer = Tracer(otlp_endpoint, service)
             self.observers.append(self._tracer.observe)
 
     @contextlib.asynccontextmanager
