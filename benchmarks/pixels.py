@@ -39,7 +39,8 @@ from mattebox_server.matting.backdrop import plain
 from mattebox_server.matting.blend import composite, cutout
 from mattebox_server.matting.matte import hard_mask, make_matte
 from mattebox_server.memory import tune_malloc
-from mattebox_server.removal.stages import finish, prepare
+from mattebox_server.records import Timeline
+from mattebox_server.removal.stages import Found, finish, prepare
 from mattebox_server.request import (
     ColorBackground,
     EncodedPhoto,
@@ -132,9 +133,9 @@ def whole_ways(scene: Scene) -> Timed:
 
 def serve(scene: Scene, request: RemovalRequest) -> bytes:
     """The server's own stages, with the network's answer at hand."""
-    with Budget("pixels", 10**9).share() as pixels:
-        prepared = prepare(request, scene.spec, LIMITS, pixels)
-    return finish(request, scene.spec, SUBJECT, prepared, scene.found).image
+    with Budget(2**40).share() as memory:
+        prepared = prepare(request, scene.spec, LIMITS, memory, Timeline())
+    return finish(request, prepared, Found(scene.spec, SUBJECT, scene.found), Timeline()).image
 
 
 def recode(file: bytes, output_format: ImageFormat) -> bytes:

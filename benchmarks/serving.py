@@ -13,11 +13,12 @@ import skimage.data
 
 import mattebox
 from mattebox_server.admission.admission import Admission
-from mattebox_server.admission.lane import LaneLimits
+from mattebox_server.admission.lane import Origin, QueueLimits
 from mattebox_server.engine.config import EngineConfig
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.imaging.codec import Limits
 from mattebox_server.local import LocalServer
+from mattebox_server.records import Timeline
 from mattebox_server.removal.pipeline import Pipeline
 from mattebox_server.request import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
 
@@ -54,9 +55,9 @@ def measure_serving(model: Path, threads: int, rounds: int) -> dict[str, float]:
     cv2.setNumThreads(1)
     engine = load_engine([model], EngineConfig(threads=threads))
     models = tuple(network.spec.name for network in engine.networks)
-    admission = Admission(models, LaneLimits(64, 64, 60), 10**9)
+    admission = Admission(models, QueueLimits(64, 64, 60), 2**40)
     pipeline = Pipeline(engine, admission, Limits(10**9, 10**9), threads)
-    flags = ["--engine-threads", str(threads), "--pixel-threads", str(threads)]
+    flags = ["--threads", str(threads)]
     latencies: list[float] = []
     throughputs: list[float] = []
     with LocalServer([model], flags) as server, mattebox.Client(server.address) as client, asyncio.Runner() as runner:
@@ -87,8 +88,10 @@ async def _many(pipeline: Pipeline, count: int) -> None:
     places = asyncio.Semaphore(_CONCURRENCY)
 
     async def one() -> None:
+        request = RemovalRequest(EncodedPhoto(photo()), output=_OUTPUT)
         async with places:
-            await pipeline.remove_background(RemovalRequest(EncodedPhoto(photo()), output=_OUTPUT))
+            with pipeline.admission.entry(Origin()) as entry:
+                await pipeline.remove_background(request, entry, Timeline())
 
     await asyncio.gather(*(one() for _ in range(count)))
 

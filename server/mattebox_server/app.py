@@ -7,8 +7,9 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import cv2
@@ -19,8 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from mattebox_server import logs
 from mattebox_server.admission.admission import Admission
-from mattebox_server.admission.budget import Budget
-from mattebox_server.admission.lane import LaneLimits
+from mattebox_server.admission.lane import QueueLimits
 from mattebox_server.admission.reception import Reception
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
@@ -29,15 +29,16 @@ from mattebox_server.errors import MatteboxError, StartupError
 from mattebox_server.imaging.codec import Limits
 from mattebox_server.memory import give_back_when_idle, tune_malloc
 from mattebox_server.removal.pipeline import Pipeline
-from mattebox_server.rpc.access import TokenInterceptor
+from mattebox_server.rpc.access import Callers, TokenInterceptor
 from mattebox_server.rpc.calls import Calls
 from mattebox_server.rpc.health import HealthReporter
 from mattebox_server.rpc.listening import bind, is_local
 from mattebox_server.rpc.service import SERVICE_NAME, BackgroundRemovalService
 from mattebox_server.rpc.wire import Wire
+from mattebox_server.security.proxies import TrustedProxies
 from mattebox_server.security.tls import Certificates
 from mattebox_server.security.tokens import TokenFile
-from mattebox_server.settings import Settings
+from mattebox_server.settings import Settings, unknown_variables
 from mattebox_server.telemetry.telemetry import Telemetry
 
 log = structlog.stdlib.get_logger(__name__)
@@ -47,6 +48,7 @@ log = structlog.stdlib.get_logger(__name__)
 # answers of 10 MB). So the connections stay open a little longer than the calls.
 _FLUSH_S = 0.5
 _CUT_OFF_S = 1.0
+_RECEIVE_S, _SEND_S = 30.0, 60.0  # how long a request may take to arrive, and a caller to take its answer
 _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 _LEAST_PING_MS = 10_000
 _OPEN = (
@@ -59,6 +61,8 @@ _OPEN = (
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     logs.configure(settings.log_format, settings.log_level)
+    for name, near in unknown_variables().items():
+        log.warning("an environment variable is no setting of the server", variable=name, did_you_mean=near or None)
     warnings.filterwarnings("ignore", module="PIL")  # hostile files must not fill the log
     tune_malloc()
     cv2.setNumThreads(1)  # photos are the unit of parallelism: one thread each, `pixel_threads` photos at once
@@ -74,20 +78,88 @@ def run(settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> bool:
     """Serves until a signal; returns whether a model is still being loaded, reloaded or rebuilt."""
-    stop, hangup, loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, stop, number)
-    loop.add_signal_handler(signal.SIGHUP, hangup.set)  # kept until there is something to reload
-    tokens = TokenFile(settings.token_file) if settings.token_file else None
+    signals = _Signals()
     telemetry = Telemetry(settings.metrics_address, settings.otlp_endpoint, SERVICE_NAME)
-    calls = Calls(telemetry.observers)
-    service = _service(settings, calls, tokens)
+    front = _front(settings, Calls(telemetry.observers))
+    address = await _listen(front, settings)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(_cut_off, front.server)
+        await stack.enter_async_context(telemetry.published(front.service.levels))
+        engine = await _load(settings, telemetry, signals.stop)
+        if engine is None:
+            log.info("stopped while loading")
+            return True
+        stack.callback(engine.close)
+        await _open_for_requests(front, settings, engine, stack)
+        signals.on_hangup(stack.enter_context(contextlib.closing(Reloader(engine, settings.reload_models_seconds))).ask)
+        log.info("serving", address=address, models=[network.spec.name for network in engine.networks])
+        await signals.stop.wait()
+        await _drain(front, settings)
+    log.info("stopped")
+    return engine.is_building
+
+
+class _Signals:
+    """What SIGTERM, SIGINT and SIGHUP ask for.
+
+    Attributes:
+        stop: is set by the first SIGTERM or SIGINT. The second one ends the process.
+    """
+
+    def __init__(self) -> None:
+        self.stop, self._hung_up = asyncio.Event(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
+
+    def on_hangup(self, act: Callable[[], None]) -> None:
+        """Calls back for each SIGHUP, and now if there was one before."""
+        self._loop.add_signal_handler(signal.SIGHUP, act)
+        if self._hung_up.is_set():
+            act()
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self.stop.is_set():
+            log.warning("a second signal: ended at once", signal=number.name)
+            _exit(128 + number)
+        self.stop.set()
+
+
+@dataclass(frozen=True)
+class Front:
+    """All that callers meet, before there is a model.
+
+    Args:
+        server: gRPC's.
+        service: answers the contract's methods.
+        calls: counts the calls that run.
+        health: answers health checks.
+        callers: the names of the callers that have tokens; None without tokens.
+    """
+
+    server: aio.Server
+    service: BackgroundRemovalService
+    calls: Calls
+    health: health.aio.HealthServicer
+    callers: tuple[str, ...] | None
+
+
+def _front(settings: Settings, calls: Calls) -> Front:
+    tokens = TokenFile(settings.token_file) if settings.token_file else None
+    wire = Wire(Reception(settings.memory.receiving, _RECEIVE_S), _SEND_S)
+    callers = Callers(tokens.identify if tokens else None, TrustedProxies(settings.trusted_proxies))
+    service = BackgroundRemovalService(settings.max_message_bytes, wire, calls, callers)
     health_service = health.aio.HealthServicer()
     server = grpc_server(settings, service, health_service, tokens)
-    port = _bind(server, settings)
-    reporter = HealthReporter(health_service, SERVICE_NAME)
-    await reporter.report_starting()
-    await server.start()
+    return Front(server, service, calls, health_service, None if tokens is None else tokens.names)
+
+
+async def _listen(front: Front, settings: Settings) -> str:
+    """Binds the address and starts the server, which is not serving yet; returns where it listens."""
+    port = _bind(front.server, settings)
+    await HealthReporter(front.health, SERVICE_NAME).report_starting()
+    await front.server.start()
     host = settings.address.rpartition(":")[0]
     address = settings.address if settings.address.startswith("unix:") else f"{host}:{port}"
     log.info(
@@ -96,65 +168,41 @@ async def _serve(settings: Settings) -> bool:
         provider=settings.provider,
         tls=settings.tls_files is not None,
         mutual_tls=settings.tls_client_ca is not None,
-        tokens=None if tokens is None else len(tokens.names),
+        tokens=None if front.callers is None else len(front.callers),
     )
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(_cut_off, server)
-        await stack.enter_async_context(telemetry.published(service.levels))
-        engine = await _load(settings, telemetry, stop)
-        if engine is None:
-            log.info("stopped while loading")
-            return True
-        stack.callback(engine.close)
-        pipeline = _pipeline(settings, engine)
-        stack.callback(pipeline.close)
-        await pipeline.warm_up()
-        tidying = asyncio.create_task(give_back_when_idle(calls))
-        stack.callback(tidying.cancel)
-        service.serve(pipeline)
-        await reporter.report(engine)
-        reporting = asyncio.create_task(reporter.follow(engine))
-        stack.callback(reporting.cancel)
-        reloader = Reloader(engine, settings.reload_models_seconds)
-        stack.callback(reloader.close)
-        loop.add_signal_handler(signal.SIGHUP, reloader.ask)
-        if hangup.is_set():
-            reloader.ask()
-        log.info("serving", address=address, models=[network.spec.name for network in engine.networks])
-        await stop.wait()
-        log.info("draining", running=calls.running, grace_seconds=settings.grace_seconds)
-        await health_service.enter_graceful_shutdown()
-        await asyncio.sleep(settings.drain_seconds)  # callers that watch the health go elsewhere meanwhile
-        service.drain()
-        if not await _finish_calls(calls, settings.grace_seconds):
-            log.warning("the grace period is over", running=calls.running)
-        await _cut_off(server)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(calls.idle(), _CUT_OFF_S)  # those that are cut off end before what they use does
-    log.info("stopped")
-    return engine.is_building
+    return address
 
 
-def _service(settings: Settings, calls: Calls, tokens: TokenFile | None) -> BackgroundRemovalService:
-    budget = Budget("bytes", settings.in_flight_bytes)
-    wire = Wire(Reception(settings.max_receiving, settings.receive_seconds), budget, settings.send_seconds)
-    return BackgroundRemovalService(settings.max_message_bytes, wire, calls, tokens.identify if tokens else None)
-
-
-def _pipeline(settings: Settings, engine: Engine) -> Pipeline:
+async def _open_for_requests(
+    front: Front, settings: Settings, engine: Engine, stack: contextlib.AsyncExitStack
+) -> None:
+    """Takes requests from now on; what that needs is closed with the stack."""
     active = settings.active_on(network.provider for network in engine.networks)
-    lanes = LaneLimits(active, settings.max_queue, settings.max_wait_seconds)
+    queues = QueueLimits(active, settings.max_queue, settings.max_wait_seconds)
     models = tuple(network.spec.name for network in engine.networks)
+    admission = Admission(models, queues, settings.memory.work_bytes)
     limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels)
-    return Pipeline(engine, Admission(models, lanes, settings.max_pixels), limits, settings.pixel_threads)
+    pipeline = Pipeline(engine, admission, limits, settings.threads)
+    stack.callback(pipeline.close)
+    await pipeline.warm_up()
+    front.service.serve(pipeline)
+    reporter = HealthReporter(front.health, SERVICE_NAME)
+    await reporter.report(engine)
+    for work in (give_back_when_idle(front.calls), reporter.follow(engine)):
+        stack.callback(asyncio.create_task(work).cancel)
 
 
-def _stop(stop: asyncio.Event, number: signal.Signals) -> None:
-    """The first signal drains, the second ends the process."""
-    if stop.is_set():
-        log.warning("a second signal: ended at once", signal=number.name)
-        _exit(128 + number)
-    stop.set()
+async def _drain(front: Front, settings: Settings) -> None:
+    """Lets the calls that run come to their end, for as long as the settings allow, and takes no new ones."""
+    log.info("draining", running=front.calls.running, grace_seconds=settings.grace_seconds)
+    await front.health.enter_graceful_shutdown()
+    await asyncio.sleep(settings.drain_seconds)  # callers that watch the health go elsewhere meanwhile
+    front.service.drain()
+    if not await _finish_calls(front.calls, settings.grace_seconds):
+        log.warning("the grace period is over", running=front.calls.running)
+    await _cut_off(front.server)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(front.calls.idle(), _CUT_OFF_S)  # those that are cut off end before what they use does
 
 
 def _exit(code: int) -> NoReturn:

@@ -1,7 +1,9 @@
-"""Memory that nobody uses goes back to the system."""
+"""How much memory the process may take, and memory that nobody uses going back to the system."""
 
 import asyncio
 import ctypes
+import os
+from pathlib import Path
 from typing import Protocol
 
 # Of glibc's malloc.h.
@@ -9,6 +11,19 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _ARENAS = 2
 _KEPT_BYTES = 32 * 2**20  # the most that glibc takes
 _REST_S = 1.0  # between two photos of one caller nothing is given back only to be asked for again
+
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def available_bytes() -> int:
+    """The memory of the machine, or of the container if that has less."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in map(Path, _CGROUP_LIMITS):
+        text = path.read_text().strip() if path.exists() else ""
+        if text.isdecimal():  # "max" where there is no limit
+            found.append(int(text))
+    return min(found)
 
 
 def tune_malloc() -> None:

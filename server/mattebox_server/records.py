@@ -1,16 +1,18 @@
-"""What is known of one request in the end: for the log, the metrics and the traces."""
+"""What is known of one request when it ends: for the answer, the log, the metrics, the traces and the pace."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a request's time.
+    """One part of a request's time.
 
     Args:
         name: receive, wait, decode, preprocess, queue, infer, matte, encode or send.
-        started_s: on the clock of `time.monotonic`.
+        started_s: the moment when it began, on the clock of `time.monotonic`.
         seconds: how long it took.
     """
 
@@ -19,28 +21,43 @@ class Stage:
     seconds: float
 
 
+class Timeline(list[Stage]):
+    """The stages of one request in the order of time. A request is in one stage at a time, on whichever thread."""
+
+    @contextmanager
+    def stage(self, name: str) -> Generator[None]:
+        """Appends the stage that the block is, if it ends well."""
+        started_s = time.monotonic()
+        yield
+        self.append(Stage(name, started_s, time.monotonic() - started_s))
+
+    def seconds(self, *names: str) -> float:
+        """The seconds that the stages of these names took together."""
+        return sum(stage.seconds for stage in self if stage.name in names)
+
+
 @dataclass
 class Record:
-    """One request, filled as it goes along.
+    """One request, filled in as it goes along.
 
     Attributes:
-        method: of the contract.
-        request_id: the caller's, or a new one.
-        started_s: on the clock of `time.monotonic`.
-        deadline_s: on the same clock; None means never.
-        caller: name of its token; "" without tokens.
-        seconds: from its arrival to its end.
-        status: name of the gRPC status that it ended with.
-        reason: why it was refused, as the caller reads it; "" for an answer.
-        limit: for a refusal for want of room or time, which limit: a word for the metrics.
-        request_bytes: size of its message.
-        response_bytes: size of the answer's message.
-        model: that answered, or was asked for.
-        provider: that ran it.
-        batch_size: photos in its run; 0 if there was none.
-        width_px: of the answer.
-        height_px: of the answer.
-        stages: in the order of time.
+        method: the contract's name of the method.
+        request_id: the id that the caller chose, or a new one.
+        started_s: the moment of arrival, on the clock of `time.monotonic`.
+        deadline_s: the moment when the answer is due, on the same clock; None means never.
+        caller: the name of the caller's token; "" without tokens.
+        seconds: the time from arrival to end.
+        status: the name of the gRPC status that the request ended with.
+        reason: why the request was refused, as the caller reads it; "" for an answer.
+        limit: a word for the limit at which the request was refused; "" where no limit was the reason.
+        request_bytes: the size of the request's message.
+        response_bytes: the size of the answer's message.
+        model: the model that answered, or the one that was asked for; 64 characters at most.
+        provider: the execution provider that ran the model.
+        batch_size: the number of photos in the run; 0 if there was none.
+        width_px: the width of the answer.
+        height_px: the height of the answer.
+        times: the stages so far.
         traceparent: the caller's W3C trace context; "" for none.
     """
 
@@ -60,7 +77,7 @@ class Record:
     batch_size: int = 0
     width_px: int = 0
     height_px: int = 0
-    stages: list[Stage] = field(default_factory=list[Stage])
+    times: Timeline = field(default_factory=Timeline)
     traceparent: str = ""
 
 

@@ -1,14 +1,16 @@
 """The server's settings: flags, then environment (`MATTEBOX_*`), then a TOML file, then defaults.
 
-The only module that reads the environment. What it doesn't know is refused, wherever it stands.
+The only module that reads the environment. An unknown name is refused in a flag or a file, and warned of in the
+environment.
 """
 
 import argparse
 import difflib
+import math
 import os
-import re
 import tomllib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +26,10 @@ from pydantic_settings import (
 
 from mattebox_server.engine.config import GPU_PROVIDERS, EngineConfig, ProviderName, RequestedPrecision
 from mattebox_server.errors import StartupError
+from mattebox_server.memory import available_bytes
+from mattebox_server.request import BYTES_A_PIXEL
 from mattebox_server.security.certificates import TlsFiles
+from mattebox_server.security.proxies import TrustedProxies
 
 _PREFIX = "MATTEBOX_"
 _CLIENT_PREFIX = "MATTEBOX_CLIENT_"
@@ -33,7 +38,22 @@ _MAX_PIXELS_CEILING = 178_956_970
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _MIB = 1024 * 1024
 _MAX_PORT = 65535
-_MAX_ACTIVE = 4096  # and the engine's own queues hold as many, so that they never refuse
+_MEMORY_SHARE = 0.75  # of the machine's memory; the rest is for the models, the libraries and the system
+_ARRIVING_SHARE = 0.25  # of the requests' memory, for those that are not complete
+_MAX_RECEIVING = 64
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How the memory that requests may take is divided.
+
+    Args:
+        receiving: the requests that may arrive at once, each of the largest size.
+        work_bytes: the memory of those that have arrived.
+    """
+
+    receiving: int
+    work_bytes: int
 
 
 def _default_cache() -> Path | None:
@@ -53,7 +73,7 @@ def _is_host_and_port(value: str) -> bool:
 
 
 class Settings(BaseSettings):
-    """Serves background removal over gRPC."""
+    """Removes the background of photos, over gRPC."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX,
@@ -87,13 +107,17 @@ class Settings(BaseSettings):
     allow_insecure: CliImplicitFlag[bool] = Field(
         default=False, description="listen where other machines can connect, without TLS"
     )
+    trusted_proxies: Annotated[list[str], NoDecode] = Field(
+        default=[],
+        description="IP address or network of a proxy, or `unix` for a unix socket, whose header x-mattebox-caller"
+        " names the caller where no tokens are asked for; repeat it (environment: separate by commas) for several",
+    )
     provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
         default="auto", description="execution provider; auto is the first that works of cuda, openvino, cpu"
     )
     precision: RequestedPrecision = Field(
         default="auto", description="auto is the fastest that the device has and the model allows; others must be had"
     )
-    device_id: int = Field(default=0, ge=0, le=1023, description="which GPU; for cuda and tensorrt")
     gpu_memory_bytes: int | None = Field(
         default=None, ge=_MIB, description="most that each session's arena may take of a GPU's memory"
     )
@@ -105,43 +129,27 @@ class Settings(BaseSettings):
     max_batch: int | None = Field(
         default=None, ge=1, le=256, description="photos of one size in a run; by default 1 on a CPU, 8 on a GPU"
     )
-    batch_wait_seconds: float = Field(
-        default=0.05, ge=0, le=60, description="how long a photo may be passed over for a fuller batch"
-    )
-    max_failures: int = Field(
-        default=3, ge=1, description="photos in a row that a session may fail on before it is rebuilt"
-    )
     reload_models_seconds: float | None = Field(
         default=None,
         ge=0.1,
         le=86400,
         description="how often to look for changed model files and reload them; off by default, SIGHUP reloads anyway",
     )
-    static_size: Annotated[list[str], NoDecode] = Field(
-        default=[],
-        description="WIDTHxHEIGHT of photos that are frequent: on a CPU their aspect gets a faster session of its own,"
-        " with a copy of the weights; repeat it for several",
+    threads: int = Field(
+        default=_CORES,
+        ge=1,
+        le=1024,
+        description="threads of the networks on a CPU, and as many for pixels; by default one for each core",
     )
-    engine_threads: int = Field(
-        default=_CORES, ge=1, le=1024, description="threads of the networks on a CPU; runs at once share them"
-    )
-    pixel_threads: int = Field(default=_CORES, ge=1, le=1024, description="photos decoded, blended or encoded at once")
     max_photo_bytes: int = Field(default=32 * _MIB, ge=1, le=1023 * _MIB, description="largest image file or raw data")
     max_photo_pixels: int = Field(
         default=64_000_000, ge=1, le=_MAX_PIXELS_CEILING, description="largest width x height"
     )
-    max_bytes: int | None = Field(
+    memory_bytes: int | None = Field(
         default=None,
         ge=1,
-        description="bytes of all requests and answers in flight, by default 512 MiB or eight of the largest requests;"
-        " more are refused",
-    )
-    max_pixels: int = Field(default=256_000_000, ge=1, description="pixels of all photos in flight; more are refused")
-    max_active: int | None = Field(
-        default=None,
-        ge=1,
-        le=_MAX_ACTIVE,
-        description="requests for one model that are worked on at once; by default what keeps all threads busy",
+        description="memory that all requests may take, beside the models; by default three quarters of what the"
+        " machine or the container has",
     )
     max_queue: int = Field(
         default=64, ge=0, description="requests that wait for one model; more are refused as RESOURCE_EXHAUSTED"
@@ -149,9 +157,6 @@ class Settings(BaseSettings):
     max_wait_seconds: float = Field(
         default=30.0, gt=0, description="longest predicted wait for one model; who would wait longer is refused"
     )
-    max_receiving: int = Field(default=64, ge=1, description="requests that are received at once")
-    receive_seconds: float = Field(default=30.0, gt=0, description="how long a request may take to arrive")
-    send_seconds: float = Field(default=60.0, gt=0, description="how long a caller may take to receive an answer")
     drain_seconds: float = Field(
         default=0.5, ge=0, description="how long new requests are still taken after SIGTERM, until callers know of it"
     )
@@ -175,31 +180,37 @@ class Settings(BaseSettings):
         return 2 * self.max_photo_bytes + 64 * 1024
 
     @property
-    def in_flight_bytes(self) -> int:
-        """Bytes of all requests and answers in flight."""
-        return self.max_bytes or max(512 * _MIB, 8 * self.max_message_bytes)
+    def least_memory_bytes(self) -> int:
+        """The memory without which the largest photo could not be answered."""
+        arriving, work = self.max_message_bytes, self.max_message_bytes + BYTES_A_PIXEL * self.max_photo_pixels
+        return math.ceil(max(arriving / _ARRIVING_SHARE, work / (1 - _ARRIVING_SHARE)))
+
+    @property
+    def memory(self) -> Memory:
+        """How the memory is divided between requests that arrive and those that have arrived."""
+        total = self.memory_bytes or max(int(_MEMORY_SHARE * available_bytes()), self.least_memory_bytes)
+        arriving = math.ceil(_ARRIVING_SHARE * total)
+        return Memory(min(_MAX_RECEIVING, arriving // self.max_message_bytes), total - arriving)
 
     def active_on(self, providers: Iterable[ProviderName]) -> int:
-        """Requests for one model that are worked on at once, with its sessions on these providers.
+        """The requests for one model that are worked on at once, with its sessions on these providers.
 
         While a run's photos are in the network, the last one's are finished and the next one's prepared: three times
         what runs at once.
         """
         runs = self.sessions * max(self.engine.max_batch_on(provider) for provider in providers)
-        return self.max_active or max(3 * runs, runs + self.pixel_threads)
+        return max(3 * runs, runs + self.threads)
 
-    @field_validator("model", "static_size", mode="before")
+    @field_validator("model", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Flags and environment come as one string with commas, a file as a list."""
         return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
-    @field_validator("static_size")
+    @field_validator("trusted_proxies")
     @classmethod
-    def _are_sizes(cls, value: list[str]) -> list[str]:
-        for size in value:
-            if not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", size):
-                raise ValueError(f"{size}: must be like 4000x3000")
+    def _are_proxies(cls, value: list[str]) -> list[str]:
+        TrustedProxies(value)
         return value
 
     @field_validator("cache_dir", mode="before")
@@ -234,11 +245,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> "Settings":
-        on_gpu = self.provider in GPU_PROVIDERS
-        only = ("static_size",) if on_gpu else ("device_id", "gpu_memory_bytes")
-        given = [name for name in only if name in self.model_fields_set]
-        if given and self.provider != "auto":
-            raise ValueError(f"{' and '.join(given)} would have no effect with the provider {self.provider}")
+        if self.gpu_memory_bytes is not None and self.provider not in ("auto", *GPU_PROVIDERS):
+            raise ValueError(f"gpu_memory_bytes would have no effect with the provider {self.provider}")
+        if self.trusted_proxies and self.token_file is not None:
+            raise ValueError("trusted_proxies would have no effect with token_file, whose names are the callers")
         return self
 
     @model_validator(mode="after")
@@ -262,26 +272,19 @@ class Settings(BaseSettings):
         return EngineConfig(
             provider=self.provider,
             precision=self.precision,
-            threads=self.engine_threads,
-            device_id=self.device_id,
+            threads=self.threads,
             gpu_memory_bytes=self.gpu_memory_bytes,
             cache_dir=self.cache_dir,
             sessions=self.sessions,
             max_batch=self.max_batch,
-            batch_wait_s=self.batch_wait_seconds,
-            max_queue=_MAX_ACTIVE,
-            max_failures=self.max_failures,
-            static_sizes=tuple((int(width), int(height)) for width, height in (s.split("x") for s in self.static_size)),
         )
 
     @model_validator(mode="after")
     def _largest_photo_fits(self) -> "Settings":
-        if self.max_pixels < self.max_photo_pixels:
-            raise ValueError("max_pixels is below max_photo_pixels: the largest photo could never be answered")
-        if self.in_flight_bytes < self.max_message_bytes:
+        if self.memory_bytes is not None and self.memory_bytes < self.least_memory_bytes:
             raise ValueError(
-                f"max_bytes is below {self.max_message_bytes}, twice max_photo_bytes and 64 KiB: the largest request"
-                " could never be answered"
+                f"memory_bytes is below {self.least_memory_bytes}, which the largest photo may take: allow more, or"
+                " lower max_photo_pixels or max_photo_bytes"
             )
         return self
 
@@ -305,7 +308,6 @@ def load_settings(argv: Sequence[str]) -> Settings:
         StartupError: a setting is unknown, missing or out of range, or the file can't be read.
         SystemExit: an unknown flag (2) or --help (0).
     """
-    _refuse_unknown_environment()
     path = _config_path(argv)
 
     class WithFile(Settings):
@@ -337,14 +339,13 @@ def _config_path(argv: Sequence[str]) -> Path | None:
     return path
 
 
-def _refuse_unknown_environment() -> None:
-    """A misspelt variable must not be passed over; pydantic-settings reads only those that it knows.
+def unknown_variables() -> dict[str, str]:
+    """The variables `MATTEBOX_*` of the environment that are no setting, with the setting that is nearest or "".
 
+    They are warned of and not refused, because a Kubernetes service called mattebox makes such variables in every pod.
     Those of the client on the same machine are none of the server's.
     """
     known = [_PREFIX + name.upper() for name in Settings.model_fields]
-    for name in os.environ:
-        mine = name.upper().startswith(_PREFIX) and not name.upper().startswith(_CLIENT_PREFIX)
-        if mine and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, 1)
-            raise StartupError(f"unknown environment variable {name}" + (f"; did you mean {near[0]}?" if near else ""))
+    own = [name for name in os.environ if name.upper().startswith(_PREFIX)]
+    unknown = [name for name in own if not name.upper().startswith(_CLIENT_PREFIX) and name.upper() not in known]
+    return {name: next(iter(difflib.get_close_matches(name.upper(), known, 1)), "") for name in unknown}

@@ -1,6 +1,8 @@
 """Whose turn it is, who is refused and who waits: lanes with a clock of their own, budgets, and the pace."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -8,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mattebox_server.admission.admission import Admission, Origin
+from mattebox_server.admission.admission import Admission
 from mattebox_server.admission.budget import Budget
-from mattebox_server.admission.lane import Lane, LaneLimits
-from mattebox_server.admission.pace import Pace
-from mattebox_server.errors import DeadlineExceeded, Overloaded
+from mattebox_server.admission.lane import Lane, Origin, QueueLimits
+from mattebox_server.admission.pace import Pace, Part
+from mattebox_server.errors import DeadlineExceeded, Overloaded, PhotoTooLarge
+
+PARTS: tuple[Part, ...] = ("prepare", "infer", "finish")
 
 
 class Clock:
@@ -27,7 +31,7 @@ class Desk:
 
     def __init__(self, max_active: int = 1, max_queue: int = 10, max_wait_s: float = 1000.0) -> None:
         self.clock = Clock()
-        self.lane = Lane(LaneLimits(max_active, max_queue, max_wait_s), self.clock)
+        self.lane = Lane(QueueLimits(max_active, max_queue, max_wait_s), self.clock)
         self.started: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
 
@@ -35,7 +39,9 @@ class Desk:
         """The first letter of the name is the caller. Returns when the request holds a turn, waits or has failed."""
 
         async def request() -> None:
-            async with self.lane.turn(name[0], deadline_s):
+            origin = Origin(name[0], deadline_s)
+            self.lane.note_asking(origin.caller)
+            async with self.lane.turn(origin):
                 self.started.append(name)
                 await self._ends.setdefault(name, asyncio.Event()).wait()
 
@@ -68,9 +74,9 @@ def failure(task: asyncio.Task[None]) -> BaseException | None:
 
 def measured(lane: Lane, each_s: float = 1.0, interval_s: float = 1.0) -> None:
     """As if requests had taken so long, in three equal parts."""
-    for stage in (lane.pace.prepare_s, lane.pace.infer_s, lane.pace.finish_s):
-        lane.pace.record(stage, each_s / 3)
-    lane.pace.interval_s.append(interval_s)
+    for part in PARTS:
+        lane.pace.learn(part, each_s / 3)
+    lane.pace.learn_interval(interval_s)
 
 
 def test_one_request_comes_after_one_of_a_caller_with_many() -> None:
@@ -107,14 +113,15 @@ def test_a_full_queue_drops_the_last_of_whoever_has_most() -> None:
 def test_room_is_known_before_the_request_is_there() -> None:
     async def scenario() -> None:
         desk = Desk(max_queue=2)
-        desk.lane.check_room("a", None)
+        assert desk.lane.refusal(Origin("a")) is None
         for name in ("a0", "a1", "a2"):
             await desk.ask(name)
-        with pytest.raises(Overloaded):
-            desk.lane.check_room("a", None)
-        desk.lane.check_room("b", None)
+        refusal = desk.lane.refusal(Origin("a"))
+        assert refusal is not None
+        assert isinstance(refusal.error, Overloaded)
+        assert desk.lane.refusal(Origin("b")) is None
         await desk.end_all()
-        desk.lane.check_room("a", None)
+        assert desk.lane.refusal(Origin("a")) is None
 
     run(scenario())
 
@@ -123,8 +130,9 @@ def test_a_deadline_that_can_not_be_met_is_refused_at_once() -> None:
     async def scenario() -> None:
         desk = Desk()
         measured(desk.lane)
-        with pytest.raises(DeadlineExceeded):
-            desk.lane.check_room("a", desk.clock() + 0.8)
+        refusal = desk.lane.refusal(Origin("a", desk.clock() + 0.8))
+        assert refusal is not None
+        assert isinstance(refusal.error, DeadlineExceeded)
         alone = await desk.ask("a0", desk.clock() + 0.8)
         assert isinstance(failure(alone), DeadlineExceeded)
         fine = await desk.ask("a1", desk.clock() + 1.1)
@@ -195,26 +203,79 @@ def test_a_server_that_was_slow_once_does_not_refuse_for_ever() -> None:
         measured(desk.lane, each_s=60)
         outcomes = [failure(await desk.ask(f"a{n}", desk.clock() + 1)) for n in range(60)]
         assert [n for n, outcome in enumerate(outcomes) if not isinstance(outcome, DeadlineExceeded)] == [48]
-        desk.lane.pace.record(desk.lane.pace.infer_s, 0.1, trial=True)
-        assert desk.lane.pace.after_prepare_s == pytest.approx(0.09 + 18)
+        desk.lane.pace.learn("infer", 0.1, alone=True)
+        assert desk.lane.pace.least_s("infer") == pytest.approx(0.09 + 18)
         await desk.end_all()
 
     run(scenario())
 
 
-def test_a_trial_is_told_before_the_request_is_received() -> None:
+def test_a_trial_is_let_in_before_the_request_is_received() -> None:
     async def scenario() -> None:
-        desk = Desk()
-        measured(desk.lane, each_s=60)
+        admission = Admission(("x",), QueueLimits(1, 9, 60), 10)
+        lane = admission.lanes["x"]
+        measured(lane, each_s=60)
+        origin = Origin("a", time.monotonic() + 1)
         for _ in range(48):
-            with pytest.raises(DeadlineExceeded):
-                desk.lane.check_room("a", desk.clock() + 1)
-        desk.lane.check_room("a", desk.clock() + 1)
-        async with desk.lane.turn("a", desk.clock() + 1) as turn:
-            assert turn.trial
-            assert turn.before(7, turn.pace.whole_s) == 7
-        with pytest.raises(DeadlineExceeded):
-            desk.lane.check_room("a", desk.clock() + 1)
+            with pytest.raises(DeadlineExceeded), admission.entry(origin):
+                pass
+        with admission.entry(origin) as entry:
+            with pytest.raises(DeadlineExceeded), admission.entry(origin):  # there is one trial at a time
+                pass
+            async with admission.turn("x", entry) as turn:
+                assert turn.is_trial
+                assert turn.latest_start_s("prepare") == origin.deadline_s
+                turn.learn("infer", 1)
+        assert lane.pace.least_s("infer") == pytest.approx(0.9 * (1 + 20))
+        with pytest.raises(DeadlineExceeded), admission.entry(origin):
+            pass
+
+    run(scenario())
+
+
+def test_a_trial_is_not_used_up_by_a_request_that_never_gets_a_turn() -> None:
+    """The photo of the first one is no photo: the next one measures in its place."""
+
+    async def scenario() -> None:
+        admission = Admission(("x", "y"), QueueLimits(1, 9, 60), 10)
+        for lane in admission.lanes.values():
+            measured(lane, each_s=60)
+        origin = Origin("a", time.monotonic() + 1)
+        for number in range(2450):
+            caller = Origin(f"caller {number}", origin.deadline_s)
+            with contextlib.suppress(DeadlineExceeded), admission.entry(caller) as entry:
+                assert number >= 48
+                assert entry.trials == {"x", "y"}
+        with admission.entry(origin) as entry:
+            async with admission.turn("x", entry) as turn:
+                assert turn.is_trial
+        with admission.entry(origin) as entry:  # the trial of y is still to be had, that of x is spent
+            assert entry.trials == {"y"}
+            async with admission.turn("y", entry) as turn:
+                assert turn.is_trial
+
+    run(scenario())
+
+
+def test_a_request_for_one_model_does_not_spend_the_trial_of_another() -> None:
+    async def scenario() -> None:
+        admission = Admission(("slow", "fast"), QueueLimits(1, 9, 60), 10)
+        measured(admission.lanes["slow"], each_s=60)
+        origin = Origin("a", time.monotonic() + 1)
+        for _ in range(200):
+            with admission.entry(origin) as entry:
+                assert entry.trials == frozenset()
+                async with admission.turn("fast", entry) as turn:
+                    assert not turn.is_trial
+        refused = 0
+        for _ in range(49):  # the refusals for the slow model are counted where its requests ask
+            try:
+                with admission.entry(origin) as entry:
+                    async with admission.turn("slow", entry) as turn:
+                        assert turn.is_trial
+            except DeadlineExceeded:
+                refused += 1
+        assert refused == 48
 
     run(scenario())
 
@@ -289,53 +350,77 @@ def test_every_request_ends_once_and_every_turn_comes_back(
 
 def test_the_pace_is_what_was_measured_lately() -> None:
     pace = Pace()
-    assert (pace.whole_s, pace.wait_s(3)) == (0, 0)
-    for stage, seconds in ((pace.prepare_s, (1, 2)), (pace.infer_s, (2, 3)), (pace.finish_s, (3, 4))):
-        for each_s in seconds:
-            pace.record(stage, each_s)
-    assert pace.whole_s == pytest.approx(0.9 * 6)
-    assert pace.after_prepare_s == pytest.approx(0.9 * 5)
-    assert pace.after_infer_s == pytest.approx(0.9 * 3)
+    assert (pace.least_s(), pace.wait_s(3)) == (0, 0)
+    measured_s = {"prepare": (1, 2), "infer": (2, 3), "finish": (3, 4)}
+    for part in PARTS:
+        for each_s in measured_s[part]:
+            pace.learn(part, each_s)
+    assert pace.least_s() == pytest.approx(0.9 * 6)
+    assert pace.least_s("infer") == pytest.approx(0.9 * 5)
+    assert pace.least_s("finish") == pytest.approx(0.9 * 3)
     assert pace.wait_s(2) == pytest.approx(2 * 0.9 * 6)  # no interval was measured yet
-    pace.interval_s.extend([1, 6, 2])
+    for interval_s in (1, 6, 2):
+        pace.learn_interval(interval_s)
     assert pace.wait_s(2) == 6
     for _ in range(16):
-        pace.record(pace.infer_s, 5)
-    assert pace.after_prepare_s == pytest.approx(0.9 * 8)
-    pace.record(pace.infer_s, 1, trial=True)
-    assert pace.after_prepare_s == pytest.approx(0.9 * 4)
+        pace.learn("infer", 5)
+    assert pace.least_s("infer") == pytest.approx(0.9 * 8)
+    pace.learn("infer", 1, alone=True)
+    assert pace.least_s("infer") == pytest.approx(0.9 * 4)
 
 
-def test_a_budget_gives_back_what_was_taken() -> None:
-    budget = Budget("bytes", 10)
-    with budget.share(4) as share:
+def test_the_backlog_is_that_of_all_callers() -> None:
+    """A newcomer would wait for one turn, however many requests another caller has."""
+
+    async def scenario() -> None:
+        desk = Desk()
+        measured(desk.lane)
+        assert desk.lane.backlog_s == 0
+        await desk.ask("a0")
+        assert desk.lane.backlog_s == 0  # nothing waits
+        for number in range(1, 9):
+            await desk.ask(f"a{number}")
+        assert desk.lane.backlog_s == pytest.approx(9)
+        assert desk.lane.predicted_wait_s() == pytest.approx(2)
+        await desk.end_all()
+
+    run(scenario())
+
+
+def test_a_budget_gets_back_what_was_taken() -> None:
+    budget = Budget(10)
+    with budget.share() as share:
+        share.take(4)
         share.take(6)
-        with pytest.raises(Overloaded, match="10 bytes in flight, 1 more") as caught:
-            share.take(1)
-        assert caught.value.limit == "bytes"
-        share.become(30)  # an answer is there, whatever its size
-        assert budget.held == 30
-        share.become(2)
-        with pytest.raises(Overloaded), budget.share(9):
-            pass
-    assert budget.held == 0
-    with pytest.raises(DeadlineExceeded):
-        share.take(1)
-    assert budget.held == 0
+        with budget.share() as other:
+            with pytest.raises(Overloaded, match="hold 10 bytes of memory, the limit is 10") as caught:
+                other.take(1)
+            assert caught.value.limit == "memory"
+            share.become(30)  # an answer is there, whatever its size
+            assert budget.held_bytes == 30
+            share.become(2)
+            other.take(8)
+        with pytest.raises(PhotoTooLarge, match="raw: 11 bytes of memory are needed, the server has 10"):
+            share.take(9, "raw")
+        assert budget.held_bytes == 2
+    assert budget.held_bytes == 0
 
 
 def test_there_is_room_while_one_model_has_some() -> None:
     async def scenario() -> None:
-        admission = Admission(("x", "y"), LaneLimits(1, 0, 60), 10)
-        async with admission.enter("x", Origin("a")) as (_, share):
-            share.take(10)
-            admission.check_room(Origin("a"))
-            async with admission.enter("y", Origin("a")) as (_, other):
-                with pytest.raises(Overloaded):
-                    other.take(1)
-                with pytest.raises(Overloaded):
-                    admission.check_room(Origin("b"))
-        assert admission.pixels.held == 0
-        admission.check_room(Origin("b"))
+        admission = Admission(("x", "y"), QueueLimits(1, 0, 60), 10)
+        with admission.entry(Origin("a")) as one, admission.entry(Origin("a")) as two:
+            async with admission.turn("x", one):
+                one.memory.take(10)
+                with admission.entry(Origin("b")):
+                    pass
+                async with admission.turn("y", two):
+                    with pytest.raises(Overloaded):
+                        two.memory.take(1)
+                    with pytest.raises(Overloaded), admission.entry(Origin("b")):
+                        pass
+        assert admission.memory.held_bytes == 0
+        with admission.entry(Origin("b")):
+            pass
 
     run(scenario())

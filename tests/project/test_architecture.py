@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "removal": {"admission", "engine", "imaging", "matting", "records", *WORDS},
     "telemetry": {"admission", "engine", "errors", "records", "removal"},
     "rpc": {"admission", "engine", "matting", "records", "removal", "security", "telemetry", *WORDS},
-    "settings": {"engine", "errors", "memory", "security"},
+    "settings": {"engine", "errors", "memory", "request", "security"},
 }
 ALLOWED["app"] = {*ALLOWED, "rpc"}
 ALLOWED["__main__"] = {"app", "errors", "settings"}

@@ -1,24 +1,33 @@
 """The pipeline without a server: deadlines, cancellation, admission, and that every permit comes back."""
 
 import asyncio
+import itertools
+import threading
 import time
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 import pytest
 
 import images
 from fakes import FakeFiles, FakeSession, engine_of
-from mattebox_server.admission.admission import Admission, Origin
-from mattebox_server.admission.lane import LaneLimits
+from mattebox_server.admission.admission import Admission
+from mattebox_server.admission.lane import Origin, QueueLimits
 from mattebox_server.errors import BadPhoto, DeadlineExceeded, InferenceFailed, InvalidRequest, NotServing, Overloaded
 from mattebox_server.imaging import codec
 from mattebox_server.imaging.codec import Limits
-from mattebox_server.removal.pipeline import Pipeline
-from mattebox_server.request import EncodedPhoto, ImageBackground, RemovalRequest
+from mattebox_server.records import Timeline
+from mattebox_server.removal.pipeline import Answer, Pipeline
+from mattebox_server.request import EncodedPhoto, RemovalRequest
 
 PHOTO = EncodedPhoto(images.encode(images.scene()))
-PIXELS = 96 * 64
+HELD_BYTES = 20 * 96 * 64
+
+
+async def removed(pipeline: Pipeline, request: RemovalRequest, deadline_s: float | None = None) -> Answer:
+    with pipeline.admission.entry(Origin("me", deadline_s)) as entry:
+        return await pipeline.remove_background(request, entry, Timeline())
 
 
 @pytest.fixture
@@ -29,7 +38,7 @@ def session() -> FakeSession:
 @pytest.fixture
 def pipeline(session: FakeSession) -> Generator[Pipeline]:
     engine = engine_of(session)
-    pipeline = Pipeline(engine, Admission(("fake",), LaneLimits(2, 0, 60), 2 * PIXELS), Limits(10**6, 10**6), 1)
+    pipeline = Pipeline(engine, Admission(("fake",), QueueLimits(2, 0, 60), 2 * HELD_BYTES), Limits(10**6, 10**6), 1)
     yield pipeline
     session.gate.set()
     pipeline.close()
@@ -37,17 +46,25 @@ def pipeline(session: FakeSession) -> Generator[Pipeline]:
 
 
 def test_an_answer_holds_everything(pipeline: Pipeline) -> None:
-    answer = asyncio.run(pipeline.remove_background(RemovalRequest(PHOTO)))
-    assert answer.finished.size == (96, 64)
-    assert answer.found.batch_size == 1
-    assert images.decode(answer.finished.image).shape == (64, 96, 3)
-    assert answer.total_s > 0
+    times = Timeline()
+
+    async def scenario() -> Answer:
+        with pipeline.admission.entry(Origin()) as entry:
+            return await pipeline.remove_background(RemovalRequest(PHOTO), entry, times)
+
+    answer = asyncio.run(scenario())
+    assert answer.composite.size == (96, 64)
+    assert answer.batch_size == 1
+    assert images.decode(answer.composite.image).shape == (64, 96, 3)
+    assert [stage.name for stage in times] == ["wait", "decode", "preprocess", "queue", "infer", "matte", "encode"]
+    for before, after in itertools.pairwise(times):
+        assert before.started_s + before.seconds <= after.started_s + 1e-6
 
 
 def test_an_expired_request_costs_no_pixel(pipeline: Pipeline, session: FakeSession) -> None:
     broken = RemovalRequest(EncodedPhoto(b"never looked at"))
     with pytest.raises(DeadlineExceeded):
-        asyncio.run(pipeline.remove_background(broken, Origin("me", time.monotonic() - 1)))
+        asyncio.run(removed(pipeline, broken, time.monotonic() - 1))
     assert session.ran == []
 
 
@@ -57,7 +74,7 @@ def test_a_deadline_between_the_network_and_the_matte(pipeline: Pipeline, sessio
     async def scenario() -> None:
         asyncio.get_running_loop().call_later(0.3, session.gate.set)
         with pytest.raises(DeadlineExceeded, match="after a stage"):
-            await pipeline.remove_background(RemovalRequest(PHOTO), Origin("me", time.monotonic() + 0.2))
+            await removed(pipeline, RemovalRequest(PHOTO), time.monotonic() + 0.2)
 
     asyncio.run(scenario())
     assert len(session.ran) == 1
@@ -68,44 +85,47 @@ def test_limits_of_requests_and_pixels(pipeline: Pipeline, session: FakeSession)
     large = EncodedPhoto(images.encode(images.scene(97, 64)))
 
     async def scenario() -> None:
-        one = asyncio.create_task(pipeline.remove_background(RemovalRequest(PHOTO)))
+        one = asyncio.create_task(removed(pipeline, RemovalRequest(PHOTO)))
         await asyncio.sleep(0.1)
-        with pytest.raises(Overloaded, match="pixels"):
-            await pipeline.remove_background(RemovalRequest(large))
-        two = asyncio.create_task(pipeline.remove_background(RemovalRequest(PHOTO)))
+        with pytest.raises(Overloaded, match="memory"):
+            await removed(pipeline, RemovalRequest(large))
+        two = asyncio.create_task(removed(pipeline, RemovalRequest(PHOTO)))
         await asyncio.sleep(0.1)
         with pytest.raises(Overloaded, match="requests"):
-            await pipeline.remove_background(RemovalRequest(PHOTO))
+            await removed(pipeline, RemovalRequest(PHOTO))
         session.gate.set()
         await asyncio.gather(one, two)
 
     asyncio.run(scenario())
 
 
-def test_a_caller_that_leaves_during_the_decode_leaves_no_pixels_behind(pipeline: Pipeline) -> None:
-    """The thread at work asks for the picture's pixels when the request has ended: it gets none."""
-    picture = images.encode(images.scene())
-    probe = codec.probe
+def test_a_caller_that_leaves_holds_its_memory_until_its_thread_is_free(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding, go_on, decode = threading.Event(), threading.Event(), codec.decode
 
-    def slow_probe(data: bytes, limits: Limits, field: str) -> codec.Header:
-        header = probe(data, limits, field)
-        if field == "background.image":
-            time.sleep(0.1)
-        return header
+    def held_decode(*arguments: Any) -> codec.Photo:
+        decoding.set()
+        assert go_on.wait(30)
+        return decode(*arguments)
+
+    monkeypatch.setattr(codec, "decode", held_decode)
+    memory, lane = pipeline.admission.memory, pipeline.admission.lanes["fake"]
 
     async def scenario() -> None:
-        request = RemovalRequest(PHOTO, background=ImageBackground(picture))
-        for _ in range(3):
-            call = asyncio.create_task(pipeline.remove_background(request))
-            await asyncio.sleep(0.05)
-            call.cancel()
-            await asyncio.gather(call, return_exceptions=True)
-            await asyncio.sleep(0.1)
-        await pipeline.remove_background(request)  # takes all the pixels that there are
+        call = asyncio.create_task(removed(pipeline, RemovalRequest(PHOTO)))
+        await asyncio.to_thread(decoding.wait, 30)
+        call.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not call.done()
+        assert (memory.held_bytes, lane.active) == (HELD_BYTES, 1)
+        go_on.set()
+        await asyncio.gather(call, return_exceptions=True)
+        assert call.cancelled()
+        assert (memory.held_bytes, lane.active) == (0, 0)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codec, "probe", slow_probe)
-        asyncio.run(scenario())
+    asyncio.run(scenario())
 
 
 def test_every_permit_comes_back(pipeline: Pipeline, session: FakeSession) -> None:
@@ -114,17 +134,17 @@ def test_every_permit_comes_back(pipeline: Pipeline, session: FakeSession) -> No
     async def scenario() -> None:
         for _ in range(5):
             with pytest.raises(BadPhoto):
-                await pipeline.remove_background(RemovalRequest(EncodedPhoto(b"x")))
+                await removed(pipeline, RemovalRequest(EncodedPhoto(b"x")))
             with pytest.raises(InvalidRequest):
-                await pipeline.remove_background(RemovalRequest(PHOTO, keep=("nothing",)))
+                await removed(pipeline, RemovalRequest(PHOTO, keep=("nothing",)))
             session.gate.clear()
-            calls = [asyncio.create_task(pipeline.remove_background(RemovalRequest(PHOTO))) for _ in range(2)]
+            calls = [asyncio.create_task(removed(pipeline, RemovalRequest(PHOTO))) for _ in range(2)]
             await asyncio.sleep(0.05)
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
             session.gate.set()
-        await asyncio.gather(*(pipeline.remove_background(RemovalRequest(PHOTO)) for _ in range(2)))
+        await asyncio.gather(*(removed(pipeline, RemovalRequest(PHOTO)) for _ in range(2)))
 
     asyncio.run(scenario())
 
@@ -133,15 +153,15 @@ def test_who_waits_while_the_model_is_replaced_runs_on_the_one_that_was_chosen(s
     """Its classes were chosen by the labels of that one."""
     files = FakeFiles()
     engine = engine_of(session, files=files)
-    pipeline = Pipeline(engine, Admission(("fake",), LaneLimits(1, 9, 60), 2 * PIXELS), Limits(10**6, 10**6), 1)
+    pipeline = Pipeline(engine, Admission(("fake",), QueueLimits(1, 9, 60), 2 * HELD_BYTES), Limits(10**6, 10**6), 1)
     session.gate.clear()
 
     async def scenario() -> None:
-        running, waiting = (asyncio.create_task(pipeline.remove_background(RemovalRequest(PHOTO))) for _ in range(2))
+        running, waiting = (asyncio.create_task(removed(pipeline, RemovalRequest(PHOTO))) for _ in range(2))
         await asyncio.sleep(0.1)
         await asyncio.to_thread(engine.reload)
         session.gate.set()
-        answers = [await running, await waiting, await pipeline.remove_background(RemovalRequest(PHOTO))]
+        answers = [await running, await waiting, await removed(pipeline, RemovalRequest(PHOTO))]
         assert [answer.network is engine.network("") for answer in answers] == [False, False, True]
 
     asyncio.run(scenario())
@@ -154,12 +174,12 @@ def test_who_waits_for_a_model_that_fails_costs_no_pixel() -> None:
     session, files = FakeSession(), FakeFiles()
     files.gate.clear()
     engine = engine_of(session, files=files)
-    pipeline = Pipeline(engine, Admission(("fake",), LaneLimits(1, 9, 60), 2 * PIXELS), Limits(10**6, 10**6), 1)
+    pipeline = Pipeline(engine, Admission(("fake",), QueueLimits(1, 9, 60), 2 * HELD_BYTES), Limits(10**6, 10**6), 1)
     fire = EncodedPhoto(images.encode(np.full((64, 96, 3), 66, np.uint8)))  # what a FakeSession fails on
     broken = EncodedPhoto(b"never looked at")
 
     async def scenario() -> list[object]:
-        calls = [pipeline.remove_background(RemovalRequest(photo)) for photo in (fire, fire, fire, broken, broken)]
+        calls = [removed(pipeline, RemovalRequest(photo)) for photo in (fire, fire, fire, broken, broken)]
         return list(await asyncio.gather(*calls, return_exceptions=True))
 
     kinds = [type(outcome) for outcome in asyncio.run(scenario())]

@@ -5,21 +5,26 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import numpy as np
 import pytest
+from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from proxy import Proxy
 
 import images
 import mattebox
+from altered import ONE_AT_A_TIME, altered_server
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.admission.reception import Reception
 from mattebox_server.errors import DeadlineExceeded, Overloaded
 from mattebox_server.local import LocalServer
+from mattebox_server.records import Record
+from mattebox_server.rpc.calls import CallerGone
+from mattebox_server.rpc.wire import Wire
 
 SMALL = images.encode(images.scene())
 NOISE = images.encode(np.random.default_rng(0).integers(0, 256, (900, 1000, 3), np.uint8))  # 2.7 MB as PNG
@@ -48,9 +53,9 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def test_a_full_queue_refuses_before_the_photo_is_there(colour_model: Path) -> None:
-    flags = ["--max-active", "1", "--max-queue", "0", "--log-level", "debug"]
+    flags = ["--max-queue", "0", "--log-level", "debug"]
     with (
-        LocalServer([colour_model], flags) as server,
+        altered_server([colour_model], flags, ONE_AT_A_TIME) as server,
         Proxy(server.address, up_bytes=PASSES_BYTES) as proxy,
         ThreadPoolExecutor(1) as pool,
         mattebox.Client(server.address) as client,
@@ -63,7 +68,7 @@ def test_a_full_queue_refuses_before_the_photo_is_there(colour_model: Path) -> N
 
 def test_a_request_that_never_arrives_is_given_up(colour_model: Path) -> None:
     with (
-        LocalServer([colour_model], ["--receive-seconds", "0.5"]) as server,
+        altered_server([colour_model], [], "app._RECEIVE_S = 0.5") as server,
         Proxy(server.address, up_bytes=PASSES_BYTES) as proxy,
     ):
         assert remove(proxy.address, NOISE) is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -72,7 +77,7 @@ def test_a_request_that_never_arrives_is_given_up(colour_model: Path) -> None:
 
 def test_slow_senders_do_not_keep_others_out(colour_model: Path) -> None:
     with (
-        LocalServer([colour_model], ["--max-receiving", "3", "--log-level", "debug"]) as server,
+        altered_server([colour_model], ["--log-level", "debug"], "settings._MAX_RECEIVING = 3") as server,
         Proxy(server.address, up_bytes=PASSES_BYTES) as proxy,
         ThreadPoolExecutor(3) as pool,
     ):
@@ -94,11 +99,10 @@ def test_slow_senders_do_not_keep_others_out(colour_model: Path) -> None:
 
 
 def test_an_answer_that_nobody_takes_is_let_go(colour_model: Path) -> None:
-    """Its bytes are the server's only ones: until they are given back nobody else is answered."""
+    """`test_metrics` shows that it is accounted for until then."""
     photo = images.encode(images.textured(2500, 2000), "JPEG")
-    flags = ["--max-photo-bytes", "8000000", "--max-bytes", "16100000", "--send-seconds", "1"]
     with (
-        LocalServer([colour_model], flags) as server,
+        altered_server([colour_model], [], "app._SEND_S = 1") as server,
         Proxy(server.address, down_bytes=PASSES_BYTES) as proxy,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -109,9 +113,8 @@ def test_an_answer_that_nobody_takes_is_let_go(colour_model: Path) -> None:
                 pb_grpc.BackgroundRemovalServiceStub(channel).RemoveBackground(request, timeout=6)
 
         slow = pool.submit(call)  # an answer of 15 MB
-        eventually(lambda: remove(server.address, NOISE) is grpc.StatusCode.RESOURCE_EXHAUSTED)
-        eventually(lambda: remove(server.address, NOISE) is grpc.StatusCode.OK)
-        assert any(event["event"] == "the caller didn't take its answer" for event in server.events)
+        eventually(lambda: any(event["event"] == "the caller didn't take its answer" for event in server.events))
+        assert remove(server.address, NOISE) is grpc.StatusCode.OK
         proxy.cut()
         assert isinstance(slow.exception(30), grpc.RpcError)
     assert not any("Traceback" in str(event) for event in server.events)
@@ -178,3 +181,46 @@ def test_arriving_takes_only_so_long() -> None:
             pass
 
     asyncio.run(scenario())
+
+
+def test_who_arrives_as_the_time_of_the_oldest_is_over_takes_its_place() -> None:
+    """The oldest is told that it took too long, not that others are faster."""
+
+    async def scenario() -> None:
+        reception, loop = Reception(1, 60), asyncio.get_running_loop()
+        outcomes: dict[str, BaseException | None] = {}
+
+        async def arrive(name: str, seconds: float) -> None:
+            try:
+                async with reception.place():
+                    await asyncio.sleep(seconds)
+                outcomes[name] = None
+            except (Overloaded, DeadlineExceeded) as error:
+                outcomes[name] = error
+
+        oldest = asyncio.create_task(arrive("oldest", 30))
+        await asyncio.sleep(0)
+        (arrival,) = reception._arriving  # pyright: ignore[reportPrivateUsage]
+        arrival.timer.reschedule(loop.time())  # it fires in the next turn of the loop, before the newcomer's task runs
+        newcomer = loop.create_task(arrive("newcomer", 0))
+        await asyncio.gather(oldest, newcomer)
+        assert outcomes["newcomer"] is None
+        assert isinstance(outcomes["oldest"], DeadlineExceeded)
+
+    asyncio.run(scenario())
+
+
+class GoneContext:
+    """A call whose caller has gone: gRPC refuses to send anything."""
+
+    async def send_initial_metadata(self, _: object) -> None:
+        raise aio.InternalError("Failed grpc_call_start_batch: 10")
+
+    async def write(self, _: bytes) -> None:
+        raise AssertionError("nothing is sent after the metadata")
+
+
+def test_a_call_that_is_gone_before_its_answer_is_dropped() -> None:
+    wire = Wire(Reception(1, 60), 60)
+    with pytest.raises(CallerGone):
+        asyncio.run(wire.send(cast("Any", GoneContext()), b"answer", Record("RemoveBackground", "id", 0)))

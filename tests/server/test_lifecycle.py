@@ -18,21 +18,22 @@ import images
 import mattebox
 from fakes import FakeSession, engine_of
 from mattebox_server import app
-from mattebox_server.admission.budget import Budget
 from mattebox_server.admission.reception import Reception
 from mattebox_server.app import grpc_server
 from mattebox_server.engine.engine import Engine
+from mattebox_server.rpc.access import Callers
 from mattebox_server.rpc.calls import Calls
 from mattebox_server.rpc.service import SERVICE_NAME, BackgroundRemovalService
 from mattebox_server.rpc.wire import Wire
+from mattebox_server.security.proxies import TrustedProxies
 from mattebox_server.settings import Settings
 
 PHOTO = images.encode(images.scene())
 
 
-def parts() -> tuple[int, Wire, Calls]:
+def parts() -> tuple[int, Wire, Calls, Callers]:
     """What a service is made of."""
-    return 1000, Wire(Reception(9, 60), Budget("bytes", 10**6), 60), Calls()
+    return 1000, Wire(Reception(9, 60), 60), Calls(), Callers(None, TrustedProxies())
 
 
 @pytest.mark.parametrize("state", ["starting", "shutting down"])

@@ -6,7 +6,7 @@ import pytest
 
 from mattebox_server.errors import StartupError
 from mattebox_server.security.certificates import TlsFiles
-from mattebox_server.settings import load_settings
+from mattebox_server.settings import Settings, load_settings, unknown_variables
 
 MODEL = ["--model", "a.onnx"]
 
@@ -32,44 +32,78 @@ def test_models_by_flag_and_environment(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_engine_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--precision", "bf16", "--sessions", "2", "--max-batch", "3", "--cache-dir", "c"]
-    options = load_settings([*MODEL, *flags, "--batch-wait-seconds", "0.5", "--engine-threads", "6"]).engine
+    options = load_settings([*MODEL, *flags, "--threads", "6"]).engine
     assert (options.precision, options.sessions, options.max_batch) == ("bf16", 2, 3)
-    assert (options.cache_dir, options.batch_wait_s, options.threads) == (Path("c"), 0.5, 6)
-    gpu = load_settings([*MODEL, "--provider", "cuda", "--device-id", "1", "--gpu-memory-bytes", "2000000000"]).engine
-    assert (gpu.provider, gpu.device_id, gpu.gpu_memory_bytes) == ("cuda", 1, 2_000_000_000)
-    assert load_settings([*MODEL, "--static-size", "4000x3000,1x2"]).engine.static_sizes == ((4000, 3000), (1, 2))
-    assert load_settings([*MODEL, "--max-failures", "7"]).engine.max_failures == 7
+    assert (options.cache_dir, options.threads) == (Path("c"), 6)
+    gpu = load_settings([*MODEL, "--provider", "cuda", "--gpu-memory-bytes", "2000000000"]).engine
+    assert (gpu.provider, gpu.gpu_memory_bytes) == ("cuda", 2_000_000_000)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert load_settings(MODEL).cache_dir == tmp_path / "mattebox" / "compiled"
     assert load_settings([*MODEL, "--cache-dir", "off"]).cache_dir is None
 
 
-def test_unknown_settings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_settings_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "mattebox.toml"
     file.write_text("max_request = 3\n")
     with pytest.raises(StartupError, match="max_request: Extra inputs"):
         load_settings([*MODEL, "--config", str(file)])
     with pytest.raises(SystemExit):
         load_settings([*MODEL, "--max-request", "3"])
-    monkeypatch.setenv("MATTEBOX_ADRESS", "x")
-    with pytest.raises(StartupError, match="did you mean MATTEBOX_ADDRESS"):
-        load_settings(MODEL)
+
+
+def test_unknown_variables_are_found_but_those_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MATTEBOX_ADRESS", "MATTEBOX_PORT_50051_TCP_PROTO", "MATTEBOX_CLIENT_X", "MATTEBOX_MAX_QUEUE"):
+        monkeypatch.setenv(name, "3")
+    assert load_settings(MODEL).max_queue == 3
+    assert unknown_variables() == {"MATTEBOX_ADRESS": "MATTEBOX_ADDRESS", "MATTEBOX_PORT_50051_TCP_PROTO": ""}
+
+
+def test_few_settings() -> None:
+    assert len(Settings.model_fields) <= 28
+
+
+def test_memory_is_divided_so_that_its_worst_case_is_the_setting() -> None:
+    settings = load_settings([*MODEL, "--memory-bytes", str(3 * 2**30)])
+    memory = settings.memory
+    assert memory.work_bytes + memory.receiving * settings.max_message_bytes <= 3 * 2**30
+    assert memory.work_bytes == 9 * 2**28
+    assert memory.receiving == 11
+    assert load_settings([*MODEL, "--memory-bytes", str(100 * 2**30)]).memory.receiving == 64
+
+
+def test_memory_by_default_is_three_quarters_of_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mattebox_server.settings.available_bytes", lambda: 8 * 2**30)
+    assert load_settings(MODEL).memory.work_bytes == 0.75 * 0.75 * 8 * 2**30
+    monkeypatch.setattr("mattebox_server.settings.available_bytes", lambda: 2**30)
+    settings = load_settings(MODEL)  # enough for the largest photo, however little there is
+    assert settings.memory.work_bytes >= settings.max_message_bytes + 20 * settings.max_photo_pixels
+    assert settings.memory.receiving >= 1
+
+
+def test_who_is_a_proxy() -> None:
+    settings = load_settings([*MODEL, "--trusted-proxies", "10.0.0.0/8", "--trusted-proxies", "unix"])
+    assert settings.trusted_proxies == ["10.0.0.0/8", "unix"]
 
 
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
         ([], "model: Field required"),
-        ([*MODEL, "--engine-threads", "0"], "engine_threads"),
+        ([*MODEL, "--threads", "0"], "threads"),
         ([*MODEL, "--max-photo-pixels", "200000000"], "max_photo_pixels"),
-        ([*MODEL, "--max-pixels", "5"], "max_pixels is below max_photo_pixels"),
+        ([*MODEL, "--memory-bytes", "5"], "memory_bytes is below 179"),
+        (
+            [*MODEL, "--trusted-proxies", "proxy.example"],
+            "trusted_proxies: Value error, 'proxy.example'",
+        ),
+        (
+            [*MODEL, "--trusted-proxies", "10.1.2.3", "--token-file", "tokens"],
+            "trusted_proxies would have no effect with token_file",
+        ),
         ([*MODEL, "--config", "nowhere.toml"], "can't read the settings file nowhere.toml"),
         ([*MODEL, "--grace-seconds", "soon"], "grace_seconds"),
         ([*MODEL, "--max-batch", "0"], "max_batch"),
-        ([*MODEL, "--static-size", "4000"], "static_size: Value error, 4000: must be like 4000x3000"),
-        ([*MODEL, "--static-size", "8x8", "--provider", "cuda"], "static_size would have no effect"),
         ([*MODEL, "--precision", "int8"], "precision"),
-        ([*MODEL, "--provider", "cpu", "--device-id", "1"], "device_id would have no effect with the provider cpu"),
         ([*MODEL, "--provider", "openvino", "--gpu-memory-bytes", "9999999999"], "gpu_memory_bytes would have no"),
         ([*MODEL, "--max-photo-bytes", "1073741824"], "max_photo_bytes"),
         ([*MODEL, "--tls-certificate", "c.pem"], "tls_certificate and tls_key need each other"),

@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import images
 import mattebox
+from altered import ONE_AT_A_TIME, altered_server
 from fakes import FakeSession
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
@@ -145,8 +146,13 @@ def test_what_stands_still(metered: LocalServer) -> None:
     seen = Scrape(endpoint(metered))
     for model in ("colour", "brightness"):
         assert seen.get("mattebox_model_serving", model=model, provider="cpu", precision="fp32") == 1
-        for name in ("mattebox_queue_length", "mattebox_queue_wait_seconds", "mattebox_active_requests"):
-            assert (name, frozenset({("model", model)})) in seen.samples
+        for name in (
+            "mattebox_queue_length",
+            "mattebox_queue_wait_seconds",
+            "mattebox_backlog_seconds",
+            "mattebox_active_requests",
+        ):
+            assert (f"mattebox_{name}", frozenset({("model", model)})) in seen.samples
         for phase in ("compile", "check", "warm up"):
             assert seen.get("mattebox_startup_seconds", phase=phase, model=model) > 0
     assert seen.get("process_resident_memory_bytes") > 1e6
@@ -171,8 +177,11 @@ def test_answers_that_nobody_takes_are_in_flight_until_the_caller_goes(metered: 
 
 
 def test_queue_and_rejections(colour_model: Path) -> None:
-    flags = [*FLAGS, "--max-active", "1", "--max-queue", "2"]
-    with LocalServer([colour_model], flags) as server, grpc.insecure_channel(server.address, SIZES) as channel:
+    flags = [*FLAGS, "--max-queue", "2"]
+    with (
+        altered_server([colour_model], flags, ONE_AT_A_TIME) as server,
+        grpc.insecure_channel(server.address, SIZES) as channel,
+    ):
         stub = pb_grpc.BackgroundRemovalServiceStub(channel)
         request = pb.RemoveBackgroundRequest(encoded=LARGE)
         stub.RemoveBackground(request, timeout=60)  # measures what a request takes
@@ -192,7 +201,8 @@ def test_queue_and_rejections(colour_model: Path) -> None:
                     seen.get("mattebox_queue_length", model="colour") == 2
                     and seen.get("mattebox_active_requests", model="colour") == 1
                     and seen.get("mattebox_queue_wait_seconds", model="colour") > 0
-                    and seen.get("mattebox_in_flight_pixels") == 6e6
+                    and seen.get("mattebox_in_flight_bytes") > 20 * 6e6
+                    and seen.get("mattebox_backlog_seconds", model="colour") > 0
                 ),
             )
             refused = [each.result() for each in answered].count(False)
@@ -243,7 +253,7 @@ def test_a_server_that_loads_says_so(tmp_path: Path) -> None:
         seen = Scrape(found["metrics"])
         assert seen.samples["mattebox_model_serving", NAMELESS] == 0
         assert seen.values("mattebox_model_serving", "model") == {""}
-        assert seen.get("mattebox_in_flight_pixels") == 0
+        assert seen.get("mattebox_in_flight_bytes") == 0
         with grpc.insecure_channel(found["listening"]) as channel, pytest.raises(grpc.RpcError, match="starting"):
             pb_grpc.BackgroundRemovalServiceStub(channel).ListModels(pb.ListModelsRequest(), timeout=30)
         scrape_when(found["metrics"], lambda seen: seen.get("mattebox_rejected_total", reason="starting") == 1)

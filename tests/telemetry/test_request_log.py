@@ -14,7 +14,7 @@ import images
 import mattebox
 from mattebox_server.errors import Overloaded
 from mattebox_server.local import LocalServer
-from mattebox_server.records import Record, Stage
+from mattebox_server.records import Record, Stage, Timeline
 from mattebox_server.rpc.calls import Calls, Refused
 from mattebox_server.telemetry import request_log
 from mattebox_server.telemetry.request_log import RequestLog
@@ -28,7 +28,7 @@ from mattebox_server.telemetry.request_log import RequestLog
 logs.configure(sys.argv[1], "info")
 stages = [Stage("receive", 0, 0.0123), Stage("infer", 1, 0.29046)]
 record = Record("RemoveBackground", "order-66", 0, seconds=0.5, model="u2netp\\nforged", width_px=4000, height_px=3000)
-record.stages += stages
+record.times.extend(stages)
 record.request_bytes, record.response_bytes, record.batch_size = 345678, 4444, 1
 RequestLog()(record)
 """
@@ -140,7 +140,7 @@ def test_an_observer_that_fails_harms_nobody() -> None:
         raise RuntimeError("no")
 
     async def ask(calls: Calls, *, overloaded: bool) -> None:
-        record = Record("RemoveBackground", "id", time.monotonic(), stages=[Stage("send", 0, 0)])
+        record = Record("RemoveBackground", "id", time.monotonic(), times=Timeline([Stage("send", 0, 0)]))
         async with calls.track(record):
             if overloaded:
                 raise Overloaded("full", 1, "queue_full")

@@ -92,7 +92,7 @@ def collector() -> Generator[Collector]:
 @pytest.fixture(scope="module")
 def traced(collector: Collector, colour_model: Path) -> Generator[LocalServer]:
     own = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test"}
-    flags = ["--provider", "cpu", "--otlp-endpoint", collector.endpoint, "--receive-seconds", "2"]
+    flags = ["--provider", "cpu", "--otlp-endpoint", collector.endpoint]
     with LocalServer([colour_model], flags, {**os.environ, **own}) as server:
         yield server
 

@@ -1,69 +1,78 @@
-"""How much the server takes on at once, and in which order."""
+"""Which requests the server takes, in which order, and how much memory they hold."""
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from mattebox_server.admission.budget import Budget, Share
-from mattebox_server.admission.lane import Lane, LaneLimits, Turn
-from mattebox_server.errors import DeadlineExceeded, Overloaded
+from mattebox_server.admission.lane import Lane, Origin, QueueLimits, Turn
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a request comes from and when its answer is due.
+class Entry:
+    """Leave for one request to come in, given before it is received, when its model isn't known yet.
 
     Args:
-        caller: the name of the caller's token, or else its connection; callers are served in turn.
-        deadline_s: on the clock of `time.monotonic`; None means never.
+        origin: where the request comes from.
+        memory: the memory that the request holds.
+        trials: the models whose lanes let it in to measure anew, though they would have refused it.
     """
 
-    caller: str = ""
-    deadline_s: float | None = None
+    origin: Origin
+    memory: Share
+    trials: frozenset[str] = frozenset()
 
 
 class Admission:
-    """The lanes of all models, and the pixels that all of their requests hold in memory.
+    """The lanes of all models, and the memory that their requests share.
 
     Args:
-        models: names of the models.
-        limits: of each of them.
-        max_pixels: of all photos in flight.
+        models: the names of the models, the default one first.
+        limits: the bounds of each model's queue.
+        memory_bytes: the memory of all requests that have arrived.
     """
 
-    def __init__(self, models: tuple[str, ...], limits: LaneLimits, max_pixels: int) -> None:
+    def __init__(self, models: tuple[str, ...], limits: QueueLimits, memory_bytes: int) -> None:
         self._lanes = {model: Lane(limits) for model in models}
-        self.pixels = Budget("pixels", max_pixels)
+        self.memory = Budget(memory_bytes)
 
     @property
     def lanes(self) -> Mapping[str, Lane]:
-        """Of each model, by its name."""
+        """The lane of each model, by the model's name."""
         return self._lanes
 
-    def check_room(self, origin: Origin) -> None:
-        """Raises Overloaded or DeadlineExceeded if a request is sure to be refused, whatever its model.
+    @contextmanager
+    def entry(self, origin: Origin) -> Generator[Entry]:
+        """Lets a request come in, unless each model is sure to refuse it. To be held until the request has ended.
 
-        To be asked before the request is received: a refusal then costs neither side the photo's bytes.
-        """
-        refusal: Exception | None = None
-        for lane in self._lanes.values():
-            try:
-                lane.check_room(origin.caller, origin.deadline_s)
-            except (Overloaded, DeadlineExceeded) as error:
-                refusal = error
-            else:
-                return
-        if refusal is not None:
-            raise refusal
-
-    @asynccontextmanager
-    async def enter(self, model: str, origin: Origin) -> AsyncGenerator[tuple[Turn, Share]]:
-        """Waits for a turn and holds it until the block ends; gives it, and what the request holds of all pixels.
+        A refusal before the request is received costs neither side the photo's bytes.
 
         Raises:
-            Overloaded: at a limit.
+            Overloaded, DeadlineExceeded: the default model's reason.
+        """
+        for lane in self._lanes.values():
+            lane.note_asking(origin.caller)
+        refusals = {model: lane.refusal(origin) for model, lane in self._lanes.items()}
+        refused = {model: refusal for model, refusal in refusals.items() if refusal is not None}
+        trials = frozenset[str]()
+        if len(refused) == len(refusals):
+            trials = frozenset(m for m, refusal in refused.items() if self._lanes[m].claim_trial(origin, refusal))
+            if not trials:
+                raise next(iter(refused.values())).error
+        try:
+            with self.memory.share() as share:
+                yield Entry(origin, share, trials)
+        finally:
+            for model in trials:
+                self._lanes[model].end_trial()
+
+    @asynccontextmanager
+    async def turn(self, model: str, entry: Entry) -> AsyncGenerator[Turn]:
+        """Waits for the request's turn at its model and holds it until the block ends.
+
+        Raises:
+            Overloaded: a limit is reached.
             DeadlineExceeded: the deadline passed, or can't be met.
         """
-        async with self._lanes[model].turn(origin.caller, origin.deadline_s) as turn:
-            with self.pixels.share() as share:
-                yield turn, share
+        async with self._lanes[model].turn(entry.origin, model in entry.trials) as turn:
+            yield turn

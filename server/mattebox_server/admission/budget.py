@@ -1,73 +1,81 @@
-"""A limit on something that many requests hold at once, such as bytes."""
+"""The one bound of memory that all requests share."""
 
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from mattebox_server.errors import DeadlineExceeded, Overloaded
+from mattebox_server.errors import Overloaded, PhotoTooLarge, Violation
 
 _RETRY_AFTER_S = 0.5
 
 
 class Budget:
-    """Counts what is held and refuses what would be too much. Safe to use from any thread.
+    """Counts the bytes that requests hold, and refuses what would be too much. Safe to use from any thread.
 
     Args:
-        unit: what is counted, such as "bytes".
-        limit: the most that is held at once.
+        limit_bytes: the largest number of bytes held at once.
     """
 
-    def __init__(self, unit: str, limit: int) -> None:
+    def __init__(self, limit_bytes: int) -> None:
         self._lock = threading.Lock()
-        self._unit, self._limit = unit, limit
-        self._held = 0
+        self._limit_bytes = limit_bytes
+        self._held_bytes = 0
 
     @property
-    def held(self) -> int:
-        """What is held now."""
-        return self._held
+    def held_bytes(self) -> int:
+        """The bytes that all requests hold now."""
+        return self._held_bytes
 
     @contextmanager
-    def share(self, amount: int = 0) -> Generator["Share"]:
-        """What one request holds, given back at the end of the block. Raises Overloaded at the limit."""
+    def share(self) -> Generator["Share"]:
+        """Gives the share of one request, which holds nothing at first; returns all of it at the end of the block."""
         share = Share(self)
         try:
-            share.take(amount)
             yield share
         finally:
-            with self._lock:
-                share.ended = True
-                self._held -= share.amount
+            share.become(0)
 
-    def change(self, share: "Share", amount: int, force: bool) -> None:
-        """See `Share`."""
+    def take(self, share: "Share", amount_bytes: int, field: str) -> None:
+        """Makes a share larger; see `Share.take` for the arguments and the errors."""
         with self._lock:
-            if share.ended:  # the caller went away while a thread was at work for it: nobody would give this back
-                raise DeadlineExceeded("the caller is gone")
-            if not force and self._held + amount > self._limit:
-                what = f"{self._held} {self._unit} in flight, {amount} more are over the limit of {self._limit}"
-                raise Overloaded(what, _RETRY_AFTER_S, self._unit)
-            self._held += amount
-            share.amount += amount
+            if share.bytes + amount_bytes > self._limit_bytes:
+                what = f"{share.bytes + amount_bytes} bytes of memory are needed, the server has {self._limit_bytes}"
+                raise PhotoTooLarge(Violation(field, what))
+            if self._held_bytes + amount_bytes > self._limit_bytes:
+                what = f"requests in flight hold {self._held_bytes} bytes of memory, the limit is {self._limit_bytes}"
+                raise Overloaded(what, _RETRY_AFTER_S, "memory")
+            self._add(share, amount_bytes)
+
+    def settle(self, share: "Share", held_bytes: int) -> None:
+        """Sets what a share holds, whatever the limit."""
+        with self._lock:
+            self._add(share, held_bytes - share.bytes)
+
+    def _add(self, share: "Share", amount_bytes: int) -> None:
+        self._held_bytes += amount_bytes
+        share.bytes += amount_bytes
 
 
 class Share:
-    """What one request holds of a budget."""
+    """The bytes that one request holds."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self.amount = 0
-        self.ended = False
+        self.bytes = 0
 
-    def take(self, amount: int) -> None:
-        """Accounts for what is about to be held.
+    def take(self, amount_bytes: int, field: str = "photo") -> None:
+        """Accounts for memory that the request is about to hold.
+
+        Args:
+            amount_bytes: the bytes to come, beside those that the request holds already.
+            field: the field of the request that needs them, for the error.
 
         Raises:
-            Overloaded: at the limit.
-            DeadlineExceeded: the request has ended meanwhile.
+            Overloaded: other requests hold too much now.
+            PhotoTooLarge: the request alone would be over the limit.
         """
-        self._budget.change(self, amount, force=False)
+        self._budget.take(self, amount_bytes, field)
 
-    def become(self, amount: int) -> None:
-        """Accounts for what is held instead, which can't be refused any more."""
-        self._budget.change(self, amount - self.amount, force=True)
+    def become(self, held_bytes: int) -> None:
+        """Accounts for what the request holds now in place of all before. It can't be refused any more."""
+        self._budget.settle(self, held_bytes)

@@ -1,6 +1,5 @@
 """The two halves of a request that touch pixels: up to the network, and after it. Plain functions, run in threads."""
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,9 @@ from mattebox_server.matting.backdrop import blurred, continue_subject, cover, p
 from mattebox_server.matting.blend import composite, cutout, restore
 from mattebox_server.matting.matte import Matte, hard_mask, make_matte
 from mattebox_server.matting.subjects import Subject, find_subjects
+from mattebox_server.records import Timeline
 from mattebox_server.request import (
+    BYTES_A_PIXEL,
     Background,
     BlurBackground,
     ColorBackground,
@@ -45,17 +46,11 @@ class Prepared:
         model_input: what the network gets.
         backdrop: uint8 (h, w, 3) BGR in the photo's colours, if the background is a picture: at the answer's size, but
             for a crop at its own.
-        started_s: when decoding began, on the clock of `time.monotonic`.
-        decode_s: seconds that decoding took.
-        preprocess_s: seconds that preprocessing took.
     """
 
     photo: Photo
     model_input: ModelInput
     backdrop: Pixels | None
-    started_s: float
-    decode_s: float
-    preprocess_s: float
 
     @property
     def size(self) -> tuple[int, int]:
@@ -64,62 +59,57 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Finished:
+class Composite:
     """An encoded answer.
 
     Args:
         image: the composite, or the matte for `alpha_only`.
-        size: its width and height in pixels.
-        channels: of `image`: 1 grey, 3 colour, 4 with alpha.
+        format: the format of `image`.
+        size: the width and the height of `image` in pixels.
+        channels: the channels of `image`: 1 grey, 3 colour, 4 with alpha.
         alpha: the matte as PNG, if it was asked for.
         subjects: what was found, largest first.
-        started_s: when matting began, on the clock of `time.monotonic`.
-        matte_s: seconds that matte and blend took.
-        encode_s: seconds that encoding took.
     """
 
     image: bytes
+    format: ImageFormat
     size: tuple[int, int]
     channels: int
     alpha: bytes | None
     subjects: tuple[Subject, ...]
-    started_s: float
-    matte_s: float
-    encode_s: float
 
 
-def prepare(request: RemovalRequest, spec: ModelSpec, limits: Limits, pixels: Share) -> Prepared:
-    """Decodes what the request brings and makes the model's input of it.
+def prepare(request: RemovalRequest, spec: ModelSpec, limits: Limits, memory: Share, times: Timeline) -> Prepared:
+    """Decodes what the request brings and makes the model's input of it: the stages `decode` and `preprocess`.
 
     Raises:
-        BadPhoto, PhotoTooLarge: photo or background picture.
+        BadPhoto, PhotoTooLarge: the photo or the background picture is at fault.
         InvalidRequest: the format of the answer can't hold its size.
-        Overloaded: no room for so many pixels now.
+        Overloaded: there is no memory for so many pixels now.
     """
-    started_s = time.monotonic()
-    photo, size = _load(request, spec, limits, pixels)
-    backdrop = None
-    if isinstance(request.background, ImageBackground):
-        backdrop = _load_backdrop(request.background.data, limits, pixels, photo.profile)
-        backdrop = backdrop if request.output.crop_margin_px is not None else cover(backdrop, *size)
-    decoded_s = time.monotonic()
-    # The size MODEL shows the very pixels that the network gets, as the classic recipe does.
-    exact = request.output.size is SizeMode.MODEL
-    model_input = preprocess(photo.bgr, spec.resize, exact)
-    bgr = model_input.geometry.crop(model_input.image).copy() if exact else shrink_fast(photo.bgr, *size)
-    alpha = None if photo.alpha is None else resize(photo.alpha, *size)
-    photo = Photo(bgr, alpha, photo.profile)
-    return Prepared(photo, model_input, backdrop, started_s, decoded_s - started_s, time.monotonic() - decoded_s)
+    with times.stage("decode"):
+        photo, size = _load(request, spec, limits, memory)
+        backdrop = None
+        if isinstance(request.background, ImageBackground):
+            backdrop = _load_backdrop(request.background.data, limits, memory, photo.profile)
+            backdrop = backdrop if request.output.crop_margin_px is not None else cover(backdrop, *size)
+    with times.stage("preprocess"):
+        # The size MODEL shows the very pixels that the network gets, as the classic recipe does.
+        exact = request.output.size is SizeMode.MODEL
+        model_input = preprocess(photo.bgr, spec.resize, exact)
+        bgr = model_input.geometry.crop(model_input.image).copy() if exact else shrink_fast(photo.bgr, *size)
+        alpha = None if photo.alpha is None else resize(photo.alpha, *size)
+        return Prepared(Photo(bgr, alpha, photo.profile), model_input, backdrop)
 
 
-def _load(request: RemovalRequest, spec: ModelSpec, limits: Limits, pixels: Share) -> tuple[Photo, tuple[int, int]]:
+def _load(request: RemovalRequest, spec: ModelSpec, limits: Limits, memory: Share) -> tuple[Photo, tuple[int, int]]:
     """The photo, no larger than it must be, and the width and height of the answer in pixels."""
     photo, output = request.photo, request.output
     if isinstance(photo, RawPhoto):
         codec.check_bytes(len(photo.data), limits, "raw.data")
         codec.check_pixels(photo.width_px, photo.height_px, limits, "raw")
         size = _answer_size(photo.width_px, photo.height_px, output, spec)
-        pixels.take(photo.width_px * photo.height_px)
+        _hold_pixels(memory, photo.width_px * photo.height_px, size, "raw")
         return codec.from_raw(photo), size
     header = codec.probe(photo.data, limits, "encoded")
     size = _answer_size(header.width_px, header.height_px, output, spec)
@@ -127,8 +117,13 @@ def _load(request: RemovalRequest, spec: ModelSpec, limits: Limits, pixels: Shar
     if output.size is not SizeMode.MODEL:
         model_size = content_size(header.width_px, header.height_px, spec.resize)
         reduction = codec.reduction_for(header, max(size[0], model_size[0]), max(size[1], model_size[1]))
-    pixels.take(header.pixels // reduction**2)
+    _hold_pixels(memory, header.pixels // reduction**2, size, "encoded")
     return codec.decode(photo.data, header, "encoded", reduction), size
+
+
+def _hold_pixels(memory: Share, pixels: int, answer_size: tuple[int, int], field: str) -> None:
+    """Accounts for a photo of so many pixels and for all that becomes of it."""
+    memory.take(BYTES_A_PIXEL * max(pixels, answer_size[0] * answer_size[1]), field)
 
 
 def _answer_size(width_px: int, height_px: int, output: OutputOptions, spec: ModelSpec) -> tuple[int, int]:
@@ -139,9 +134,9 @@ def _answer_size(width_px: int, height_px: int, output: OutputOptions, spec: Mod
     return size
 
 
-def _load_backdrop(data: bytes, limits: Limits, pixels: Share, profile: bytes | None) -> Pixels:
+def _load_backdrop(data: bytes, limits: Limits, memory: Share, profile: bytes | None) -> Pixels:
     header = codec.probe(data, limits, "background.image")
-    pixels.take(header.pixels)
+    memory.take(BYTES_A_PIXEL * header.pixels, "background.image")
     picture = codec.decode(data, header, "background.image")
     if picture.alpha is not None:
         composite(picture.bgr, picture.alpha, plain(header.width_px, _WHITE))
@@ -184,29 +179,40 @@ def _check_format_holds(image_format: ImageFormat, size: tuple[int, int], field:
         raise InvalidRequest(Violation(field, what))
 
 
-def finish(
-    request: RemovalRequest, spec: ModelSpec, kept: frozenset[int], prepared: Prepared, found: Inference
-) -> Finished:
-    """Makes the answer of what the network found. Changes the prepared photo."""
-    started_s = time.monotonic()
+@dataclass(frozen=True)
+class Found:
+    """What the network found in a prepared photo.
+
+    Args:
+        spec: the network's description of itself.
+        kept: the indices of the classes that are the subject.
+        inference: the network's maps.
+    """
+
+    spec: ModelSpec
+    kept: frozenset[int]
+    inference: Inference
+
+
+def finish(request: RemovalRequest, prepared: Prepared, found: Found, times: Timeline) -> Composite:
+    """Makes the answer of what the network found: the stages `matte` and `encode`. Changes the prepared photo."""
     output, photo, geometry = request.output, prepared.photo, prepared.model_input.geometry
-    classes = None if found.classes is None else geometry.crop(found.classes)
-    probability = geometry.crop(found.foreground)
-    mask = hard_mask(probability, classes, kept)
-    matte = make_matte(photo.bgr, probability, mask, request.matte)
-    alpha = matte.alpha if photo.alpha is None else np.minimum(matte.alpha, photo.alpha)
-    frame = whole(alpha)
-    if output.crop_margin_px is not None:
-        frame = around_subject(alpha, output.crop_margin_px)
-    subjects = find_subjects(mask, classes, spec.labels, prepared.size, frame)
-    pixels = frame.of(alpha) if output.alpha_only else _compose(request, prepared, matte, alpha, frame)
-    blended_s = time.monotonic()
-    image = codec.encode(pixels, output.format, output.quality, photo.profile)
-    alpha_png = codec.encode(frame.of(alpha), ImageFormat.PNG, 0) if output.include_alpha else None
+    with times.stage("matte"):
+        classes = None if found.inference.classes is None else geometry.crop(found.inference.classes)
+        probability = geometry.crop(found.inference.foreground)
+        mask = hard_mask(probability, classes, found.kept)
+        matte = make_matte(photo.bgr, probability, mask, request.matte)
+        alpha = matte.alpha if photo.alpha is None else np.minimum(matte.alpha, photo.alpha)
+        frame = whole(alpha)
+        if output.crop_margin_px is not None:
+            frame = around_subject(alpha, output.crop_margin_px)
+        subjects = find_subjects(mask, classes, found.spec.labels, prepared.size, frame)
+        pixels = frame.of(alpha) if output.alpha_only else _compose(request, prepared, matte, alpha, frame)
+    with times.stage("encode"):
+        image = codec.encode(pixels, output.format, output.quality, photo.profile)
+        alpha_png = codec.encode(frame.of(alpha), ImageFormat.PNG, 0) if output.include_alpha else None
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    size = (frame.width_px, frame.height_px)
-    taken_s = blended_s - started_s, time.monotonic() - blended_s
-    return Finished(image, size, channels, alpha_png, subjects, started_s, *taken_s)
+    return Composite(image, output.format, (frame.width_px, frame.height_px), channels, alpha_png, subjects)
 
 
 def _compose(request: RemovalRequest, prepared: Prepared, matte: Matte, alpha: Pixels, frame: Frame) -> Pixels:

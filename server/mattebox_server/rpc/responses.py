@@ -1,4 +1,4 @@
-"""The domain's answers to the contract's messages. Knows protobuf, not gRPC."""
+"""Turns the domain's answers into the contract's messages. Knows protobuf, not gRPC."""
 
 from datetime import timedelta
 
@@ -8,8 +8,9 @@ from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.network import Network
 from mattebox_server.matting.subjects import Subject
-from mattebox_server.removal.pipeline import Composite
-from mattebox_server.request import ImageFormat, OutputOptions
+from mattebox_server.records import Timeline
+from mattebox_server.removal.pipeline import Answer
+from mattebox_server.request import ImageFormat
 from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch
 
 _IMAGE_FORMATS = {
@@ -22,21 +23,21 @@ _LAYOUTS = {1: pb.PIXEL_FORMAT_GRAY8, 3: pb.PIXEL_FORMAT_RGB8, 4: pb.PIXEL_FORMA
 _MODEL_KINDS = {"semantic": pb.MODEL_KIND_SEMANTIC, "saliency": pb.MODEL_KIND_SALIENCY}
 
 
-def build_response(composite: Composite, output: OutputOptions) -> pb.RemoveBackgroundResponse:
-    """The answer to one request."""
-    finished = composite.finished
-    width, height = finished.size
-    raw = output.format is ImageFormat.RAW
+def build_response(answer: Answer, times: Timeline) -> pb.RemoveBackgroundResponse:
+    """Makes the message of the answer to one request."""
+    composite = answer.composite
+    width, height = composite.size
+    raw = composite.format is ImageFormat.RAW
     return pb.RemoveBackgroundResponse(
-        image=finished.image,
-        format=_IMAGE_FORMATS[output.format],
+        image=composite.image,
+        format=_IMAGE_FORMATS[composite.format],
         width=width,
         height=height,
-        alpha=finished.alpha or b"",
-        subjects=[_subject(subject) for subject in finished.subjects],
-        execution=_execution(composite.network, composite.found.batch_size),
-        timings=_timings(composite),
-        pixel_format=_LAYOUTS[finished.channels] if raw else pb.PIXEL_FORMAT_UNSPECIFIED,
+        alpha=composite.alpha or b"",
+        subjects=[_subject(subject) for subject in composite.subjects],
+        execution=_execution(answer.network, answer.batch_size),
+        timings=_timings(times),
+        pixel_format=_LAYOUTS[composite.channels] if raw else pb.PIXEL_FORMAT_UNSPECIFIED,
     )
 
 
@@ -57,17 +58,13 @@ def _execution(network: Network, batch_size: int) -> pb.Execution:
     )
 
 
-def _timings(composite: Composite) -> pb.Timings:
-    took = {stage.name: stage.seconds for stage in composite.stages}
-    return pb.Timings(
-        decode=_duration(took["decode"]),
-        preprocess=_duration(took["preprocess"]),
-        queue=_duration(took["wait"] + took["queue"]),
-        infer=_duration(took["infer"]),
-        matte=_duration(took["matte"]),
-        encode=_duration(took["encode"]),
-        total=_duration(composite.total_s),
-    )
+def _timings(times: Timeline) -> pb.Timings:
+    """The stages by the contract's names; the total also holds what passes between them."""
+    last = times[-1]
+    begun_s = next(stage.started_s for stage in times if stage.name == "wait")
+    single = {name: _duration(times.seconds(name)) for name in ("decode", "preprocess", "infer", "matte", "encode")}
+    queue, total = times.seconds("wait", "queue"), last.started_s + last.seconds - begun_s
+    return pb.Timings(queue=_duration(queue), total=_duration(total), **single)
 
 
 def build_models(engine: Engine, limits: pb.Limits) -> pb.ListModelsResponse:

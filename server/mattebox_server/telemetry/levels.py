@@ -2,22 +2,22 @@
 
 from dataclasses import dataclass
 
-from mattebox_server.admission.budget import Budget
 from mattebox_server.removal.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
 class ModelLevels:
-    """Of one model.
+    """How full the queue of one model is.
 
     Args:
-        model: its name.
-        provider: execution provider that runs it.
-        precision: numeric precision that it runs in.
+        model: the name of the model.
+        provider: the execution provider that runs it.
+        precision: the numeric precision that it runs in.
         serving: whether it takes requests.
-        waiting: requests in its queue.
-        active: requests that are worked on.
-        wait_s: seconds that a new request would wait, of a caller who has none here.
+        waiting: the requests in its queue.
+        active: the requests that are worked on.
+        wait_s: the seconds that a new request would wait, of a caller who has none here.
+        backlog_s: the seconds until all requests that are here now have ended; 0 if none waits.
     """
 
     model: str
@@ -27,33 +27,31 @@ class ModelLevels:
     waiting: int
     active: int
     wait_s: float
+    backlog_s: float
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Of the server.
+    """How full the server is.
 
     Args:
-        in_flight_bytes: of requests and answers.
-        in_flight_pixels: of all photos.
-        models: none while they are loaded.
+        in_flight_bytes: the memory that requests in flight account for.
+        models: the queues; none while the models are loaded.
     """
 
     in_flight_bytes: int = 0
-    in_flight_pixels: int = 0
     models: tuple[ModelLevels, ...] = ()
 
 
-def measure(pipeline: Pipeline | None, in_flight: Budget, serving: bool) -> Levels:
-    """To be asked on the event loop, which is where all of it changes.
+def measure(pipeline: Pipeline | None, serving: bool) -> Levels:
+    """Looks at all queues. Belongs to the event loop, where all of it changes.
 
     Args:
-        pipeline: None while models are loaded.
-        in_flight: bytes.
+        pipeline: None while the models are loaded.
         serving: whether the server takes requests.
     """
     if pipeline is None:
-        return Levels(in_flight.held)
+        return Levels()
     lanes = pipeline.admission.lanes
     models = tuple(
         ModelLevels(
@@ -64,7 +62,8 @@ def measure(pipeline: Pipeline | None, in_flight: Budget, serving: bool) -> Leve
             (lane := lanes[network.spec.name]).waiting,
             lane.active,
             lane.predicted_wait_s(),
+            lane.backlog_s,
         )
         for network in pipeline.engine.networks
     )
-    return Levels(in_flight.held, pipeline.admission.pixels.held, models)
+    return Levels(pipeline.admission.memory.held_bytes, models)

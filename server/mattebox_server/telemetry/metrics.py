@@ -1,4 +1,7 @@
-"""What Prometheus gets to see. Labels come from closed sets: methods, statuses, the server's models, token names."""
+"""The metrics that Prometheus reads.
+
+Labels come from closed sets: methods, statuses, the server's models, names of tokens.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,9 +23,9 @@ COUNTERS_AND_GAUGES: Mapping[str, tuple[str, ...]] = {
     "mattebox_cancelled_total": ("method",),
     "mattebox_queue_length": ("model",),
     "mattebox_queue_wait_seconds": ("model",),
+    "mattebox_backlog_seconds": ("model",),
     "mattebox_active_requests": ("model",),
     "mattebox_in_flight_bytes": (),
-    "mattebox_in_flight_pixels": (),
     "mattebox_model_serving": ("model", "provider", "precision"),
     "mattebox_startup_seconds": ("phase", "model"),
 }
@@ -37,7 +40,7 @@ HISTOGRAMS: Mapping[str, tuple[str, ...]] = {
 
 # So that a rate is right from the first refusal on: a counter that appears at 500 has never risen.
 _REASONS = (
-    *("queue_full", "queue_wait", "caller_share", "deadline", "bytes", "pixels", "receiving"),
+    *("queue_full", "queue_wait", "caller_share", "deadline", "memory", "receiving"),
     *("device_memory", "rebuilding", "starting", "draining", "unauthenticated"),
 )
 # Dense where answers are expected: networks take 2 to 20 ms on GPUs, 0.2 to 3 s on CPUs.
@@ -83,16 +86,16 @@ class Metrics:
         if record.status == "CANCELLED":
             self._cancelled.labels(record.method).inc()
         model = record.model if record.model in self._models else ""  # callers may ask for anything
-        for stage in record.stages:
+        for stage in record.times:
             self._stage_seconds.labels(stage.name, model).observe(stage.seconds)
 
     def phase(self, phase: str, model: str, seconds: float) -> None:
-        """See `EngineObserver`."""
+        """Notes the seconds of a phase of a session's start."""
         self._models |= {model}
         self._startup_seconds.labels(phase, model).set(seconds)
 
     def run(self, model: str, provider: str, photos: int, seconds: float) -> None:
-        """See `EngineObserver`."""
+        """Counts a run of a network."""
         self._batch_size.labels(model).observe(photos)
         self._engine_seconds.labels(model, provider).observe(seconds)
 
@@ -142,12 +145,14 @@ class _LevelsCollector(Collector):
 
 
 def _gauges(levels: Levels) -> Iterator[Metric]:
-    yield _gauge("mattebox_in_flight_bytes", "Bytes of requests and answers in flight.", {(): levels.in_flight_bytes})
-    yield _gauge("mattebox_in_flight_pixels", "Pixels of photos in flight.", {(): levels.in_flight_pixels})
+    what = "Bytes of memory that requests in flight account for."
+    yield _gauge("mattebox_in_flight_bytes", what, {(): levels.in_flight_bytes})
     models = levels.models
     yield _gauge("mattebox_queue_length", "Requests that wait.", {(each.model,): each.waiting for each in models})
-    what = "Seconds that a new request would wait."
+    what = "Seconds that a new request of a caller without any would wait."
     yield _gauge("mattebox_queue_wait_seconds", what, {(each.model,): each.wait_s for each in models})
+    what = "Seconds until all requests that are here now have ended; 0 if none waits."
+    yield _gauge("mattebox_backlog_seconds", what, {(each.model,): each.backlog_s for each in models})
     what = "Requests that are worked on."
     yield _gauge("mattebox_active_requests", what, {(each.model,): each.active for each in models})
     what = "1 if the model takes requests. One 0 without names while the models are loaded."

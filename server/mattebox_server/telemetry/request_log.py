@@ -17,7 +17,6 @@ log = structlog.stdlib.get_logger(__name__)
 # of requests refused at a limit, so many a second get a line, one line counts the others. All are there at debug level.
 _LINES_PER_S = 10
 _WINDOW_S = 1.0
-_MAX_NAME = 64  # characters of a model's name, which may be anything if there is no such model
 
 
 class RequestLog:
@@ -62,14 +61,14 @@ class RequestLog:
 def _facts(record: Record) -> dict[str, object]:
     facts: dict[str, object] = {
         "caller": record.caller,
-        "model": record.model[:_MAX_NAME],
+        "model": record.model,
         "size": f"{record.width_px}x{record.height_px}" if record.width_px else "",
         "limit": record.limit,
         "reason": record.reason,
         "request_bytes": record.request_bytes,
         "response_bytes": record.response_bytes,
         "batch_size": record.batch_size,
-        "stages_ms": {stage.name: _ms(stage.seconds) for stage in record.stages},
+        "stages_ms": {stage.name: _ms(stage.seconds) for stage in record.times},
     }
     shown = {name: value for name, value in facts.items() if value}
     known = {"method": record.method, "request_id": record.request_id, "status": record.status}

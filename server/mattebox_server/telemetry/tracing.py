@@ -24,7 +24,6 @@ from mattebox_server.records import Record
 log = structlog.stdlib.get_logger(__name__)
 
 _FLUSH_S = 3.0
-_MAX_NAME = 64  # characters of a model's name, which may be anything if there is no such model
 # Of a server's span, by the conventions for gRPC: the others are the caller's own doing.
 _ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
@@ -63,7 +62,7 @@ class Tracer:
             if record.status in _ERRORS:
                 span.set_status(Status(StatusCode.ERROR, record.reason))
             inside = trace.set_span_in_context(span, parent)
-            for stage in record.stages:
+            for stage in record.times:
                 child = self._tracer.start_span(stage.name, inside, start_time=epoch_ns + _ns(stage.started_s))
                 child.end(epoch_ns + _ns(stage.started_s + stage.seconds))
         span.end(epoch_ns + _ns(record.started_s + record.seconds))
@@ -85,7 +84,7 @@ class Tracer:
             "rpc.response.status_code": record.status,
             "mattebox.request_id": record.request_id,
             "mattebox.caller": record.caller,
-            "mattebox.model": record.model[:_MAX_NAME],
+            "mattebox.model": record.model,
             "mattebox.provider": record.provider,
             "mattebox.limit": record.limit,
             "mattebox.batch_size": record.batch_size,
