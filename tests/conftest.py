@@ -86,7 +86,7 @@ def server(colour_model: Path, brightness_model: Path) -> Generator[LocalServer]
 @pytest.fixture(scope="session")
 def strict_server(colour_model: Path) -> Generator[LocalServer]:
     """Limits that a test can reach: 1 MiB a photo, one megapixel, one request."""
-    flags = ["--max-photo-bytes", str(1024 * 1024), "--max-photo-pixels", "1000000", "--memory-bytes", "29500000"]
+    flags = ["--max-photo-bytes", str(1024 * 1024), "--max-photo-pixels", "1000000", "--memory-bytes", "29550251"]
     with LocalServer([colour_model], ["--provider", "cpu", *flags]) as server:
         yield server
 

@@ -41,6 +41,7 @@ _MAX_PORT = 65535
 _MEMORY_SHARE = 0.75  # of the machine's memory; the rest is for the models, the libraries and the system
 _ARRIVING_SHARE = 0.25  # of the requests' memory, for those that are not complete
 _MAX_RECEIVING = 64
+_NEAR = 0.85  # how alike two names must be for one to be a misspelling of the other
 
 
 @dataclass(frozen=True)
@@ -348,4 +349,4 @@ def unknown_variables() -> dict[str, str]:
     known = [_PREFIX + name.upper() for name in Settings.model_fields]
     own = [name for name in os.environ if name.upper().startswith(_PREFIX)]
     unknown = [name for name in own if not name.upper().startswith(_CLIENT_PREFIX) and name.upper() not in known]
-    return {name: next(iter(difflib.get_close_matches(name.upper(), known, 1)), "") for name in unknown}
+    return {name: next(iter(difflib.get_close_matches(name.upper(), known, 1, _NEAR)), "") for name in unknown}

@@ -226,7 +226,8 @@ from mattebox_server.imaging.codec import Limits
 from mattebox_server.engine.inference import Inference
 from mattebox_server.request import *
 from mattebox_server.spec import ModelSpec
-from mattebox_server.removal.stages import finish, prepare
+from mattebox_server.records import Timeline
+from mattebox_server.removal.stages import Found, finish, prepare
 
 model, method, kind, height = sys.argv[1], MatteMethod(sys.argv[2]), ImageFormat(sys.argv[3]), int(sys.argv[4])
 background = {"white": ColorBackground(), "none": TransparentBackground(), "blur": BlurBackground(2)}[sys.argv[5]]
@@ -250,9 +251,9 @@ def memory(name):
 
 Path("/proc/self/clear_refs").write_text("5")
 before = memory("VmRSS")
-with Budget("pixels", 10**9).share() as pixels:
-    prepared = prepare(request, spec, Limits(10**9, 10**9), pixels)
-done = finish(request, spec, frozenset((0,)), prepared, found)
+with Budget(2**40).share() as share:
+    prepared = prepare(request, spec, Limits(10**9, 10**9), share, Timeline())
+done = finish(request, prepared, Found(spec, frozenset((0,)), found), Timeline())
 print((memory("VmHWM") - before - len(done.image)) / (width * height) - 3)
 """
 
