@@ -11,6 +11,7 @@ import pytest
 
 import images
 import mattebox
+from altered import ONE_AT_A_TIME, altered_server
 from case_server import case_server
 from mattebox.batches import NamedPhoto, Slot, Window
 from mattebox_server.local import LocalServer
@@ -110,7 +111,7 @@ def test_what_the_source_raises_ends_it(client: Shell) -> None:
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_leaving_early_cancels_the_rest(colour_model: Path, kind: str) -> None:
-    with LocalServer([colour_model], ["--provider", "cpu", "--max-active", "1"]) as server:
+    with altered_server([colour_model], ["--provider", "cpu"], ONE_AT_A_TIME) as server:
         client = open_shell(kind, server.address)
         large = images.encode(images.textured(1600, 1200))
         answers = iter(client.remove_backgrounds([large] * 8))

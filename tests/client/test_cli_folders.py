@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import images
+from altered import ONE_AT_A_TIME, altered_server
 from case_server import case_server
 from command_line import files, run, start
 from mattebox.cli.jobs import Naming, plan_folder
@@ -187,7 +188,7 @@ def test_people_see_a_bar_and_pipes_get_lines(server: LocalServer, photos: Path)
 
 @pytest.fixture
 def slow(colour_model: Path) -> Generator[LocalServer]:
-    with LocalServer([colour_model], ["--provider", "cpu", "--max-active", "1"]) as server:
+    with altered_server([colour_model], ["--provider", "cpu"], ONE_AT_A_TIME) as server:
         yield server
 
 

@@ -17,6 +17,7 @@ import pytest
 
 import images
 import mattebox
+from altered import ONE_AT_A_TIME, altered_server
 from authority import Authority
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.local import LocalServer
@@ -198,7 +199,7 @@ def test_answers_that_always_break_off(breaking: tuple[Breaking, str], kind: str
 
 def test_an_interrupted_wait_cancels_the_call(colour_model: Path) -> None:
     """As Ctrl-C does."""
-    with LocalServer([colour_model], ["--max-active", "1"]) as server, mattebox.Client(server.address) as client:
+    with altered_server([colour_model], [], ONE_AT_A_TIME) as server, mattebox.Client(server.address) as client:
         client.wait_until_ready()
         os.kill(server.pid, signal.SIGSTOP)
         main = threading.main_thread().ident

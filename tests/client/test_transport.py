@@ -16,6 +16,7 @@ from grpc import aio
 
 import images
 import mattebox
+from altered import ONE_AT_A_TIME, altered_server
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.local import LocalServer
 from waiting import answered, eventually
@@ -150,7 +151,7 @@ def test_the_server_says_when_to_come_back() -> None:
 
 
 def test_a_busy_server_answers_in_the_end(colour_model: Path) -> None:
-    with LocalServer([colour_model], ["--max-active", "1", "--max-queue", "1"]) as server:
+    with altered_server([colour_model], ["--max-queue", "1"], ONE_AT_A_TIME) as server:
         with mattebox.Client(server.address) as client, load(client, LARGE) as outcomes:
             eventually(lambda: answered(server) > 20)
         assert outcomes["ok"] > 5
