@@ -1,4 +1,4 @@
-"""Puts the parts together and runs them: start, serve, drain."""
+"""Builds the server of its parts and runs it: start, serve, drain."""
 
 import asyncio
 import contextlib
@@ -202,7 +202,9 @@ async def _drain(front: Front, settings: Settings) -> None:
         log.warning("the grace period is over", running=front.calls.running)
     await _cut_off(front.server)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(front.calls.idle(), _CUT_OFF_S)  # those that are cut off end before what they use does
+        await asyncio.wait_for(
+            front.calls.idle(), _CUT_OFF_S
+        )  # calls that are cut off end before the parts that they use
 
 
 def _exit(code: int) -> NoReturn:
@@ -224,7 +226,7 @@ async def _finish_calls(calls: Calls, within_s: float) -> bool:
 
 
 async def _cut_off(server: aio.Server) -> None:
-    """Ends all calls and connections, but waits for none whose other end takes nothing: gRPC would, for 20 s."""
+    """Ends all calls and connections. Where the other end takes nothing it waits a second; gRPC would wait 20 s."""
     await asyncio.wait({asyncio.ensure_future(server.stop(0))}, timeout=_CUT_OFF_S)
 
 
@@ -255,7 +257,7 @@ def grpc_server(
     health_service: health.aio.HealthServicer,
     tokens: TokenFile | None = None,
 ) -> aio.Server:
-    """A server with everything on it, not bound and not started."""
+    """Makes gRPC's server with all services, neither bound nor started."""
     options = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),  # bounded by the photo's pixels

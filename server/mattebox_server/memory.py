@@ -45,7 +45,7 @@ def tune_malloc() -> None:
 
 
 class Calls(Protocol):
-    """What is going on in the server."""
+    """The requests that run."""
 
     running: int
 
@@ -59,7 +59,7 @@ class Calls(Protocol):
 
 
 async def give_back_when_idle(calls: Calls) -> None:
-    """Runs as long as the server: each time that it comes to rest, what the photos took is given back.
+    """Returns freed memory to the system each time that the server comes to rest, until it is cancelled.
 
     glibc keeps freed memory for later. To be kept from it by M_MMAP_THRESHOLD costs 30 to 65 % of the time that pixels
     take (measured at 0.3, 1 and 12 megapixels), because every photo's pages are then faulted in anew.

@@ -1,6 +1,6 @@
 """One request in the words of the domain: what the service hands to the pipeline.
 
-Everything here is checked already; a value out of range can't get this far.
+The service has checked every value; one that is out of range can't get this far.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ answer with gRPC's copy of it. Measured; only WebP's encoder takes up to 26 for 
 
 
 class PixelFormat(Enum):
-    """Layout of bare pixels, 8 bits a channel; the value is the number of channels and the order."""
+    """The layout of bare pixels with 8 bits a channel; the value names the channels in their order."""
 
     RGB8 = "rgb"
     BGR8 = "bgr"
@@ -22,12 +22,12 @@ class PixelFormat(Enum):
 
     @property
     def channels(self) -> int:
-        """Bytes a pixel."""
+        """The number of channels, each one byte a pixel."""
         return len(self.value)
 
 
 class ImageFormat(Enum):
-    """Format of the answer."""
+    """The format of the answer."""
 
     PNG = "png"
     JPEG = "jpeg"
@@ -36,17 +36,17 @@ class ImageFormat(Enum):
 
     @property
     def has_alpha(self) -> bool:
-        """Whether it can hold transparency."""
+        """Whether the format can hold transparency."""
         return self is not ImageFormat.JPEG
 
     @property
     def is_lossy(self) -> bool:
-        """Whether `quality` means anything."""
+        """Whether the format has a quality to choose."""
         return self in (ImageFormat.JPEG, ImageFormat.WEBP)
 
 
 class MatteMethod(Enum):
-    """How the matte is made."""
+    """The method that makes the matte."""
 
     GUIDED = "guided"
     GRABCUT = "grabcut"
@@ -55,12 +55,12 @@ class MatteMethod(Enum):
 
     @property
     def restores_colors(self) -> bool:
-        """Whether the subject's own colours are worked out at its edge, unless the caller wants the photo's."""
+        """Whether the method estimates the subject's own colours at its edge, unless the caller wants the photo's."""
         return self in (MatteMethod.GUIDED, MatteMethod.GRABCUT)
 
 
 class SizeMode(Enum):
-    """Size of the output, by name."""
+    """The size of the output, by name."""
 
     ORIGINAL = "original"
     MODEL = "model"
@@ -85,7 +85,13 @@ class RawPhoto:
 
 @dataclass(frozen=True)
 class MatteOptions:
-    """`blur_kernel_px` is odd and for GAUSSIAN only, `keep_edge_colors` for the methods that restore colours."""
+    """How the matte is made.
+
+    Args:
+        method: the method.
+        blur_kernel_px: the side of the Gaussian kernel in pixels of the model's input, odd, 1 to 99; for GAUSSIAN only.
+        keep_edge_colors: leaves the photo's own colours in the edge, for the methods that restore colours.
+    """
 
     method: MatteMethod = MatteMethod.GUIDED
     blur_kernel_px: int = 7
@@ -94,7 +100,7 @@ class MatteOptions:
 
 @dataclass(frozen=True)
 class ColorBackground:
-    """One colour, as blue, green, red in [0, 255]."""
+    """A plain colour: blue, green and red, each in [0, 255]."""
 
     bgr: tuple[int, int, int] = (255, 255, 255)
 
@@ -115,7 +121,7 @@ class BlurBackground:
 
 @dataclass(frozen=True)
 class TransparentBackground:
-    """None at all: the output has an alpha channel."""
+    """No background: the output has an alpha channel."""
 
 
 Background = ColorBackground | ImageBackground | BlurBackground | TransparentBackground
@@ -126,12 +132,12 @@ class OutputOptions:
     """What comes back.
 
     Args:
-        format: of the composite.
-        quality: in [1, 100].
+        format: the format of the composite.
+        quality: the quality of a lossy format, in [1, 100].
         size: a named size, or the longest side in pixels.
-        crop_margin_px: space around the subject to which the output is cut; None: the whole frame.
-        include_alpha: the matte comes beside the composite.
-        alpha_only: the matte comes instead of a composite.
+        crop_margin_px: the space around the subject to which the output is cut, in pixels; None leaves the whole frame.
+        include_alpha: sends the matte beside the composite.
+        alpha_only: sends the matte instead of a composite.
     """
 
     format: ImageFormat = ImageFormat.PNG
@@ -144,7 +150,16 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class RemovalRequest:
-    """One photo and what to do with it. Empty `model`: the default one. Empty `keep`: all but the background."""
+    """One photo and what to do with it.
+
+    Args:
+        photo: the photo.
+        model: the name of the model; "" for the default one.
+        keep: the labels of the subject; empty for everything but the background.
+        matte: how the matte is made.
+        background: what replaces the old background.
+        output: what comes back.
+    """
 
     photo: EncodedPhoto | RawPhoto
     model: str = ""

@@ -38,6 +38,7 @@ _MAX_PIXELS_CEILING = 178_956_970
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _MIB = 1024 * 1024
 _MAX_PORT = 65535
+_OFF = Path("off")
 _MEMORY_SHARE = 0.75  # of the machine's memory; the rest is for the models, the libraries and the system
 _ARRIVING_SHARE = 0.25  # of the requests' memory, for those that are not complete
 _MAX_RECEIVING = 64
@@ -58,7 +59,7 @@ class Memory:
 
 
 def _default_cache() -> Path | None:
-    """In the user's cache folder; None for a user without a home."""
+    """The folder `mattebox/compiled` in the user's cache; None for a user without a home."""
     try:
         user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
@@ -84,6 +85,7 @@ class Settings(BaseSettings):
         cli_prog_name="mattebox-server",
         cli_kebab_case=True,
         cli_hide_none_type=True,
+        cli_parse_none_str="none",
     )
 
     config: Path | None = Field(default=None, description="TOML file with any of these settings")
@@ -93,20 +95,20 @@ class Settings(BaseSettings):
         " the first is the default",
     )
     address: str = Field(
-        default="127.0.0.1:50051", description="HOST:PORT to listen on, port 0 takes a free one; or unix:PATH"
+        default="127.0.0.1:50051", description="HOST:PORT to listen on, where port 0 takes a free port; or unix:PATH"
     )
     tls_certificate: Path | None = Field(
-        default=None, description="PEM file of the server's certificate and its chain; turns TLS on"
+        default=None, description="PEM file with the server's certificate and its chain; turns TLS on"
     )
-    tls_key: Path | None = Field(default=None, description="PEM file of the certificate's key, without a passphrase")
+    tls_key: Path | None = Field(default=None, description="PEM file with the certificate's key, without a passphrase")
     tls_client_ca: Path | None = Field(
-        default=None, description="PEM file of the authorities whose certificates callers must have (mutual TLS)"
+        default=None, description="PEM file with the authorities whose certificates callers must have (mutual TLS)"
     )
     token_file: Path | None = Field(
-        default=None, description="file of lines NAME:TOKEN; callers must send one of the tokens"
+        default=None, description="file with lines NAME:TOKEN; callers must send one of the tokens"
     )
     allow_insecure: CliImplicitFlag[bool] = Field(
-        default=False, description="listen where other machines can connect, without TLS"
+        default=False, description="listen without TLS even where other machines can connect"
     )
     trusted_proxies: Annotated[list[str], NoDecode] = Field(
         default=[],
@@ -114,70 +116,97 @@ class Settings(BaseSettings):
         " names the caller where no tokens are asked for; repeat it (environment: separate by commas) for several",
     )
     provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
-        default="auto", description="execution provider; auto is the first that works of cuda, openvino, cpu"
+        default="auto", description="execution provider; auto takes the first of cuda, openvino and cpu that works"
     )
     precision: RequestedPrecision = Field(
-        default="auto", description="auto is the fastest that the device has and the model allows; others must be had"
+        default="auto",
+        description="numeric precision; auto takes the fastest that the device has and the model allows; any other one"
+        " stops the server where it is not available",
     )
     gpu_memory_bytes: int | None = Field(
-        default=None, ge=_MIB, description="most that each session's arena may take of a GPU's memory"
+        default=None,
+        ge=_MIB,
+        description="largest part of a GPU's memory that each session may take; by default there is no limit",
     )
     cache_dir: Path | None = Field(
-        default_factory=_default_cache,
-        description="folder of compiled models, for openvino and tensorrt; off keeps none",
+        default=None,
+        description="folder where openvino and tensorrt keep compiled models; off keeps none; by default"
+        " mattebox/compiled in the user's cache",
     )
-    sessions: int = Field(default=1, ge=1, le=64, description="runs at once, each with a copy of every model")
+    sessions: int = Field(
+        default=1, ge=1, le=64, description="number of runs of networks at once; each has a copy of every model"
+    )
     max_batch: int | None = Field(
-        default=None, ge=1, le=256, description="photos of one size in a run; by default 1 on a CPU, 8 on a GPU"
+        default=None,
+        ge=1,
+        le=256,
+        description="largest number of photos of one size in a run; by default 1 on a CPU and 8 on a GPU",
     )
     reload_models_seconds: float | None = Field(
         default=None,
         ge=0.1,
         le=86400,
-        description="how often to look for changed model files and reload them; off by default, SIGHUP reloads anyway",
+        description="seconds between two looks at the model files, of which changed ones are reloaded; off by default"
+        " (SIGHUP reloads all of them at any time)",
     )
     threads: int = Field(
         default=_CORES,
         ge=1,
         le=1024,
-        description="threads of the networks on a CPU, and as many for pixels; by default one for each core",
+        description="number of threads for networks on a CPU, and as many for pixels; by default one for each core",
     )
-    max_photo_bytes: int = Field(default=32 * _MIB, ge=1, le=1023 * _MIB, description="largest image file or raw data")
+    max_photo_bytes: int = Field(
+        default=32 * _MIB, ge=1, le=1023 * _MIB, description="size of the largest image file, or of raw data"
+    )
     max_photo_pixels: int = Field(
-        default=64_000_000, ge=1, le=_MAX_PIXELS_CEILING, description="largest width x height"
+        default=64_000_000,
+        ge=1,
+        le=_MAX_PIXELS_CEILING,
+        description="largest width x height of an image, read from its header before it is decoded",
     )
     memory_bytes: int | None = Field(
         default=None,
         ge=1,
-        description="memory that all requests may take, beside the models; by default three quarters of what the"
-        " machine or the container has",
+        description="memory that all requests together may take, beside the models; by default three quarters of the"
+        " memory of the machine or the container",
     )
     max_queue: int = Field(
-        default=64, ge=0, description="requests that wait for one model; more are refused as RESOURCE_EXHAUSTED"
+        default=64,
+        ge=0,
+        description="number of requests that may wait for one model; more are refused as RESOURCE_EXHAUSTED",
     )
     max_wait_seconds: float = Field(
-        default=30.0, gt=0, description="longest predicted wait for one model; who would wait longer is refused"
+        default=30.0,
+        gt=0,
+        description="longest predicted wait for one model; a request that would wait longer is refused",
     )
     drain_seconds: float = Field(
-        default=0.5, ge=0, description="how long new requests are still taken after SIGTERM, until callers know of it"
+        default=0.5,
+        ge=0,
+        description="seconds after SIGTERM in which new requests are still taken, while health checks say NOT_SERVING",
     )
-    grace_seconds: float = Field(default=30.0, ge=0, description="how long running requests may finish after SIGTERM")
+    grace_seconds: float = Field(
+        default=30.0, ge=0, description="seconds that running requests have to finish after that"
+    )
     metrics_address: str | None = Field(
-        default=None, description="HOST:PORT to serve Prometheus metrics on, port 0 takes a free one; off by default"
+        default=None,
+        description="HOST:PORT to serve Prometheus metrics on, where port 0 takes a free port; off by default",
     )
     otlp_endpoint: str | None = Field(
         default=None,
         description="http://HOST:PORT or https://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC) that gets"
         " traces; needs the extra `otel`; off by default",
     )
-    log_format: Literal["console", "json"] = Field(default="console", description="for people or for machines")
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="console is for people, json for machines"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="least important event shown"
+        default="info", description="least important kind of event that is logged"
     )
 
     @property
     def max_message_bytes(self) -> int:
-        """Largest request message: a photo and a background picture at their limit, and the fields around them."""
+        """The size of the largest request: photo and background picture at their limit, and the other fields."""
         return 2 * self.max_photo_bytes + 64 * 1024
 
     @property
@@ -205,7 +234,7 @@ class Settings(BaseSettings):
     @field_validator("model", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        """Flags and environment come as one string with commas, a file as a list."""
+        """Splits what flags and environment give as one string with commas; a file gives a list."""
         return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
     @field_validator("trusted_proxies")
@@ -214,15 +243,10 @@ class Settings(BaseSettings):
         TrustedProxies(value)
         return value
 
-    @field_validator("cache_dir", mode="before")
-    @classmethod
-    def _may_be_off(cls, value: object) -> object:
-        return None if value == "off" else value
-
     @field_validator("address")
     @classmethod
     def _names_host_and_port(cls, value: str) -> str:
-        """Else gRPC would take port 443, or the number modulo 65536, without a word."""
+        """Refuses addresses for which gRPC would take port 443, or the number modulo 65536, without a warning."""
         if not (value.startswith("unix:") and len(value) > len("unix:")) and not _is_host_and_port(value):
             raise ValueError(f"must be HOST:PORT with a port of 0 to {_MAX_PORT}, [IPV6]:PORT, or unix:PATH")
         return value
@@ -237,7 +261,7 @@ class Settings(BaseSettings):
     @field_validator("otlp_endpoint")
     @classmethod
     def _is_endpoint(cls, value: str | None) -> str | None:
-        """Else the exporter would take what it doesn't understand for a name, or leave out a path, without a word."""
+        """Refuses endpoints that the exporter would take for a name, or whose path it would leave out in silence."""
         if value is not None:
             scheme, _, place = value.partition("://")
             if scheme not in ("http", "https") or not _is_host_and_port(place) or place.endswith(":0"):
@@ -262,20 +286,20 @@ class Settings(BaseSettings):
 
     @property
     def tls_files(self) -> TlsFiles | None:
-        """Where the files of TLS are; None without TLS."""
+        """The files of TLS; None without TLS."""
         if self.tls_certificate is None or self.tls_key is None:
             return None
         return TlsFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
     @property
     def engine(self) -> EngineConfig:
-        """What the engine is asked for."""
+        """The engine's part of the settings."""
         return EngineConfig(
             provider=self.provider,
             precision=self.precision,
             threads=self.threads,
             gpu_memory_bytes=self.gpu_memory_bytes,
-            cache_dir=self.cache_dir,
+            cache_dir=None if self.cache_dir == _OFF else self.cache_dir or _default_cache(),
             sessions=self.sessions,
             max_batch=self.max_batch,
         )
@@ -298,12 +322,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags come first, by themselves; then these."""
+        """Orders the sources: flags, which pydantic-settings puts first by itself, environment, file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
 def load_settings(argv: Sequence[str]) -> Settings:
-    """Reads all sources.
+    """Reads the settings from all sources.
 
     Raises:
         StartupError: a setting is unknown, missing or out of range, or the file can't be read.

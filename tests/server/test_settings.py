@@ -38,8 +38,8 @@ def test_the_engine_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.
     gpu = load_settings([*MODEL, "--provider", "cuda", "--gpu-memory-bytes", "2000000000"]).engine
     assert (gpu.provider, gpu.gpu_memory_bytes) == ("cuda", 2_000_000_000)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert load_settings(MODEL).cache_dir == tmp_path / "mattebox" / "compiled"
-    assert load_settings([*MODEL, "--cache-dir", "off"]).cache_dir is None
+    assert load_settings(MODEL).engine.cache_dir == tmp_path / "mattebox" / "compiled"
+    assert load_settings([*MODEL, "--cache-dir", "off"]).engine.cache_dir is None
 
 
 def test_unknown_settings_are_refused(tmp_path: Path) -> None:

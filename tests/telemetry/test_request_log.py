@@ -125,7 +125,7 @@ def test_refusals_of_an_overload_do_not_fill_the_log(monkeypatch: pytest.MonkeyP
         "RESOURCE_EXHAUSTED",
     ]
     assert shown[11] == {
-        "event": "refused requests without a line",
+        "event": "requests were refused that have no line here",
         "log_level": "warning",
         "requests": 990,
         "limits": {"bytes": 495, "queue_full": 495},

@@ -1,4 +1,4 @@
-"""The two halves of a request that touch pixels: up to the network, and after it. Plain functions, run in threads."""
+"""The two parts of a request that touch pixels: before the network, and after it. Plain functions, run in threads."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ from mattebox_server.request import (
 )
 from mattebox_server.spec import ModelSpec
 
-# Of the formats' own libraries: libpng, libjpeg, libwebp.
+# The limits of libpng, libjpeg and libwebp.
 _MAX_SIDE_PX = {ImageFormat.PNG: 1_000_000, ImageFormat.JPEG: 65_500, ImageFormat.WEBP: 16_383}
 _WHITE = (255, 255, 255)
 
@@ -42,10 +42,10 @@ class Prepared:
     """A photo on its way into the network.
 
     Args:
-        photo: upright, at the size of the answer (before a crop); its pixels belong to the request and will change.
-        model_input: what the network gets.
-        backdrop: uint8 (h, w, 3) BGR in the photo's colours, if the background is a picture: at the answer's size, but
-            for a crop at its own.
+        photo: the upright photo at the size of the answer (before a crop); its pixels will change.
+        model_input: the network's input.
+        backdrop: uint8 (h, w, 3) BGR in the photo's colour space, if the background is a picture; it has the answer's
+            size, or its own where the answer is cropped.
     """
 
     photo: Photo
@@ -236,7 +236,7 @@ def _compose(request: RemovalRequest, prepared: Prepared, matte: Matte, alpha: P
 
 
 def _behind(background: Background, prepared: Prepared, alpha: Pixels, frame: Frame) -> Pixels | None:
-    """What comes behind the subject, for `composite`; None for nothing."""
+    """Makes what `composite` puts behind the subject; None for a transparent background."""
     match background:
         case ColorBackground(bgr=color):
             pixel = colors.from_srgb(plain(1, color), prepared.photo.profile)

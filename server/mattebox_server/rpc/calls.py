@@ -19,7 +19,7 @@ _CLOCKS_APART_S = 0.05
 
 
 class Refused(Exception):
-    """A request ended without an answer, and that is written down already: the caller must be told."""
+    """A request ended without an answer and its record is complete; only the caller doesn't know yet."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.text)
@@ -27,14 +27,14 @@ class Refused(Exception):
 
 
 class CallerGone(Exception):
-    """Nothing that is sent would reach the caller: the call is dropped, with all that it holds."""
+    """The caller went away, or takes nothing. The call is dropped, because nothing that is sent would arrive."""
 
 
 class Calls:
-    """All requests that run.
+    """Counts the requests that run, and completes the record of each.
 
     Args:
-        observers: get the record of each request at its end.
+        observers: get each record, after the log.
     """
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
@@ -57,7 +57,7 @@ class Calls:
         """Surrounds a request until its answer is out.
 
         Raises:
-            Refused: instead of whatever else went wrong.
+            Refused: the request failed; it carries the status for the caller.
         """
         await self._count(1)
         with structlog.contextvars.bound_contextvars(request_id=record.request_id, method=record.method):

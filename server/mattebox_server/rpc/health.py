@@ -1,4 +1,4 @@
-"""What health checks are told: of the server as a whole, and of each model by itself."""
+"""Tells the health service whether the server and each of its models serve."""
 
 import asyncio
 
@@ -11,25 +11,26 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class HealthReporter:
-    """Answers under `""` and the service's name for the server, under `SERVICE/MODEL` for a model.
+    """Sets the states that health checks get.
 
-    The server is SERVING while its default model is.
+    The names `""` and that of the contract's service stand for the server, which is SERVING while its default model is;
+    `SERVICE/MODEL` stands for a model.
 
     Args:
-        service: that answers.
-        service_name: of the contract.
+        service: the health service, which answers the checks.
+        service_name: the full name of the contract's service.
     """
 
     def __init__(self, service: health.aio.HealthServicer, service_name: str) -> None:
         self._service, self._service_name = service, service_name
 
     async def report_starting(self) -> None:
-        """The server is there but has no models yet."""
+        """Reports NOT_SERVING for a server that has no models yet."""
         for name in ("", self._service_name):
             await self._service.set(name, _NOT_SERVING)
 
     async def report(self, engine: Engine) -> None:
-        """How it is now."""
+        """Reports the present state of the server and of each model."""
         networks = engine.networks
         serving = {f"{self._service_name}/{network.spec.name}": network.is_serving for network in networks}
         serving |= dict.fromkeys(("", self._service_name), networks[0].is_serving)

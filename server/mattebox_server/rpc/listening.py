@@ -1,4 +1,4 @@
-"""Where the server listens: an address that is free, and that is open to other machines only on purpose."""
+"""Binds the address that the server listens on, and tells which addresses other machines can reach."""
 
 from __future__ import annotations  # grpc is generic in its stubs only
 
@@ -20,7 +20,7 @@ _SOCKET_UMASK = 0o117
 
 
 def bind(server: aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
-    """Binds all that the address stands for, with TLS if there are credentials; returns the port.
+    """Binds every address that the name stands for, with TLS if there are credentials; returns the port.
 
     Raises:
         StartupError: the address is in use, or not one of this machine.
@@ -67,7 +67,7 @@ def _is_loopback(text: str) -> bool:
 
 
 def _is_taken(address: str) -> bool:
-    """Whether somebody listens there already.
+    """Whether another server listens on the address already.
 
     gRPC is content if it gets one of several addresses of a name, and replaces a unix socket that is in use.
     """

@@ -1,6 +1,6 @@
-"""The contract's request to the domain's words. Knows protobuf, not gRPC.
+"""Turns the contract's request into the domain's, and checks each of its fields. Knows protobuf, not gRPC.
 
-Every field that is wrong is found in one pass, so that a caller reads all of its mistakes at once.
+Every field that is wrong is found in one pass, so that a caller reads all mistakes at once.
 """
 
 from mattebox.v1 import background_removal_pb2 as pb
@@ -73,10 +73,10 @@ class _Violations:
 
 
 def parse_request(message: pb.RemoveBackgroundRequest) -> RemovalRequest:
-    """Checks a request as far as its message tells.
+    """Checks a request as far as is possible without its model and its image headers.
 
     Raises:
-        InvalidRequest: with every field that is wrong.
+        InvalidRequest: fields are wrong; it names all of them.
     """
     wrong = _Violations()
     wrong.check(len(message.keep) <= MAX_KEEP, "keep", f"has {len(message.keep)} labels, the limit is {MAX_KEEP}")
@@ -182,7 +182,7 @@ def _parse_output(output: pb.Output, wrong: _Violations) -> OutputOptions:
 def _check_contradictions(
     message: pb.RemoveBackgroundRequest, background: Background, output: OutputOptions, wrong: _Violations
 ) -> None:
-    """An option that would have no effect is refused rather than ignored."""
+    """Refuses options that would have no effect, instead of ignoring them."""
     name = output.format.name
     if message.output.quality and not output.format.is_lossy:
         wrong.add("output.quality", f"is for JPEG and WEBP only, not for {name}")

@@ -68,7 +68,7 @@ def _timings(times: Timeline) -> pb.Timings:
 
 
 def build_models(engine: Engine, limits: pb.Limits) -> pb.ListModelsResponse:
-    """The answer to ListModels."""
+    """Makes the message of the answer to ListModels."""
     networks = engine.networks
     return pb.ListModelsResponse(
         models=[_model(network) for network in networks], default_model=networks[0].spec.name, limits=limits

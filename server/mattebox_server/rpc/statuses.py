@@ -1,4 +1,4 @@
-"""Errors to gRPC statuses with `google.rpc` details: the one place that maps them."""
+"""Turns errors into gRPC statuses with `google.rpc` details. No other module does."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,18 +31,24 @@ _MAX_TEXT_BYTES = 300
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a caller gets instead of an answer: as a call's status and trailers, and as a message on a stream."""
+    """What a caller gets instead of an answer.
+
+    Args:
+        code: the status code.
+        text: the status message, cut to 300 bytes.
+        trailing_metadata: the `google.rpc` details, and when to come back.
+    """
 
     code: grpc.StatusCode
     text: str
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
-    proto: Status
 
 
 def to_refusal(error: Exception, request_id: str) -> Refusal:
-    """The status of an error.
+    """Gives the status of an error.
 
-    What is no MatteboxError, or not the caller's business, becomes INTERNAL with a fixed text and the request id.
+    An error that is no MatteboxError, or that is not the caller's business, becomes INTERNAL with a fixed text and the
+    request id.
     """
     match error:
         case InvalidRequest():
@@ -70,7 +76,7 @@ def _refusal(
     if detail is not None:
         proto.details.add().Pack(detail)
     status = rpc_status.to_status(proto)  # pyright: ignore[reportUnknownMemberType]
-    return Refusal(code, proto.message, (*status.trailing_metadata, *metadata), proto)
+    return Refusal(code, proto.message, (*status.trailing_metadata, *metadata))
 
 
 def _listed(violations: Sequence[Violation]) -> str:

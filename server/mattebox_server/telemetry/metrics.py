@@ -29,14 +29,14 @@ COUNTERS_AND_GAUGES: Mapping[str, tuple[str, ...]] = {
     "mattebox_model_serving": ("model", "provider", "precision"),
     "mattebox_startup_seconds": ("phase", "model"),
 }
-"""Names and labels of our own."""
+"""Mattebox's counters and gauges, with their labels."""
 HISTOGRAMS: Mapping[str, tuple[str, ...]] = {
     "mattebox_request_seconds": ("method",),
     "mattebox_stage_seconds": ("stage", "model"),
     "mattebox_batch_size": ("model",),
     "mattebox_engine_seconds": ("model", "provider"),
 }
-"""The same; each has series that end in `_bucket`, `_sum` and `_count`."""
+"""Mattebox's histograms, with their labels. Each has series that end in `_bucket`, `_sum` and `_count`."""
 
 # So that a rate is right from the first refusal on: a counter that appears at 500 has never risen.
 _REASONS = (
@@ -51,10 +51,7 @@ _LOOP_S = 5.0  # Prometheus gives up after 10 s
 
 
 class Metrics:
-    """Counts requests as they end, and what the engine does; an `EngineObserver`.
-
-    All of it is held in a registry of its own.
-    """
+    """Counts requests as they end, and what the engine does; an `EngineObserver`. It has a registry of its own."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -100,14 +97,14 @@ class Metrics:
         self._engine_seconds.labels(model, provider).observe(seconds)
 
     def publish(self, address: str, levels: Callable[[], Levels]) -> ScrapeServer:
-        """Serves it all. To be called on the event loop.
+        """Serves the metrics. To be called on the event loop.
 
         Args:
             address: HOST:PORT; port 0 takes a free one.
-            levels: to be asked at each scrape, on the event loop.
+            levels: says how full the server is; called at each scrape, on the event loop.
 
         Raises:
-            StartupError: the address can't be had.
+            StartupError: the address can't be bound.
         """
         self._registry.register(_LevelsCollector(levels, asyncio.get_running_loop()))
         return ScrapeServer(address, MetricsHandler.factory(self._registry))
@@ -120,13 +117,13 @@ class Metrics:
 
 
 class _LevelsCollector(Collector):
-    """Asks the event loop at each scrape: lanes belong to it, no other thread may look at them."""
+    """Asks the event loop at each scrape, because the lanes belong to it and no other thread may look at them."""
 
     def __init__(self, levels: Callable[[], Levels], loop: asyncio.AbstractEventLoop) -> None:
         self._levels, self._loop = levels, loop
 
     def describe(self) -> Iterator[Metric]:
-        """The names, which the registry wants to know."""
+        """Gives the names of the gauges to the registry."""
         return _gauges(Levels())
 
     def collect(self) -> Iterator[Metric]:

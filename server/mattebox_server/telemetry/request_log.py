@@ -23,7 +23,7 @@ class RequestLog:
     """Writes each request's line at its end. Runs on the event loop.
 
     Args:
-        clock: seconds, as `time.monotonic`.
+        clock: gives seconds, as `time.monotonic`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -54,7 +54,9 @@ class RequestLog:
         self._left_out[limit] += 1
 
     def _tell_left_out(self) -> None:
-        log.warning("refused requests without a line", requests=self._left_out.total(), limits=dict(self._left_out))
+        log.warning(
+            "requests were refused that have no line here", requests=self._left_out.total(), limits=dict(self._left_out)
+        )
         self._left_out.clear()
 
 

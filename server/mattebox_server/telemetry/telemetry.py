@@ -1,4 +1,4 @@
-"""Who watches the requests apart from the log: metrics and traces, as far as they are asked for."""
+"""Sets up metrics and traces, if they are asked for."""
 
 import asyncio
 import contextlib
@@ -19,8 +19,8 @@ class Telemetry:
         service: full name of the gRPC service.
 
     Attributes:
-        observers: of requests.
-        engine: the observer of the engine.
+        observers: get the record of each request.
+        engine: gets the phases of starts and the runs of networks.
 
     Raises:
         StartupError: the extra `otel` is missing.
@@ -50,10 +50,10 @@ class Telemetry:
         """Serves the metrics until the end of the block, and sends all traces then.
 
         Args:
-            levels: how full the server is; asked on the event loop.
+            levels: says how full the server is; called on the event loop.
 
         Raises:
-            StartupError: the metrics' address can't be had.
+            StartupError: the metrics' address can't be bound.
         """
         async with contextlib.AsyncExitStack() as stack:
             if self._tracer is not None:
