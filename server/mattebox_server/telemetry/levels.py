@@ -1,46 +1,24 @@
-"""How full the server is at a moment."""
+"""How full the server is at a moment, as gauges."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from mattebox_server.removal.pipeline import Pipeline
 
+Levels = Mapping[str, Mapping[tuple[str, ...], float]]
+"""The values of each gauge, by the values of its labels."""
 
-@dataclass(frozen=True)
-class ModelLevels:
-    """How full the queue of one model is.
-
-    Args:
-        model: the name of the model.
-        provider: the execution provider that runs it.
-        precision: the numeric precision that it runs in.
-        serving: whether it takes requests.
-        waiting: the requests in its queue.
-        active: the requests that are worked on.
-        wait_s: the seconds that a new request would wait, of a caller who has none here.
-        backlog_s: the seconds until all requests that are here now have ended; 0 if none waits.
-    """
-
-    model: str
-    provider: str
-    precision: str
-    serving: bool
-    waiting: int
-    active: int
-    wait_s: float
-    backlog_s: float
-
-
-@dataclass(frozen=True)
-class Levels:
-    """How full the server is.
-
-    Args:
-        in_flight_bytes: the memory that requests in flight account for.
-        models: the queues; none while the models are loaded.
-    """
-
-    in_flight_bytes: int = 0
-    models: tuple[ModelLevels, ...] = ()
+LEVELS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "mattebox_in_flight_bytes": ("Bytes of memory that requests in flight account for.", ()),
+    "mattebox_queue_length": ("Requests that wait.", ("model",)),
+    "mattebox_queue_wait_seconds": ("Seconds that a new request of a caller without any would wait.", ("model",)),
+    "mattebox_backlog_seconds": ("Seconds until all requests that are here have ended; 0 if none waits.", ("model",)),
+    "mattebox_active_requests": ("Requests that are worked on.", ("model",)),
+    "mattebox_model_serving": (
+        "1 if the model takes requests. One 0 without names while the models are loaded.",
+        ("model", "provider", "precision"),
+    ),
+}
+"""What each gauge says, and its labels."""
 
 
 def measure(pipeline: Pipeline | None, serving: bool) -> Levels:
@@ -51,19 +29,15 @@ def measure(pipeline: Pipeline | None, serving: bool) -> Levels:
         serving: whether the server takes requests.
     """
     if pipeline is None:
-        return Levels()
-    lanes = pipeline.admission.lanes
-    models = tuple(
-        ModelLevels(
-            network.spec.name,
-            network.provider,
-            network.precision,
-            serving and network.is_serving,
-            (lane := lanes[network.spec.name]).waiting,
-            lane.active,
-            lane.predicted_wait_s(),
-            lane.backlog_s,
-        )
-        for network in pipeline.engine.networks
-    )
-    return Levels(pipeline.admission.memory.held_bytes, models)
+        return {"mattebox_in_flight_bytes": {(): 0}, "mattebox_model_serving": {("", "", ""): 0}}
+    found: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in LEVELS}
+    found["mattebox_in_flight_bytes"][()] = pipeline.admission.memory.held_bytes
+    for network in pipeline.engine.networks:
+        model, lane = network.spec.name, pipeline.admission.lanes[network.spec.name]
+        found["mattebox_queue_length"][model,] = lane.waiting
+        found["mattebox_queue_wait_seconds"][model,] = lane.predicted_wait_s()
+        found["mattebox_backlog_seconds"][model,] = lane.backlog_s
+        found["mattebox_active_requests"][model,] = lane.active
+        labels = model, network.provider, network.precision
+        found["mattebox_model_serving"][labels] = serving and network.is_serving
+    return found

@@ -14,20 +14,15 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from mattebox_server.records import Record
-from mattebox_server.telemetry.levels import Levels
+from mattebox_server.telemetry.levels import LEVELS, Levels
 from mattebox_server.telemetry.scraping import ScrapeServer
 
 COUNTERS_AND_GAUGES: Mapping[str, tuple[str, ...]] = {
     "mattebox_requests_total": ("method", "status", "caller"),
     "mattebox_rejected_total": ("reason",),
     "mattebox_cancelled_total": ("method",),
-    "mattebox_queue_length": ("model",),
-    "mattebox_queue_wait_seconds": ("model",),
-    "mattebox_backlog_seconds": ("model",),
-    "mattebox_active_requests": ("model",),
-    "mattebox_in_flight_bytes": (),
-    "mattebox_model_serving": ("model", "provider", "precision"),
     "mattebox_startup_seconds": ("phase", "model"),
+    **{name: labels for name, (_, labels) in LEVELS.items()},
 }
 """Mattebox's counters and gauges, with their labels."""
 HISTOGRAMS: Mapping[str, tuple[str, ...]] = {
@@ -124,7 +119,7 @@ class _LevelsCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """Gives the names of the gauges to the registry."""
-        return _gauges(Levels())
+        return _gauges({})
 
     def collect(self) -> Iterator[Metric]:
         """Raises RuntimeError if the event loop doesn't answer: the scrape fails, as the server does."""
@@ -142,25 +137,8 @@ class _LevelsCollector(Collector):
 
 
 def _gauges(levels: Levels) -> Iterator[Metric]:
-    what = "Bytes of memory that requests in flight account for."
-    yield _gauge("mattebox_in_flight_bytes", what, {(): levels.in_flight_bytes})
-    models = levels.models
-    yield _gauge("mattebox_queue_length", "Requests that wait.", {(each.model,): each.waiting for each in models})
-    what = "Seconds that a new request of a caller without any would wait."
-    yield _gauge("mattebox_queue_wait_seconds", what, {(each.model,): each.wait_s for each in models})
-    what = "Seconds until all requests that are here now have ended; 0 if none waits."
-    yield _gauge("mattebox_backlog_seconds", what, {(each.model,): each.backlog_s for each in models})
-    what = "Requests that are worked on."
-    yield _gauge("mattebox_active_requests", what, {(each.model,): each.active for each in models})
-    what = "1 if the model takes requests. One 0 without names while the models are loaded."
-    serving: dict[tuple[str, ...], float] = {
-        (each.model, each.provider, each.precision): each.serving for each in models
-    } or {("", "", ""): 0}
-    yield _gauge("mattebox_model_serving", what, serving)
-
-
-def _gauge(name: str, what: str, values: Mapping[tuple[str, ...], float]) -> Metric:
-    metric = GaugeMetricFamily(name, what, labels=COUNTERS_AND_GAUGES[name])
-    for labels, value in values.items():
-        metric.add_metric(labels, value)
-    return metric
+    for name, (what, labels) in LEVELS.items():
+        gauge = GaugeMetricFamily(name, what, labels=labels)
+        for values, value in levels.get(name, {}).items():
+            gauge.add_metric(values, value)
+        yield gauge
