@@ -152,7 +152,7 @@ def test_what_stands_still(metered: LocalServer) -> None:
             "mattebox_backlog_seconds",
             "mattebox_active_requests",
         ):
-            assert (f"mattebox_{name}", frozenset({("model", model)})) in seen.samples
+            assert (name, frozenset({("model", model)})) in seen.samples
         for phase in ("compile", "check", "warm up"):
             assert seen.get("mattebox_startup_seconds", phase=phase, model=model) > 0
     assert seen.get("process_resident_memory_bytes") > 1e6
