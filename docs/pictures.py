@@ -1,4 +1,4 @@
-"""`make docs-pictures`: makes the pictures of docs/options.md, through the real server with U²-Net-p."""
+"""`make docs-pictures` makes the pictures of the README and of docs/options.md by the real server with U²-Net-p."""
 
 import io
 import subprocess
@@ -17,23 +17,25 @@ import mattebox
 from mattebox_server.local import LocalServer
 
 FOLDER = Path(__file__).parent / "pictures"
-WIDTH_PX = 320  # of a picture of the whole photo
-HAIR = (130, 0, 230, 100)  # a detail of the astronaut: left, top, right, bottom
+WIDTH_PX = 320  # width of every picture that shows a whole photo
+GAP_PX = 8  # white space between the pictures of the row that opens the README
+IN_THE_README = ("transparent", "picture")  # beside the photo itself
+HAIR = (130, 0, 230, 100)  # a detail of the astronaut in pixels: left, top, right, bottom
 ZOOM = 3
 QUALITY = 82
-LEAST_PX, MOST_BYTES = 100, 60_000
+LEAST_PX, MOST_BYTES = 100, 60_000  # what tests/project/test_docs.py allows, too
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture of what some options do.
+    """A picture that shows what some options do.
 
     Args:
-        name: of its file.
-        options: of `remove_background`.
-        photo: of scikit-image's.
-        detail: shows the hair, enlarged.
-        own_size: shows the answer as large as it is.
+        name: the file's name without its suffix.
+        options: arguments for `remove_background`.
+        photo: the name of one of scikit-image's photos.
+        detail: whether only the hair is shown, enlarged.
+        own_size: whether the answer is shown at its own size.
     """
 
     name: str
@@ -44,7 +46,7 @@ class Shot:
 
 
 def shots(scene: bytes) -> list[Shot]:
-    """All pictures; `scene` is a picture to stand in front of."""
+    """Lists all pictures; `scene` is the picture file that the astronaut is put in front of."""
     output, matte = mattebox.Output, mattebox.Matte
     green = {"background": "#208040"}
     details = [
@@ -54,9 +56,9 @@ def shots(scene: bytes) -> list[Shot]:
     return [
         Shot("white"),
         Shot("orange", {"background": "#ff8800"}),
+        Shot("transparent", {"background": "transparent"}),
         Shot("picture", {"background": mattebox.Background.image(scene)}),
         Shot("blur", {"background": mattebox.Background.blur(12)}),
-        Shot("transparent", {"background": "transparent"}),
         *details,
         Shot("kernel-1", {**green, "matte": matte("gaussian", blur_kernel=1)}, detail=True),
         Shot("kernel-31", {**green, "matte": matte("gaussian", blur_kernel=31)}, detail=True),
@@ -70,13 +72,14 @@ def shots(scene: bytes) -> list[Shot]:
 
 
 def main() -> int:
-    """Writes all pictures; returns the exit code."""
+    """Writes all pictures and returns the exit code."""
     FOLDER.mkdir(exist_ok=True)
     photos = {
         "astronaut": Image.fromarray(skimage.data.astronaut()),
         "coffee": Image.fromarray(skimage.data.coffee()),
     }
-    save(shown(photos["astronaut"]), "photo")
+    row = [shown(photos["astronaut"])]
+    save(row[0], "photo")
     save(detail(photos["astronaut"]), "photo-detail")
     save(shown(photos["coffee"]), "coffee")
     with (
@@ -86,30 +89,44 @@ def main() -> int:
     ):
         for shot in shots(as_png(sunset(640, 480))):
             answer = on_board(client.remove_background(photos[shot.photo], **shot.options).to_pil())
-            save(detail(answer) if shot.detail else answer if shot.own_size else shown(answer), shot.name)
+            picture = detail(answer) if shot.detail else answer if shot.own_size else shown(answer)
+            save(picture, shot.name)
+            if shot.name in IN_THE_README:
+                row.append(picture)
+    save(in_a_row(row), "headline")
     return 0
 
 
 def exported(folder: Path) -> Path:
-    """The artifact of U²-Net-p. Raises CalledProcessError."""
+    """Exports U²-Net-p into the folder and returns the artifact's path. Raises CalledProcessError."""
     artifact = folder / "u2netp.onnx"
     subprocess.run([sys.executable, "-m", "mattebox_export.cli", "u2netp", "-o", str(artifact)], check=True)
     return artifact
 
 
 def shown(picture: Image.Image) -> Image.Image:
-    """As wide as the whole photo is shown."""
+    """Returns the picture at the width at which whole photos are shown."""
     return picture.resize((WIDTH_PX, WIDTH_PX * picture.height // picture.width), Image.Resampling.LANCZOS)
 
 
 def detail(picture: Image.Image) -> Image.Image:
-    """The hair, with its pixels visible."""
+    """Returns the hair, enlarged so that single pixels are visible."""
     cut = picture.crop(HAIR)
     return cut.resize((cut.width * ZOOM, cut.height * ZOOM), Image.Resampling.NEAREST)
 
 
+def in_a_row(pictures: list[Image.Image]) -> Image.Image:
+    """Puts pictures of one height side by side on white."""
+    width = sum(picture.width + GAP_PX for picture in pictures) - GAP_PX
+    row, left = Image.new("RGB", (width, pictures[0].height), "white"), 0
+    for picture in pictures:
+        row.paste(picture, (left, 0))
+        left += picture.width + GAP_PX
+    return row
+
+
 def on_board(picture: Image.Image) -> Image.Image:
-    """What is transparent shows a chequerboard."""
+    """Returns the picture with a chequerboard where it is transparent."""
     if picture.mode != "RGBA":
         return picture
     y, x = np.indices((picture.height, picture.width)) // 16
@@ -118,7 +135,7 @@ def on_board(picture: Image.Image) -> Image.Image:
 
 
 def save(picture: Image.Image, name: str) -> None:
-    """As WebP. Raises ValueError for a picture that is too large for a page, or too small to be one."""
+    """Writes a WebP file. Raises ValueError for a file too large for a page and for a picture too small for one."""
     path = FOLDER / f"{name}.webp"
     picture.convert("RGB").save(path, quality=QUALITY, method=6)
     if path.stat().st_size > MOST_BYTES or min(picture.size) < LEAST_PX:
@@ -127,14 +144,14 @@ def save(picture: Image.Image, name: str) -> None:
 
 
 def as_png(pixels: NDArray[np.uint8]) -> bytes:
-    """uint8 (H, W, 3) RGB to a PNG file."""
+    """Encodes uint8 (H, W, 3) RGB as a PNG file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 
 def sunset(width: int, height: int) -> NDArray[np.uint8]:
-    """An evening sky over the sea, uint8 (height, width, 3) RGB."""
+    """Paints an evening sky over the sea, uint8 (height, width, 3) RGB."""
     y = np.linspace(0, 1, height)[:, np.newaxis, np.newaxis]
     sky = np.array([38, 34, 92]) * (1 - y) + np.array([255, 150, 70]) * y
     scene = np.where(y > 0.8, sky * np.array([0.4, 0.45, 0.6]), sky)
