@@ -1,4 +1,4 @@
-"""The documentation: its examples run as they stand against a real server, and it leaves nothing out."""
+"""The documentation: its examples run as they stand against a real server, what it names exists, and it is complete."""
 
 import inspect
 import json
@@ -20,15 +20,21 @@ from mattebox import errors
 from mattebox.cli import app
 from mattebox.options import COLORS
 from mattebox.v1 import background_removal_pb2 as pb
+from mattebox_export.arguments import parse_arguments
 from mattebox_server.local import LocalServer
 from mattebox_server.settings import Settings
+from mattebox_server.telemetry.metrics import COUNTERS_AND_GAUGES, HISTOGRAMS
 from node_package import PACKAGE, npm, run
 
 __all__ = ["npm"]  # a fixture
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+README = "../README.md"
+OUTSIDE = (README, "../deploy/README.md", "../ARCHITECTURE.md", "../SECURITY.md")
 PAGES = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
-SHOWN = ("index.md", "quickstart.md", "options.md", "streams.md", "errors.md", "deadlines.md", "scaling.md")
+RECORDS = sorted(page.name for page in (DOCS / "decisions").glob("[0-9]*.md"))
+SHOWN = ("index.md", "quickstart.md", "options.md", "many-photos.md", "errors.md", "deadlines.md", "scaling.md", README)
 OPTION_MESSAGES = (
     pb.RemoveBackgroundRequest, pb.RawImage, pb.Matte, pb.Background, pb.Color, pb.Blur, pb.Output, pb.Crop,
 )  # fmt: skip
@@ -40,13 +46,23 @@ declare const photos: string[];
 declare const token: string;
 """
 
+MOST_LINES = {"README.md": 120, "ARCHITECTURE.md": 150}
+
 # What the examples of a page print, among other things.
 PRINTED = {
     "quickstart.md": ("red ", "(64, 96, 3) (96, 64)"),
-    "streams.md": ("0 96", "1 96"),
+    "many-photos.md": ("0 96", "1 96"),
     "errors.md": ("output.quality ", "output.crop"),
     "deadlines.md": ("True",),
 }
+
+_RECORD = re.compile(
+    r"# (?P<number>\d{3}) [^\n]+\n\nDate: \d{4}-\d\d-\d\d[^\n]*\n\n"
+    r"## Context\n\n.+\n\n## Decision\n\n.+\n\n## Consequences\n\n.+\n",
+    re.DOTALL,
+)
+_LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+_VARIABLE = re.compile(r"\bMATTEBOX_([A-Z_]*[A-Z])\b")
 
 # `<!-- not run: why -->` before a block excuses it. Blocks in tabs are indented.
 _BLOCK = re.compile(
@@ -89,13 +105,13 @@ def at_hand(code: str, server: LocalServer) -> str:
 
 
 def test_blocks_are_found() -> None:
-    for page in PAGES:
+    for page in (*PAGES, README):
         fences = len(_FENCE.findall((DOCS / page).read_text()))
         assert len(list(blocks(page))) * 2 == fences, page
     assert all(any(tried(page, "python")) for page in SHOWN)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if tried(page, "python")])
+@pytest.mark.parametrize("page", [page for page in (*PAGES, README) if tried(page, "python")])
 def test_python(
     page: str,
     server: LocalServer,
@@ -121,11 +137,14 @@ def test_python(
     assert [words for words in PRINTED.get(page, ()) if words not in printed] == []
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if tried(page, "sh")])
+@pytest.mark.parametrize("page", [page for page in (*PAGES, README) if tried(page, "sh")])
 def test_flags_of_command_lines_exist(page: str) -> None:
     for block in tried(page, "sh"):
-        for line in block.code.splitlines():
+        for line in block.code.replace("\\\n", "").splitlines():
             program, *words = shlex.split(line, comments=True) or [""]
+            if program == "mattebox-export":
+                assert parse_arguments(words) is not None  # a wrong option exits
+                continue
             if program == "mattebox":
                 flags = flags_of(words[0])
             elif program == "mattebox-server":
@@ -171,7 +190,7 @@ def test_every_argument_of_the_client_is_described() -> None:
         ("options.md", mattebox.Client.remove_background),
         ("options.md", mattebox.Output),
         ("options.md", mattebox.Matte),
-        ("streams.md", mattebox.Client.remove_backgrounds),
+        ("many-photos.md", mattebox.Client.remove_backgrounds),
     ):
         text = "".join((DOCS / each).read_text() for each in {page, "options.md"})
         for name in inspect.signature(call).parameters:
@@ -194,12 +213,64 @@ def test_every_class_is_in_the_reference() -> None:
         assert home in modules or f"::: {home}.{name}\n" in text, name
 
 
-def test_what_is_described_elsewhere_is_there() -> None:
-    headings = re.findall(r"^#+ (.+)$", (DOCS.parent / "README.md").read_text(), re.MULTILINE)
-    rows = [line for line in (DOCS / "operating.md").read_text().splitlines() if line.startswith("| ")]
-    assert set(re.findall(r"\*(.+?)\*", "".join(rows))) - set(headings) == set()
-    for file in re.findall(r"[\w/]+\.md\b", "".join(rows)):
-        assert (DOCS.parent / file).is_file(), file
+def test_every_setting_is_in_a_table() -> None:
+    marks = re.findall(r"^<!-- settings: (.+) -->$", (DOCS / "operating" / "settings.md").read_text(), re.MULTILINE)
+    names = " ".join(marks).split()
+    assert sorted(names) == sorted(Settings.model_fields)
+
+
+def test_every_metric_is_described() -> None:
+    rows = re.findall(
+        r"^\| `(mattebox_\w+)` \| ([\w, ]*?) *\|", (DOCS / "operating" / "observing.md").read_text(), re.MULTILINE
+    )
+    assert {name: tuple(filter(None, labels.split(", "))) for name, labels in rows} == {
+        **COUNTERS_AND_GAUGES,
+        **HISTOGRAMS,
+    }
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OUTSIDE])
+def test_variables_and_targets_that_a_page_names_exist(page: str) -> None:
+    text = (DOCS / page).read_text()
+    clients: Any = typer.main.get_command(app)
+    variables = {
+        parameter.envvar for command in clients.commands.values() for parameter in command.params if parameter.envvar
+    }
+    variables |= {f"MATTEBOX_{name.upper()}" for name in Settings.model_fields}
+    assert {f"MATTEBOX_{name}" for name in _VARIABLE.findall(text)} - {"MATTEBOX_NAME"} <= variables
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= set(targets)
+
+
+@pytest.mark.parametrize("page", OUTSIDE)
+def test_links_outside_of_the_site_lead_somewhere(page: str) -> None:
+    links = _LINK.findall((DOCS / page).read_text())
+    assert [link for link in links if not ((DOCS / page).parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", MOST_LINES)
+def test_pages_that_open_the_project_are_short(name: str) -> None:
+    assert len((ROOT / name).read_text().splitlines()) <= MOST_LINES[name]
+
+
+def test_architecture_maps_every_folder_of_the_server() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    folders = [path.parent.name for path in (ROOT / "server" / "mattebox_server").glob("*/__init__.py")]
+    assert len(folders) == 8
+    assert [name for name in folders if f"\n    {name}/ " not in text] == []
+
+
+@pytest.mark.parametrize("number", range(1, len(RECORDS) + 1))
+def test_decisions_have_dates_and_headings(number: int) -> None:
+    name = RECORDS[number - 1]
+    text = (DOCS / "decisions" / name).read_text()
+    record = _RECORD.fullmatch(text)
+    assert record is not None
+    assert name.startswith(f"{number:03}-")
+    assert record["number"] == f"{number:03}"
+    title, date = text.splitlines()[0].removeprefix("# "), text.splitlines()[2].removeprefix("Date: ")
+    row = f"| [{title[:3]}]({name}) | {title[4:]} | {date} |"
+    assert row in (DOCS / "decisions" / "index.md").read_text().splitlines()
 
 
 def test_pictures_are_small() -> None:
