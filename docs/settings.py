@@ -13,6 +13,7 @@ log = logging.getLogger("mkdocs.hooks.settings")  # warnings of this logger end 
 
 PAGE = "operating/settings.md"
 MARK = re.compile(r"^<!-- settings: ([a-z_ ]+) -->$", re.MULTILINE)
+PROGRAM_OR_HEADER = re.compile(r"(?<!`)\b((?:mattebox|x)-[a-z-]+)\b(?!`)")
 MIB = 1024 * 1024
 
 # These defaults depend on the machine that the server runs on: the values of this machine would mislead.
@@ -56,8 +57,8 @@ def flag(name: str) -> str:
 
 
 def meaning(field: FieldInfo) -> str:
-    """Returns a setting's help text, which may hold characters that mean something in a table."""
-    return (field.description or "").replace("|", "\\|").replace("\n", " ")
+    """Returns a setting's help text, with the names of programs and headers as code, which no line break divides."""
+    return PROGRAM_OR_HEADER.sub(r"`\1`", (field.description or "").replace("|", "\\|"))
 
 
 def default(name: str, field: FieldInfo) -> str:
@@ -90,5 +91,5 @@ def values(name: str, field: FieldInfo) -> str:
 def amount(name: str, number: Any) -> str:
     """Returns a number with the unit that the end of the setting's name says."""
     if name.endswith("_bytes"):
-        return f"{number // MIB} MiB" if number and number % MIB == 0 else f"{number:,} B"
-    return f"{number:g} s" if name.endswith("_seconds") else f"{number:,}"
+        return f"{number // MIB}&nbsp;MiB" if number and number % MIB == 0 else f"{number:,}&nbsp;B"
+    return f"{number:g}&nbsp;s" if name.endswith("_seconds") else f"{number:,}"
