@@ -12,7 +12,7 @@ CHECKED := $(PACKAGES) tests examples benchmarks docs
 DEMO := $(VENV)/installed-$(ENGINE)+export-onnx+demo
 EXPORT := $(VENV)/installed-$(ENGINE)+export
 BENCH := $(VENV)/installed-$(ENGINE)+export+bench
-DOCS := $(VENV)/installed-docs
+DOCS := $(VENV)/installed-$(ENGINE)+docs
 ALL := $(VENV)/installed-$(ENGINE)+export+bench+docs+dev
 PROTO := .venv-proto/installed
 # Not --quiet, which would hide the warnings from --strict too.

@@ -1,4 +1,4 @@
-"""Writes the page of the contract from the contract itself, whenever the site is built: a hook of mkdocs."""
+"""Writes the page of the contract from the contract itself whenever the site is built: a hook of mkdocs."""
 
 import subprocess
 import tempfile
@@ -22,9 +22,9 @@ PAGE = "reference/contract.md"
 MARK = "<!-- the contract -->"
 PROTOC = ROOT / ".venv-proto" / "bin" / "python"
 
-# Numbers of fields in descriptor.proto: a comment's place is a path of them.
+# The place of a comment is a path of numbers, which are those of the fields in descriptor.proto.
 _MESSAGES, _ENUMS, _SERVICES, _SYNTAX = 4, 5, 6, 12
-_MEMBERS = 2  # fields of a message, values of an enum, methods of a service
+_MEMBERS = 2  # the number of a message's fields, an enum's values and a service's methods alike
 
 _SCALARS = {
     FieldDescriptorProto.TYPE_BOOL: "bool",
@@ -37,7 +37,11 @@ _SCALARS = {
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
-    """Called by mkdocs for each page. Raises PluginError if the contract can't be read."""
+    """Puts the contract in place of the page's mark; mkdocs calls this for every page.
+
+    Raises:
+        PluginError: the contract can't be read, or the page has no mark.
+    """
     if page.file.src_uri != PAGE:
         return markdown
     if MARK not in markdown:
@@ -46,7 +50,11 @@ def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
 
 
 def described() -> FileDescriptorProto:
-    """The contract with its comments, by the protoc that generates the committed code (`make proto`)."""
+    """Returns the contract with its comments, as read by the protoc that generates the committed code (`make proto`).
+
+    Raises:
+        PluginError: protoc is missing, or refuses the contract.
+    """
     if not PROTOC.exists():
         raise PluginError(f"{PROTOC} is missing: make docs installs it")
     places = subprocess.run(
@@ -56,21 +64,25 @@ def described() -> FileDescriptorProto:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "contract.binpb"
         command = [str(PROTOC), "-m", "grpc_tools.protoc", "-I", "protos", "-I", places, "--include_source_info"]
-        done = subprocess.run([*command, "-o", str(file), CONTRACT], cwd=ROOT, check=False)  # tells errors by itself
+        done = subprocess.run([*command, "-o", str(file), CONTRACT], cwd=ROOT, check=False)  # protoc prints its errors
         if done.returncode != 0:
             raise PluginError(f"protoc refuses {CONTRACT}")
         return FileDescriptorSet.FromString(file.read_bytes()).file[0]
 
 
 class Reference:
-    """One page: the service, then messages and enums in the contract's order."""
+    """The page of a contract: the service, then messages and enums in the contract's order.
+
+    Args:
+        contract: the contract with its comments.
+    """
 
     def __init__(self, contract: FileDescriptorProto) -> None:
         self._contract = contract
         self._places = {tuple(place.path): place for place in contract.source_code_info.location}
 
     def markdown(self) -> str:
-        """The whole page."""
+        """Returns the whole page in Markdown."""
         contract = self._contract
         parts = [_prose("".join(self._places[_SYNTAX,].leading_detached_comments))]
         parts += [self._service(service, (_SERVICES, i)) for i, service in enumerate(contract.service)]
@@ -92,13 +104,13 @@ class Reference:
             (f"`{field.name}`", self._field_type(field, message), self._comment((*path, _MEMBERS, number)))
             for number, field in enumerate(message.field)
         ]
-        return self._section(message.name, path, ("field", "type", ""), rows)
+        return self._section(message.name, path, ("field", "type", "meaning"), rows)
 
     def _enum(self, enum: EnumDescriptorProto, path: tuple[int, ...]) -> str:
         rows = [
             (f"`{value.name}`", self._comment((*path, _MEMBERS, number))) for number, value in enumerate(enum.value)
         ]
-        return self._section(enum.name, path, ("value", ""), rows)
+        return self._section(enum.name, path, ("value", "meaning"), rows)
 
     def _section(self, name: str, path: tuple[int, ...], head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         lines = [" | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in row) for row in rows]
@@ -114,20 +126,20 @@ class Reference:
         return name
 
     def _type(self, full_name: str) -> str:
-        """A link, where it is one of this page's."""
+        """Returns a type's name, as a link if the page describes the type."""
         name = full_name.removeprefix(f".{self._contract.package}.")
         return full_name.removeprefix(".") if "." in name else f"[{name}](#{name.lower()})"
 
     def _comment(self, path: tuple[int, ...]) -> str:
-        """Raises PluginError for what has none: buf's rules ask for one."""
+        """Returns the comment at a place. Raises PluginError if there is none, which buf's rules forbid."""
         comment = self._places[path].leading_comments
         if not comment:
-            raise PluginError(f"{CONTRACT}: nothing is said of {path}")
+            raise PluginError(f"{CONTRACT}: the element at {path} has no comment")
         return _prose(comment)
 
 
 def _prose(comment: str) -> str:
-    """A comment's text as Markdown: names with underscores as they are, indented lines as a table of their own."""
+    """Returns a comment as Markdown: underscores in names are escaped, and indented lines become a block of their own."""
     lines = [line.removeprefix(" ") for line in comment.rstrip().splitlines()]
     parts: list[str] = []
     for number, line in enumerate(lines):

@@ -1,4 +1,4 @@
-"""Puts fences around the examples in docstrings, which would be quotations in Markdown; for mkdocstrings."""
+"""Puts fences around the examples in docstrings, which Markdown would take for quotations: an extension of griffe."""
 
 import re
 from typing import Any
@@ -9,14 +9,14 @@ _EXAMPLE = re.compile(r"^>>> (?:.+\n?)+", re.MULTILINE)
 
 
 def fenced(text: str) -> str:
-    """Each example ends with a blank line, as doctest has it."""
+    """Returns a docstring with a fence around each example, which ends at a blank line as in doctest."""
     return _EXAMPLE.sub(lambda example: f"```pycon\n{example.group().rstrip()}\n```\n", text)
 
 
 class Doctests(Extension):
-    """Every docstring, as it is loaded."""
+    """Changes every docstring as it is loaded."""
 
     def on_instance(self, *, obj: Object, **_: Any) -> None:
-        """Called by griffe, which may tell more in later versions."""
+        """Puts the fences into one docstring. Later versions of griffe may pass further arguments."""
         if obj.docstring is not None:
             obj.docstring.value = fenced(obj.docstring.value)
