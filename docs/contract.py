@@ -139,7 +139,7 @@ class Reference:
 
 
 def _prose(comment: str) -> str:
-    """Returns a comment as Markdown: underscores in names are escaped, and indented lines become a block of their own."""
+    """Returns a comment as Markdown: underscores in names are escaped, indented lines become a block of their own."""
     lines = [line.removeprefix(" ") for line in comment.rstrip().splitlines()]
     parts: list[str] = []
     for number, line in enumerate(lines):
