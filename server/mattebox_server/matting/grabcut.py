@@ -3,7 +3,7 @@
 Rother, Kolmogorov and Blake, "GrabCut: Interactive Foreground Extraction using Iterated Graph Cuts", 2004, in OpenCV's
 implementation. What the network is sure of, away from the edge, is given; the rest is cut anew. GrabCut's answer is
 hard and now and then wrong, so that it is mixed with what the guided filter makes of the network's, and filtered again.
-ARCHITECTURE.md, "The matte", has the measurements that chose the parameters.
+docs/decisions/008-grabcut-matte.md has the measurements that chose the parameters.
 """
 
 import cv2

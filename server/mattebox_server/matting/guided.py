@@ -8,7 +8,7 @@ Mattebox's own: the windows are as large as the network is unsure, so that a net
 probability is sharpened first, as a soft ramp would be copied into the matte; the filter runs twice, the second time
 over what the first found, so that an edge that the network missed by more than a window is still reached; and away from
 edges, or where the network is sure, there is a constant, so that only edges cost work at full resolution.
-ARCHITECTURE.md, "The matte", has the measurements that chose the parameters.
+docs/decisions/007-guided-matte.md has the measurements that chose the parameters.
 """
 
 from dataclasses import dataclass
