@@ -20,7 +20,7 @@ SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 TYPESCRIPT := clients/typescript
 NODE_MODULES := $(TYPESCRIPT)/node_modules/.package-lock.json
 
-.PHONY: help demo test lint format proto bench bench-quick bench-compare bench-selftest bench-first-look bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check docs docs-pictures clean
+.PHONY: help demo test lint format proto bench bench-quick bench-compare bench-selftest bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check docs docs-pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -62,9 +62,6 @@ bench-compare: $(BENCH) ## what got slower between two runs: A=folder B=folder
 
 bench-selftest: $(BENCH) ## what the load generator itself adds, hides and can do
 	$(BIN)/python benchmarks/latency.py selftest $(ARGS)
-
-bench-first-look: $(DEMO) ## time a photo through the server, against the reference recipe [ARGS="--data folder"]
-	$(BIN)/python benchmarks/first_look.py $(ARGS)
 
 bench-engine: $(BENCH) ## time the networks by everything that runs them here [ARGS="--models u2netp"]
 	$(BIN)/python benchmarks/providers.py $(ARGS)

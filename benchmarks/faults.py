@@ -1,8 +1,8 @@
-"""`make bench-faults`: overload, deadlines, bad callers, dying servers, and what they cost a well-behaved one.
+"""`make bench-faults`: overload, deadlines, misbehaving callers, servers that die, and what a good caller notices.
 
-Each scenario starts servers of its own, on loopback, and holds what it measures against a goal. The callers share the
-machine with the server, so that where cores are few their share of it counts as the server's. What counts are ratios
-within a scenario; its unloaded figures come first.
+Each scenario starts servers of its own on loopback and compares what it measures with a goal. The callers run on the
+same machine as the server, so that their processor time slows the server down where cores are few. The goals are
+therefore ratios of two figures of the same scenario; the figures without load are measured first.
 """
 
 import argparse
@@ -11,58 +11,30 @@ import json
 import multiprocessing
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-import faults_fuzz
-import faults_storms
-from faults_load import Outcome, Photo, closed_loop, offered, photo_of, quantile, steady
+from chaos import fuzz as fuzzing
+from chaos import storms as storming
+from chaos.callers import Outcome, Photo, closed_loop, offered, photo_of, quantile, steady
+from chaos.report import Report
+from chaos.watching import METRICS, memory, metric, processor
 from machine import describe_machine
 from material import light_model, small_model
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
 from mattebox_server.local import LocalServer
 
-BUDGET_S = 1.0  # --max-wait-seconds of the overload
-OVERLOAD = 10
+BUDGET_S = 1.0  # --max-wait-seconds of the overloaded server
+OVERLOAD = 10  # the offered load, as a multiple of what the server can answer
 MEBIBYTE = 2**20
-_STORM_S = 8  # the storm's first requests are as good as anybody's, until they get stuck or go away
-METRICS = ("--metrics-address", "127.0.0.1:0")
-
-
-@dataclass
-class Report:
-    """What one scenario found.
-
-    Attributes:
-        name: of the scenario.
-        rows: figure, value, goal as words, and whether it is met; None for what is only told.
-    """
-
-    name: str
-    rows: list[tuple[str, str, str, bool | None]] = field(default_factory=list[tuple[str, str, str, bool | None]])
-
-    def add(self, figure: str, value: float, most: float | None = None, least: float | None = None) -> None:
-        """Takes in a figure, with its bound if it has one."""
-        met = (
-            None
-            if most is None and least is None
-            else (most is None or value <= most) and (least is None or value >= least)
-        )
-        goal = "" if met is None else f"at most {most:g}" if least is None else f"at least {least:g}"
-        self.rows.append((figure, f"{value:.4g}", goal, met))
-
+_STORM_S = 8  # a storm needs this long before its connections are stuck or broken
 
 Scenario = Callable[[Path, float], Report]
 
 
 def overload(model: Path, seconds: float) -> Report:
-    """Ten times of what the server can do is offered, on eight connections, at fixed times."""
+    """Offers ten times the load that the server can answer, on eight connections, at fixed times."""
     report = Report("overload")
     flags = ["--provider", "cpu", "--max-wait-seconds", str(BUDGET_S)]
     with LocalServer([model], flags) as server:
@@ -89,7 +61,7 @@ def overload(model: Path, seconds: float) -> Report:
 
 
 async def _recovery(address: str, photo: Photo, normal_s: float) -> float:
-    """When a call is as fast again as it was, on the clock of `time.monotonic`."""
+    """Returns when a call was as fast again as without load, on the clock of `time.monotonic`; waits at most 30 s."""
     until_s = time.monotonic() + 30
     while (began_s := time.monotonic()) < until_s:
         (outcome,) = await closed_loop(address, photo, 1, 0)
@@ -99,7 +71,7 @@ async def _recovery(address: str, photo: Photo, normal_s: float) -> float:
 
 
 def deadlines(model: Path, seconds: float) -> Report:
-    """Calls with half of the time that they need. Work is counted in the server's processor time."""
+    """Makes calls with half of the time that they need, and counts the work that the server does for them."""
     report = Report("deadlines")
     with LocalServer([model], ["--provider", "cpu", *METRICS]) as server:
         photo = photo_of(1200, 900)
@@ -110,8 +82,8 @@ def deadlines(model: Path, seconds: float) -> Report:
         cpu_s, runs = processor(server), metric(server, "mattebox_batch_size_sum")
         hopeless = asyncio.run(closed_loop(server.address, photo, 2, seconds / 4, timeout_s=needed_s / 2, pause_s=0.02))
         worth = (processor(server) - cpu_s) / each_cpu_s
-        report.add("calls that could not make it", len(hopeless))
-        report.add("answered in spite of that", sum(outcome.status == "OK" for outcome in hopeless))
+        report.add("calls with too little time", len(hopeless))
+        report.add("answered all the same", sum(outcome.status == "OK" for outcome in hopeless))
         runs = metric(server, "mattebox_batch_size_sum") - runs
         report.add("share that the network ran for", runs / len(hopeless), most=0.05)
         report.add("processor time / that of as many answers", worth / len(hopeless))
@@ -120,37 +92,37 @@ def deadlines(model: Path, seconds: float) -> Report:
 
 
 def fairness(model: Path, seconds: float) -> Report:
-    """One caller keeps a thousand requests in flight, another one."""
+    """Compares a caller of one request at a time, alone and beside a caller with a thousand requests in flight."""
     report = Report("fairness")
     with LocalServer([model], ["--provider", "cpu", "--max-wait-seconds", "600", "--max-queue", "1100"]) as server:
         photo = photo_of(1200, 900)
         alone = steady(server.address, photo, 5)
         greedy = multiprocessing.get_context("spawn").Process(
-            target=faults_storms.greedy, args=(server.address, photo, seconds), daemon=True
+            target=storming.greedy, args=(server.address, photo, seconds), daemon=True
         )
         greedy.start()
         time.sleep(4)
         beside = steady(server.address, photo, max(1.0, seconds - 8))
         greedy.terminate()
         greedy.join()
-        report.add("calls of the one", len(beside))
+        report.add("calls of the single caller", len(beside))
         report.add("of them not answered", sum(outcome.status != "OK" for outcome in beside), most=0)
-        # Those that are worked on and one turn of the other are ahead of it; in one queue for all a thousand would be.
+        # Ahead of each call are the requests that run and one turn of the greedy caller, not its whole thousand.
         report.add("median / alone", median(_seconds(beside)) / median(_seconds(alone)), most=10)
     return report
 
 
 def storms(model: Path, seconds: float) -> Report:
-    """Bad callers of each kind, and a well-behaved one beside them."""
+    """Compares a well-behaved caller alone with the same caller beside each kind of misbehaving callers."""
     report = Report("storms")
     each_s = max(2.0, seconds / 4)
-    for name in faults_storms.STORMS:
+    for name in storming.STORMS:
         with LocalServer([model], ["--provider", "cpu"]) as server:
             photo = photo_of(1200, 900)
             steady(server.address, photo, 1)
             alone = steady(server.address, photo, each_s)
             process = multiprocessing.get_context("spawn").Process(
-                target=faults_storms.run_storm, args=(name, server.address, photo), daemon=True
+                target=storming.run_storm, args=(name, server.address, photo), daemon=True
             )
             process.start()
             time.sleep(_STORM_S)
@@ -165,20 +137,20 @@ def storms(model: Path, seconds: float) -> Report:
 
 
 def restarts(model: Path, seconds: float) -> Report:
-    """One of two servers is killed; then both are restarted one after the other. By the Python client."""
+    """Kills one of two servers, then restarts both in turn, while the Python client makes calls."""
     report = Report("restarts")
     for name, retries in (("killed", 4), ("restarted", 4), ("restarted", 0)):
-        outcomes = faults_storms.under_restarts(model, name == "killed", retries, max(3.0, seconds / 8))
+        outcomes = storming.under_restarts(model, name == "killed", retries, max(3.0, seconds / 8))
         report.add(f"{name}, {retries} retries: calls", sum(outcomes.values()))
         report.add(f"{name}, {retries} retries: failed", sum(outcomes.values()) - outcomes["OK"], most=0)
     return report
 
 
 def soak(model: Path, seconds: float) -> Report:
-    """Mixed load, with errors, cancellations and streams, for long."""
+    """Puts a mixed load with broken photos and missed deadlines on a server for a long time, and looks for leaks."""
     report = Report("soak")
     with LocalServer([model], ["--provider", "cpu", *METRICS]) as server:
-        found = faults_storms.soaked(server, seconds)
+        found = storming.soaked(server, seconds)
         time.sleep(2)
         left = sum(metric(server, name) for name in ("mattebox_in_flight_bytes", "mattebox_active_requests"))
         report.add("requests and bytes in flight afterwards", left, most=0)
@@ -191,16 +163,16 @@ def soak(model: Path, seconds: float) -> Report:
 
 
 def fuzz(model: Path, seconds: float) -> Report:
-    """Mutated photos through the codec, mutated requests through a server."""
+    """Sends broken photos through the codec, and broken requests through a server."""
     report = Report("fuzz")
     count = 20_000 if seconds >= 60 else 400
-    found = faults_fuzz.run(model, count)
+    found = fuzzing.run(model, count)
     report.add("photos through the codec", found.photos)
     report.add("requests through the server", found.requests)
-    report.add("statuses outside of the table", found.strange, most=0)
+    report.add("unexpected statuses", found.strange, most=0)
     report.add("slowest answer s", found.slowest_s, most=2)
     report.add("server's memory after / before", found.memory, most=1.1)
-    report.add("servers that died", found.died, most=0)
+    report.add("servers that crashed", found.died, most=0)
     return report
 
 
@@ -210,32 +182,30 @@ SCENARIOS: dict[str, Scenario] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the tables, and writes JSON where asked to; returns 1 if a goal is missed."""
+    """Runs the scenarios and prints their tables; returns 1 if a goal was missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", default=list(SCENARIOS), choices=list(SCENARIOS), help="some scenarios")
-    parser.add_argument("--seconds", type=float, default=60, help="length of the overload; others by it (default: 60)")
+    parser.add_argument(
+        "--only", nargs="*", default=list(SCENARIOS), choices=list(SCENARIOS), help="scenarios to run (default: all)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="length of the overload, from which the others follow (default: 60)"
+    )
     parser.add_argument("--soak-minutes", type=float, default=10, help="length of the soak (default: 10)")
-    parser.add_argument("--model", type=Path, help="model file (default: U²-Net-p; fuzz: one node)")
-    parser.add_argument("--json", type=Path, help="write the results here too")
+    parser.add_argument(
+        "--model", type=Path, help="model file (default: U²-Net-p; for the fuzzing a network of one node)"
+    )
+    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args(argv)
     reports: list[Report] = []
     for name in arguments.only:
         model = arguments.model or (small_model() if name == "fuzz" else light_model())
         seconds = 60 * arguments.soak_minutes if name == "soak" else arguments.seconds
         reports.append(SCENARIOS[name](model, seconds))
-        show(reports[-1])
+        reports[-1].show()
     if arguments.json:
         rows = {report.name: report.rows for report in reports}
         arguments.json.write_text(json.dumps({"machine": describe_machine(), "scenarios": rows}, indent=1) + "\n")
-    return int(any(met is False for report in reports for *_, met in report.rows))
-
-
-def show(report: Report) -> None:
-    """Prints what a scenario found."""
-    table = Table("", "measured", "goal", "", title=report.name, box=SIMPLE)
-    for figure, value, goal, met in report.rows:
-        table.add_row(figure, value, goal, "" if met is None else "met" if met else "[bold]missed[/bold]")
-    Console().print(table)
+    return int(any(report.missed for report in reports))
 
 
 def _seconds(outcomes: Sequence[Outcome]) -> list[float]:
@@ -243,30 +213,11 @@ def _seconds(outcomes: Sequence[Outcome]) -> list[float]:
 
 
 def _rate(outcomes: Sequence[Outcome]) -> float:
-    """Answers a second, from the first call to the last answer."""
+    """Returns the calls a second, from the first call to the last answer."""
     if not outcomes:
         return 0.0
     first_s = min(outcome.began_s for outcome in outcomes)
     return len(outcomes) / (max(outcome.began_s + outcome.seconds for outcome in outcomes) - first_s)
-
-
-def memory(server: LocalServer) -> int:
-    """Resident bytes of a server."""
-    return faults_storms.process_of(server).memory_info().rss
-
-
-def metric(server: LocalServer, name: str) -> float:
-    """The sum of a metric of a server that publishes them, over all labels."""
-    place = next(event["address"] for event in server.events if event["event"] == "metrics")
-    with urllib.request.urlopen(f"http://{place}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
-
-
-def processor(server: LocalServer) -> float:
-    """Seconds of processor time that a server has taken."""
-    times = faults_storms.process_of(server).cpu_times()
-    return times.user + times.system
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`make bench-folder`: a folder through `mattebox remove`, against what the server can do for as many callers."""
+"""`make bench-folder`: photos a second of `mattebox remove FOLDER`, as a share of those of a closed loop."""
 
 import argparse
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from faults_load import closed_loop, photo_of
+from chaos.callers import closed_loop, photo_of
 from machine import describe_machine
 from material import light_model
 
@@ -20,11 +20,11 @@ SIZE_PX = 1000, 667
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints each round and the median; returns 1 below the goal."""
+    """Prints each round and the median; returns 1 if the median is below the goal."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=int, default=60, help="in the folder (default: 60)")
+    parser.add_argument("--photos", type=int, default=60, help="photos in the folder (default: 60)")
     parser.add_argument("--concurrency", type=int, default=8, help="photos under way at a time (default: 8)")
-    parser.add_argument("--rounds", type=int, default=3, help="of each, in turns (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of both, in turns (default: 3)")
     parser.add_argument("--model", type=Path, help="model file (default: U²-Net-p)")
     arguments = parser.parse_args(argv)
     photo = photo_of(*SIZE_PX)
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _closed_loop_hz(address: str, photo: bytes, photos: int, concurrency: int) -> float:
-    """JPEG to JPEG, so long as about as many photos take."""
+    """Returns the photos a second of a closed loop that lasts about as long as this many photos take."""
     (first,) = asyncio.run(closed_loop(address, photo, 1, 0))
     started_s = time.monotonic()
     outcomes = asyncio.run(closed_loop(address, photo, concurrency, first.seconds * photos))
@@ -53,7 +53,7 @@ def _closed_loop_hz(address: str, photo: bytes, photos: int, concurrency: int) -
 
 
 def _remove_s(address: str, folder: Path, concurrency: int) -> float:
-    """Seconds of the whole command, start and all."""
+    """Returns the seconds of the whole command, from the start of its process."""
     command = [sys.executable, "-m", "mattebox", "remove", str(folder), "-o", str(folder.parent / "out")]
     started_s = time.monotonic()
     options = ["--address", address, "--concurrency", str(concurrency), "--format", "jpeg"]

@@ -1,4 +1,4 @@
-"""Latency and capacity under load, of Mattebox and its peers: what `make bench` runs."""
+"""`make bench`: latency and capacity of Mattebox and other servers under load."""
 
 import argparse
 import os
@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured where nothing else is said."""
+    """The defaults of a run's extent."""
 
     seconds: float
     calls: int
@@ -51,68 +51,82 @@ _QUICK = Size(5, 25, (1, 8), (0.5, 1.2), "p80<=500ms", 3, 2, ("Mattebox",), ("as
 
 
 def main() -> int:
-    """Returns the exit code."""
+    """Runs a command; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_run(commands.add_parser("run", help="measure and report"))
-    test = commands.add_parser("selftest", help="what the generator adds, hides and can do")
-    test.add_argument("--seconds", type=_positive, default=10, help="of each part (default: 10)")
-    commands.add_parser("report", help="write a report anew").add_argument("folder", type=Path)
-    comparison = commands.add_parser("compare", help="what differs between two runs")
-    comparison.add_argument("a", type=Path, help="folder of a run")
-    comparison.add_argument("b", type=Path, help="folder of another")
-    told = parser.parse_args()
+    test = commands.add_parser("selftest", help="measure the generator itself")
+    test.add_argument("--seconds", type=_positive, default=10, help="length of each part (default: 10)")
+    commands.add_parser("report", help="write the report of a run again").add_argument("folder", type=Path)
+    comparison = commands.add_parser("compare", help="compare two runs")
+    comparison.add_argument("a", type=Path, help="folder of the first run")
+    comparison.add_argument("b", type=Path, help="folder of the second run")
+    arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _end)
-    if told.command == "selftest":
-        self_test(told.seconds)
-    elif told.command == "report":
-        _say(str(write_report(load_results(told.folder), told.folder)))
-    elif told.command == "compare":
-        show(compare(load_results(told.a), load_results(told.b)), _say)
+    if arguments.command == "selftest":
+        self_test(arguments.seconds)
+    elif arguments.command == "report":
+        _say(str(write_report(load_results(arguments.folder), arguments.folder)))
+    elif arguments.command == "compare":
+        show(compare(load_results(arguments.a), load_results(arguments.b)), _say)
     else:
-        _run(told, _QUICK if told.quick else _FULL)
+        _run(arguments, _QUICK if arguments.quick else _FULL)
     return 0
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--quick", action="store_true", help="Mattebox as shipped, in under 3 minutes; p80 instead of p99")
-    add("--model", type=Path, help="Mattebox's artifact (default: u2netp, exported)")
-    add("--subjects", type=_words, help="of Mattebox,rembg,LitServe,BentoML,Ray Serve,Triton (default: all)")
-    add("--comparisons", type=_words, help="'same engine', 'as shipped' or both, by comma (default: both)")
+    add("--quick", action="store_true", help="measure Mattebox alone, as shipped, at p80, in under 3 minutes")
+    add("--model", type=Path, help="Mattebox's model file (default: u2netp, exported anew)")
+    add("--subjects", type=_words, help="names, of Mattebox,rembg,LitServe,BentoML,Ray Serve,Triton (default: all)")
+    add("--comparisons", type=_words, help="'same engine', 'as shipped' or both, separated by a comma (default: both)")
     sent = parser.add_mutually_exclusive_group().add_argument
-    sent("--photos", choices=("one", "mixed"), default="one", help="one of 1000x667, or a mix of 0.3 to 12 megapixels")
-    sent("--data", type=Path, help="folder of JPEG, PNG and WebP photos instead")
-    add("--objective", type=_objective, help="of latency (default: p99<=500ms; quick: p80<=500ms)")
-    add("--seconds", type=_positive, help="of each load, at least (default: 20; quick: 5)")
-    add("--calls", type=_count, help="of each open loop, at least (default: 500, which carry p99; quick: 25)")
-    add("--concurrencies", type=_counts, help="of the closed loops, by comma (default: 1,4,16; quick: 1,8)")
-    add("--shares", type=_numbers, help="offered loads, of the closed loops' best (default: 0.3 to 1.2)")
-    add("--rates", type=_numbers, help="offered loads instead, in calls a second, by comma")
-    add("--rates-of", type=Path, help="folder of a run: its offered loads, so that both can be compared")
-    add("--arrivals", choices=get_args(Arrivals), default="poisson", help="of the open loop (default: poisson)")
-    add("--connections", type=_count, default=8, help="of the generator (default: 8)")
-    add("--timeout", type=_positive, default=30, help="seconds for a call (default: 30)")
-    add("--most-probes", type=int, help="of the search for the capacity; 0: none (default: 8; quick: 3)")
-    add("--starts", type=_count, help="that are timed (default: 5; quick: 2)")
-    add("--seed", type=int, default=1, help="of arrivals and the order of photos (default: 1)")
-    add("--no-selftest", action="store_true", help="leave it out")
-    add("--out", type=Path, help="folder (default: benchmarks/results/DATE-MACHINE)")
+    sent(
+        "--photos",
+        choices=("one", "mixed"),
+        default="one",
+        help="of 1000x667 px, or of 0.3 to 12 megapixels",
+    )
+    sent("--data", type=Path, help="folder of JPEG, PNG and WebP photos to send")
+    add("--objective", type=_objective, help="objective of latency (default: p99<=500ms; quick: p80<=500ms)")
+    add("--seconds", type=_positive, help="shortest length of a load (default: 20; quick: 5)")
+    add("--calls", type=_count, help="fewest calls of an open loop (default: 500, enough for p99; quick: 25)")
+    add("--concurrencies", type=_counts, help="callers of the closed loops (default: 1,4,16; quick: 1,8)")
+    add("--shares", type=_numbers, help="offered loads, as shares of the best closed loop (default: 0.3 to 1.2)")
+    add("--rates", type=_numbers, help="offered loads in calls a second, in place of shares")
+    add("--rates-of", type=Path, help="folder of a run whose offered loads are repeated, so that both can be compared")
+    add(
+        "--arrivals",
+        choices=get_args(Arrivals),
+        default="poisson",
+        help="of the open loop (default: poisson)",
+    )
+    add("--connections", type=_count, default=8, help="connections of the generator (default: 8)")
+    add("--timeout", type=_positive, default=30, help="deadline of a call in seconds (default: 30)")
+    add(
+        "--most-probes",
+        type=int,
+        help="loads that the search tries, 0 for no search (default: 8; quick: 3)",
+    )
+    add("--starts", type=_count, help="number of timed starts (default: 5; quick: 2)")
+    add("--seed", type=int, default=1, help="seed of the arrivals and of the order of photos (default: 1)")
+    add("--no-selftest", action="store_true", help="leave the test of the generator out")
+    add("--out", type=Path, help="folder for the results (default: benchmarks/results/DATE-MACHINE)")
 
 
-def _run(told: argparse.Namespace, size: Size) -> None:
-    model: Path = told.model or light_model()
-    photos = photos_in(told.data) if told.data else one_photo() if told.photos == "one" else mixed_photos()
-    scope = _scope(told, size, photos)
-    comparisons: Sequence[str] = told.comparisons or size.comparisons
+def _run(arguments: argparse.Namespace, size: Size) -> None:
+    model: Path = arguments.model or light_model()
+    photos = _photos(arguments)
+    scope = _scope(arguments, size, photos)
+    comparisons: Sequence[str] = arguments.comparisons or size.comparisons
     if unknown := set(comparisons) - set(get_args(Comparison)):
         raise SystemExit(f"load: --comparisons knows {' and '.join(get_args(Comparison))}, not {sorted(unknown)}")
     chosen = cast("Sequence[Comparison]", comparisons)
-    who = [(each, subject) for each in chosen for subject in subjects(each, model, told.subjects or size.subjects)]
+    who = [(each, subject) for each in chosen for subject in subjects(each, model, arguments.subjects or size.subjects)]
     began = datetime.now(UTC)
     machine = describe_machine()
-    generator = {} if told.no_selftest else self_test(3 if told.quick else 10)
-    folder: Path = told.out or RESULTS / f"{began:%Y-%m-%d}-{_slug(str(machine['processor']))}"
+    generator = {} if arguments.no_selftest else self_test(3 if arguments.quick else 10)
+    folder: Path = arguments.out or RESULTS / f"{began:%Y-%m-%d}-{_slug(str(machine['processor']))}"
     folder.mkdir(parents=True, exist_ok=True)
     command = "python benchmarks/latency.py " + shlex.join(sys.argv[1:])
     date = began.isoformat(timespec="seconds")
@@ -121,34 +135,40 @@ def _run(told: argparse.Namespace, size: Size) -> None:
     for comparison, subject in who:
         measured.append(measure(subject, comparison, scope, _teller(f"{comparison}, {subject.name}")))
         results = replace(results, measured=tuple(measured))
-        results.save(folder)  # after each, so that a run that is ended early leaves what it has
+        results.save(folder)  # after each subject, so that a run that is ended early keeps its results
         write_report(results, folder)
     _say(str(folder / "report.md"))
 
 
-def _scope(told: argparse.Namespace, size: Size, photos: Photos) -> Scope:
-    objective: Objective = told.objective or parse_objective(size.objective)
+def _scope(arguments: argparse.Namespace, size: Size, photos: Photos) -> Scope:
+    objective: Objective = arguments.objective or parse_objective(size.objective)
     plan = Plan(
         photos,
         objective.seconds,
-        told.seconds or size.seconds,
-        told.calls or size.calls,
-        told.connections,
-        told.timeout,
-        told.arrivals,
-        told.seed,
+        arguments.seconds or size.seconds,
+        arguments.calls or size.calls,
+        arguments.connections,
+        arguments.timeout,
+        arguments.arrivals,
+        arguments.seed,
     )
     cores = len(os.sched_getaffinity(0))
-    most_probes = size.most_probes if told.most_probes is None else told.most_probes
+    most_probes = size.most_probes if arguments.most_probes is None else arguments.most_probes
     search = Search(objective, cores, closeness=1.05, most_probes=most_probes)
-    concurrencies = told.concurrencies or size.concurrencies
-    rates_hz: tuple[float, ...] = told.rates or ()
-    if sum(bool(chosen) for chosen in (told.shares, told.rates, told.rates_of)) > 1:
-        raise SystemExit("load: --shares, --rates or --rates-of, not several")
-    if told.rates_of:
-        rates_hz = tuple(phase.load.amount for phase in load_results(told.rates_of).measured[0].swept)
-    shares = told.shares or size.shares
-    return Scope(plan, concurrencies, shares, rates_hz, search, told.starts or size.starts, idle_s=5)
+    concurrencies = arguments.concurrencies or size.concurrencies
+    rates_hz: tuple[float, ...] = arguments.rates or ()
+    if sum(bool(chosen) for chosen in (arguments.shares, arguments.rates, arguments.rates_of)) > 1:
+        raise SystemExit("load: --shares, --rates and --rates-of exclude each other")
+    if arguments.rates_of:
+        rates_hz = tuple(phase.load.amount for phase in load_results(arguments.rates_of).measured[0].swept)
+    shares = arguments.shares or size.shares
+    return Scope(plan, concurrencies, shares, rates_hz, search, arguments.starts or size.starts, idle_s=5)
+
+
+def _photos(arguments: argparse.Namespace) -> Photos:
+    if arguments.data:
+        return photos_in(arguments.data)
+    return one_photo() if arguments.photos == "one" else mixed_photos()
 
 
 def _options(scope: Scope) -> dict[str, str]:
@@ -172,7 +192,7 @@ def _commit() -> str:
 
 
 def _end(_signal: int, _frame: FrameType | None) -> None:
-    """As an exception, so that servers are stopped."""
+    """Raises an exception, so that the servers are stopped."""
     sys.exit(143)
 
 
@@ -193,13 +213,13 @@ def _objective(text: str) -> Objective:
 
 def _positive(text: str) -> float:
     if (number := float(text)) <= 0:
-        raise argparse.ArgumentTypeError(f"{text} isn't over 0")
+        raise argparse.ArgumentTypeError(f"{text} isn't above 0")
     return number
 
 
 def _count(text: str) -> int:
     if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} isn't over 0")
+        raise argparse.ArgumentTypeError(f"{text} isn't above 0")
     return number
 
 

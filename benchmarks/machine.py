@@ -1,4 +1,4 @@
-"""What figures depend on."""
+"""The facts of the machine on which measured figures depend."""
 
 import importlib.metadata
 import os
@@ -9,11 +9,11 @@ _PACKAGES = (
     "mattebox", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino", "openvino", "torch", "torchvision",
     "opencv-python-headless", "numpy", "grpcio",
 )  # fmt: skip
-_TELLING = ("amx", "avx2", "avx512", "bf16", "fp16", "vnni")
+_INSTRUCTION_SETS = ("amx", "avx2", "avx512", "bf16", "fp16", "vnni")
 
 
 def describe_machine() -> dict[str, object]:
-    """Processor, its instruction sets for networks, cores, versions."""
+    """Returns the processor, its instruction sets that matter to networks, the cores, and the versions of libraries."""
     fields: dict[str, str] = {}
     if Path("/proc/cpuinfo").exists():
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -24,7 +24,7 @@ def describe_machine() -> dict[str, object]:
         "platform": platform.platform(),
         "processor": fields.get("model name", platform.processor()),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "flags": [flag for flag in flags if any(word in flag for word in _TELLING)],
+        "flags": [flag for flag in flags if any(word in flag for word in _INSTRUCTION_SETS)],
         "python": platform.python_version(),
         "versions": {name: version for name in _PACKAGES if (version := _version(name))},
     }

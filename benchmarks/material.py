@@ -1,4 +1,4 @@
-"""The networks that the benchmarks run where none is given."""
+"""The networks that the benchmarks run unless a model file is given."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ CACHE = Path(__file__).parent / ".cache"
 
 
 def light_model() -> Path:
-    """U²-Net-p, exported anew: a file from before may be of another version."""
+    """Returns U²-Net-p, exported anew, because a cached file may be of an older version."""
     return exported("u2netp")
 
 
 def small_model() -> Path:
-    """A saliency network of one node, the mean of the colours: for what isn't about the network."""
+    """Returns a saliency network of one node, the mean of the colours, for figures that don't depend on the network."""
     CACHE.mkdir(exist_ok=True)
     core = CACHE / "small_core.onnx"
     sides: list[int | str] = ["batch", 3, "height", "width"]
@@ -34,7 +34,7 @@ def small_model() -> Path:
 
 
 def exported(name: str, *words: str) -> Path:
-    """What `mattebox-export` makes of these words, for the CPU provider."""
+    """Returns the artifact that `mattebox-export` makes of these arguments, for the CPU provider."""
     CACHE.mkdir(exist_ok=True)
     artifact = CACHE / f"{name}.onnx"
     arguments = parse_arguments([*(words or (name,)), "--target", "cpu", "-o", str(artifact)])

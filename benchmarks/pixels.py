@@ -1,9 +1,9 @@
-"""`make bench-pixels`: what the stages cost that touch pixels, against the least that is possible.
+"""`make bench-pixels`: the time of the stages that touch pixels, against decoding and encoding alone.
 
-Each photo goes JPEG to JPEG on white, JPEG to PNG as a cutout, and JPEG to WebP, with one and with two threads, in
-turns with decoding and encoding alone and with the classic recipe (float64 blend at full size). What counts are the
-ratios within one run; milliseconds are this machine's. The photo is an astronaut (a person before a busy room),
-enlarged and with grain; U²-Net-p is asked once.
+Each photo goes from JPEG to JPEG on white, to a PNG cutout and to WebP on white, with one and with two threads, and in
+turns with decoding and encoding alone and with the classic recipe (a float64 blend at full size). Ratios within one run
+hold on other machines too, milliseconds don't. The photo shows an astronaut before a busy room, enlarged and with
+grain; U²-Net-p finds its subject once, before the measurements.
 """
 
 import argparse
@@ -64,7 +64,14 @@ Timed = dict[str, Callable[[], object]]
 
 @dataclass(frozen=True)
 class Scene:
-    """One photo, and what the network says of it."""
+    """One photo and the network's answer to it.
+
+    Args:
+        spec: description of the network.
+        file: photo as a JPEG file.
+        photo: photo uint8 (H, W, 3), BGR.
+        found: answer of the network.
+    """
 
     spec: ModelSpec
     file: bytes
@@ -73,12 +80,12 @@ class Scene:
 
 
 def main() -> int:
-    """Prints the tables, and writes JSON where asked to; returns the exit code."""
+    """Prints the tables and writes the JSON file, if there is one to write; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megapixels", type=float, nargs="*", default=[1, 12, 48], help="sizes (default: 1 12 48)")
+    parser.add_argument("--megapixels", type=float, nargs="*", default=[1, 12, 48], help="default: 1 12 48")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="OpenCV's threads (default: 1 2)")
-    parser.add_argument("--rounds", type=int, default=7, help="measurements of each (default: 7)")
-    parser.add_argument("--json", type=Path, help="write the results here too")
+    parser.add_argument("--rounds", type=int, default=7, help="measurements of each way (default: 7)")
+    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     tune_malloc()  # as the server does
     logs.configure("console", "warning")
@@ -88,7 +95,7 @@ def main() -> int:
         scene = scene_of(engine, megapixels)
         for threads in arguments.threads:
             cv2.setNumThreads(threads)
-            # Apart from each other: after PNG's buffers the recipe's large arrays take several times as long here.
+            # One group after the other: after PNG's buffers the recipe's large arrays take several times as long.
             groups = (whole_ways(scene), stages(scene), encodings(scene))
             ms = {name: value for group in groups for name, value in measure(group, arguments.rounds).items()}
             runs.append({"megapixels": megapixels, "threads": threads, "ms": ms, "ratios": ratios(ms)})
@@ -101,7 +108,7 @@ def main() -> int:
 
 
 def scene_of(engine: Engine, megapixels: float) -> Scene:
-    """A photo of so many megapixels, 4 to 3, with a subject of about a fifth of it."""
+    """Returns a photo of this many megapixels, 4 to 3, whose subject covers about a fifth of it."""
     person = np.asarray(cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR), np.uint8)
     framed = cv2.copyMakeBorder(person, 120, 0, 160, 170, cv2.BORDER_REFLECT_101)
     height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
@@ -115,7 +122,7 @@ def scene_of(engine: Engine, megapixels: float) -> Scene:
 
 
 def whole_ways(scene: Scene) -> Timed:
-    """Bytes to bytes: by each method, without any work, and matte and blend of the classic recipe."""
+    """Returns the ways from a photo's file to a composite's: each matte method, and decoding and encoding alone."""
     ways: Timed = {}
     for name, output_format in (("jpeg", ImageFormat.JPEG), ("png", ImageFormat.PNG), ("webp", ImageFormat.WEBP)):
         ways[f"{name}: decode and encode alone"] = partial(recode, scene.file, output_format)
@@ -132,19 +139,19 @@ def whole_ways(scene: Scene) -> Timed:
 
 
 def serve(scene: Scene, request: RemovalRequest) -> bytes:
-    """The server's own stages, with the network's answer at hand."""
+    """Runs the server's stages before and after the network, with the network's answer at hand."""
     with Budget(2**40).share() as memory:
         prepared = prepare(request, scene.spec, LIMITS, memory, Timeline())
     return finish(request, prepared, Found(scene.spec, SUBJECT, scene.found), Timeline()).image
 
 
 def recode(file: bytes, output_format: ImageFormat) -> bytes:
-    """By the server's own codec."""
+    """Decodes and encodes a photo by the server's codec."""
     return codec.encode(codec.decode(file, codec.probe(file, LIMITS, "photo"), "photo").bgr, output_format, QUALITY)
 
 
 def stages(scene: Scene) -> Timed:
-    """One by one. Foreground estimation is what guided costs more with it than without."""
+    """Returns the stages one by one; the cost of foreground estimation is the difference of guided with and without."""
     photo, probability = scene.photo, scene.found.foreground
     mask = hard_mask(probability, None, SUBJECT)
     header = codec.probe(scene.file, LIMITS, "photo")
@@ -180,7 +187,7 @@ def stages(scene: Scene) -> Timed:
 
 
 def encodings(scene: Scene) -> Timed:
-    """Of what guided makes of the photo, and OpenCV's PNG of a cutout that still has all of the photo's colours."""
+    """Returns the encoders of a guided composite and cutout, and OpenCV's PNG of a cutout with the removed colours."""
     mask = hard_mask(scene.found.foreground, None, SUBJECT)
     matte = make_matte(scene.photo, scene.found.foreground, mask, MatteOptions(MatteMethod.GUIDED))
     on_white, unzeroed = scene.photo.copy(), np.dstack([scene.photo, matte.alpha])
@@ -195,14 +202,14 @@ def encodings(scene: Scene) -> Timed:
 
 
 def recipe(photo: Pixels, mask: Pixels) -> Pixels:
-    """7x7 blur and float64 blend on white, written as in a notebook."""
+    """Blurs a mask uint8 (h, w) by 7x7 and blends the photo uint8 (H, W, 3) on white in float64, as in a notebook."""
     blurred = cv2.resize(cv2.GaussianBlur(mask, (7, 7), 0), (photo.shape[1], photo.shape[0]))
     alpha = (np.asarray(blurred) / 255.0)[..., np.newaxis]
     return (photo * alpha + np.full_like(photo, 255) * (1.0 - alpha)).astype(np.uint8)
 
 
 def measure(ways: Timed, rounds: int) -> dict[str, float]:
-    """Median milliseconds of each; they take turns, and the first round is not counted."""
+    """Returns the median milliseconds of each way; the ways take turns, and the first round is a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, call in ways.items():
@@ -213,7 +220,7 @@ def measure(ways: Timed, rounds: int) -> dict[str, float]:
 
 
 def ratios(ms: dict[str, float]) -> dict[str, float]:
-    """What the README promises."""
+    """Returns the ratios of medians that the benchmark is about."""
     quick = ms["matte gaussian"] + ms["blend on white, gaussian"]
     found = {
         f"{name}: {method.value} / decode and encode alone": ms[f"{name}: {method.value}"]
@@ -231,7 +238,7 @@ def ratios(ms: dict[str, float]) -> dict[str, float]:
 
 
 def show(run: dict[str, Any]) -> None:
-    """Prints one size."""
+    """Prints the table of one size."""
     table = Table(title=f"{run['megapixels']:g} MP, {run['threads']} thread(s): median ms", box=SIMPLE)
     table.add_column("what")
     table.add_column("ms", justify="right")

@@ -1,4 +1,4 @@
-"""torchvision's DeepLabV3 as one would write it down: the reference of `engine.py`, and what it exports plainly."""
+"""torchvision's DeepLabV3 without Mattebox's exporter: the reference network of `make bench-engine`."""
 
 # pyright: reportUnknownMemberType=false
 # torch's own annotations leave much open.
@@ -16,7 +16,7 @@ _OPSET = 18
 
 
 class PlainDeepLab(nn.Module):
-    """Photo uint8 (N, H, W, 3) BGR and classes to keep float32 (N, 21), to foreground and classes uint8 (N, H, W)."""
+    """DeepLabV3-ResNet101 with normalisation, softmax and argmax, written down in plain torch."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -28,7 +28,15 @@ class PlainDeepLab(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
     def forward(self, image: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See the class."""
+        """Runs the network.
+
+        Args:
+            image: photos, uint8 (N, H, W, 3), BGR.
+            keep: classes of the subject, float32 (N, 21), 0 or 1.
+
+        Returns:
+            Foreground uint8 (N, H, W) in [0, 255], and classes uint8 (N, H, W) in [0, 20].
+        """
         rgb = image.permute(0, 3, 1, 2).flip(1).float() / 255
         logits: torch.Tensor = self.network((rgb - self.mean) / self.std)["out"]
         probability = (logits.softmax(1) * keep[:, :, None, None]).sum(1)
@@ -36,15 +44,15 @@ class PlainDeepLab(nn.Module):
 
 
 def export_plain(path: Path) -> None:
-    """By torch's own exporter, with its own defaults."""
+    """Writes the network as ONNX, by torch's own exporter with its defaults."""
     example = torch.zeros(2, 193, 257, 3, dtype=torch.uint8), torch.ones(2, 21)
     batch = torch.export.Dim("batch")
     shapes = {0: batch, 1: torch.export.Dim("height"), 2: torch.export.Dim("width")}, {0: batch}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside of torch's own exporter
+        warnings.simplefilter("ignore")  # deprecation warnings about torch's own exporter
         program = torch.onnx.export(
             PlainDeepLab().eval(), example, dynamo=True, dynamic_shapes=shapes, opset_version=_OPSET, verbose=False
         )
     if program is None:
-        raise RuntimeError("torch's exporter gave nothing")
+        raise RuntimeError("torch's exporter returned no model")
     path.write_bytes(program.model_proto.SerializeToString())

@@ -1,9 +1,9 @@
-"""`make bench-quality DATA=folder`: how good the mattes are, method by method.
+"""`make bench-quality DATA=folder`: the errors of each matte method.
 
 The folder holds `voc/images/*.jpg` with `voc/masks/*.png` (class indices, 255 unknown), `alpha/images`, `alpha/alphas`
-and `alpha/trimaps` (*.png; 128 unknown), and may hold `models/deeplabv3_mobilenetv2_257.onnx`; README.md, "Measured",
-says where such photos come from. Each method makes the mattes of all photos, once of what each model finds and once of
-a coarse map worked out of the true matte, which judges the method without the network.
+and `alpha/trimaps` (*.png; 128 unknown), and may hold `models/deeplabv3_mobilenetv2_257.onnx`. Photos with masks are
+those of Pascal VOC, photos with mattes those of alphamatting.com. Each method makes the mattes of all photos, from the
+answer of each network, and from a coarse map of the true matte, which judges the method without a network.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from machine import describe_machine
 from material import exported, light_model
-from matting import AlphaErrors, MaskScores, Where, alpha_errors, coarse_map, mask_scores
+from matte_errors import AlphaErrors, MaskScores, Where, alpha_errors, coarse_map, mask_scores
 from PIL import Image
 from rich.box import SIMPLE
 from rich.console import Console
@@ -47,7 +47,14 @@ VOID = 255
 
 @dataclass(frozen=True)
 class Case:
-    """One photo: pixels, the true matte, and where it is known or uncertain."""
+    """One photo with its true matte.
+
+    Args:
+        name: name of the photo.
+        photo: photo uint8 (H, W, 3), BGR.
+        truth: true alpha uint8 (H, W).
+        known: where the truth is certain, bool (H, W).
+    """
 
     name: str
     photo: Pixels
@@ -57,23 +64,23 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """What a network says of a photo: probability and mask uint8 (h, w)."""
+    """The answer of a network: probability of the subject in [0, 255] and mask, 0 or 255, both uint8 (h, w)."""
 
     probability: Pixels
     mask: Pixels
 
 
 def main() -> int:
-    """Prints the tables, writes JSON and contact sheets; returns the exit code."""
+    """Prints the tables and writes the JSON file and the contact sheets; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of photos and truths")
     parser.add_argument(
-        "--models", type=Path, nargs="*", help="artifacts (default: u2netp, and the folder's DeepLabV3)"
+        "--models", type=Path, nargs="*", help="model files (default: u2netp, and the folder's DeepLabV3)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("demo"), help="folder of JSON and contact sheets (default: demo)"
+        "--out", type=Path, default=Path("demo"), help="folder for the JSON file and the contact sheets (default: demo)"
     )
-    parser.add_argument("--limit", type=int, help="take so many photos of each kind only")
+    parser.add_argument("--limit", type=int, help="largest number of photos of each kind")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     logs.configure("console", "warning")
@@ -99,10 +106,10 @@ def main() -> int:
 
 
 def mask_cases(folder: Path) -> list[Case]:
-    """Photos with a mask for each class; the subject is whatever isn't background."""
+    """Returns the photos with masks of classes; all classes but the background are the subject."""
     cases: list[Case] = []
     for path in sorted((folder / "voc" / "images").glob("*.jpg")):
-        # Palette images, of which Pillow gives the indices.
+        # The masks are palette images, whose indices Pillow returns.
         classes = np.asarray(Image.open(folder / "voc" / "masks" / f"{path.stem}.png"))
         truth = np.where((classes > 0) & (classes < VOID), 255, 0).astype(np.uint8)
         cases.append(Case(path.stem, read(path), truth, classes < VOID))
@@ -110,7 +117,7 @@ def mask_cases(folder: Path) -> list[Case]:
 
 
 def alpha_cases(folder: Path) -> list[Case]:
-    """Photos with a measured matte; `known` is where the trimap is not."""
+    """Returns the photos with true mattes, which are known outside of the trimap's unknown band."""
     cases: list[Case] = []
     for path in sorted((folder / "alpha" / "images").glob("*.png")):
         truth = read(folder / "alpha" / "alphas" / path.name, cv2.IMREAD_GRAYSCALE)
@@ -120,7 +127,7 @@ def alpha_cases(folder: Path) -> list[Case]:
 
 
 def read(path: Path, mode: int = cv2.IMREAD_COLOR) -> Pixels:
-    """Pixels of a file."""
+    """Returns the pixels of a file; raises SystemExit if it can't be read."""
     pixels = cv2.imread(str(path), mode)
     if pixels is None:
         raise SystemExit(f"bench-quality: {path} can't be read")
@@ -128,7 +135,7 @@ def read(path: Path, mode: int = cv2.IMREAD_COLOR) -> Pixels:
 
 
 def default_models(folder: Path) -> list[Path]:
-    """U²-Net-p, and the small DeepLabV3 of the folder if it is there."""
+    """Returns U²-Net-p, and the small DeepLabV3 of the folder if it is there."""
     core, half = folder / "models" / "deeplabv3_mobilenetv2_257.onnx", "0.5,0.5,0.5"
     if not core.exists():
         return [light_model()]
@@ -137,7 +144,7 @@ def default_models(folder: Path) -> list[Path]:
 
 
 def find(engine: Engine, name: str, photo: Pixels) -> Found:
-    """Runs a network."""
+    """Runs a network on a photo."""
     session = engine.network(name).sessions[0]
     spec = session.spec
     kept = kept_classes(spec, ())
@@ -150,13 +157,13 @@ def find(engine: Engine, name: str, photo: Pixels) -> Found:
 
 
 def simulate(case: Case) -> Found:
-    """What a network that is right would say."""
+    """Returns the answer of a network that makes no mistakes at its resolution."""
     probability = coarse_map(case.truth)
     return Found(probability, hard_mask(probability, None, frozenset((0,))))
 
 
 def mattes(method: MatteMethod, cases: list[Case], found: list[Found]) -> tuple[list[Pixels], float]:
-    """The mattes, and milliseconds a photo."""
+    """Makes the matte of each photo; returns the mattes and the mean milliseconds."""
     started = time.perf_counter()
     options = MatteOptions(method, keep_edge_colors=True)
     made = [
@@ -167,14 +174,14 @@ def mattes(method: MatteMethod, cases: list[Case], found: list[Found]) -> tuple[
 
 
 def score_masks(source: str, method: MatteMethod, cases: list[Case], found: list[Found]) -> dict[str, Any]:
-    """Mean scores of a method over photos with masks."""
+    """Returns the mean scores of a method over the photos with masks."""
     made, ms = mattes(method, cases, found)
     scores = [mask_scores(matte, case.truth > 0, case.known) for matte, case in zip(made, cases, strict=True)]
     return {"photos": "masks", "map": source, "method": method.value, "ms": ms, **means(scores)}
 
 
 def score_alphas(source: str, method: MatteMethod, cases: list[Case], found: list[Found]) -> dict[str, Any]:
-    """Mean errors of a method over photos with mattes: in the trimap's unknown band, and in the whole photo."""
+    """Returns a method's mean errors over the photos with mattes, in the trimap's unknown band and in all."""
     made, ms = mattes(method, cases, found)
     pairs = list(zip(made, cases, strict=True))
     band = [alpha_errors(matte, case.truth, ~case.known) for matte, case in pairs]
@@ -184,7 +191,7 @@ def score_alphas(source: str, method: MatteMethod, cases: list[Case], found: lis
 
 
 def means(scores: list[MaskScores] | list[AlphaErrors]) -> dict[str, float]:
-    """Field by field."""
+    """Returns the mean of each field; an empty dictionary for no scores."""
     if not scores:
         return {}
     columns = zip(*map(astuple, scores), strict=True)
@@ -192,10 +199,10 @@ def means(scores: list[MaskScores] | list[AlphaErrors]) -> dict[str, float]:
 
 
 def color_errors(alphas: list[Case], others: list[Case]) -> dict[str, float]:
-    """Mean error of colours in the band, in levels, with the true matte: as the photo has them, and as estimated.
+    """Returns the mean errors of the edge's colours, in grey levels: kept from the photo, and estimated.
 
-    The photos are composites with a known foreground: each subject's solid colours, continued to where it is thin, over
-    another photo. What counts is how far a composite on a new colour is off that of the true foreground.
+    The photos are composites with a known foreground: the solid colours of each subject, continued to where it is thin,
+    over another photo. The error is that of a composite on a new colour, made with the true matte.
     """
     rng = np.random.default_rng(0)
     errors: list[list[float]] = [[], []]
@@ -222,7 +229,7 @@ def color_errors(alphas: list[Case], others: list[Case]) -> dict[str, float]:
 
 
 def continued(photo: Pixels, alpha: Pixels) -> Pixels:
-    """The subject's solid colours, and outside of them the mean of the nearest ones."""
+    """Returns the subject's solid colours, continued to the rest of the photo by the mean of the nearest ones."""
     filled, missing = photo.astype(np.float64), alpha < 250
     weight = (~missing).astype(np.float64)
     colors = filled * weight[..., np.newaxis]
@@ -235,7 +242,7 @@ def continued(photo: Pixels, alpha: Pixels) -> Pixels:
 
 
 def write_sheets(folder: Path, engine: Engine, names: list[str], masks: list[Case], alphas: list[Case]) -> None:
-    """One picture for each map: photo, true matte, then each method on white and on a saturated colour."""
+    """Writes a picture for each map: photo, true matte, and each method on white and on a saturated colour."""
     folder.mkdir(exist_ok=True)
     for name in [*names, SIMULATED]:
         cases = alphas if name == SIMULATED else [*alphas, *masks[:10]]
@@ -245,11 +252,11 @@ def write_sheets(folder: Path, engine: Engine, names: list[str], masks: list[Cas
         if rows:
             path = folder / f"quality-{name.replace(' ', '-')}.png"
             cv2.imwrite(str(path), np.vstack(rows))
-            print(f"looked at best: {path}")
+            print(f"wrote {path}")
 
 
 def sheet_row(case: Case, found: Found) -> Pixels:
-    """One row of a contact sheet."""
+    """Returns one row of a contact sheet, uint8 (h, w, 3), BGR."""
     pictures = [case.photo, np.asarray(cv2.cvtColor(case.truth, cv2.COLOR_GRAY2BGR), np.uint8)]
     for method in METHODS:
         matte = make_matte(case.photo, found.probability, found.mask, MatteOptions(method))
@@ -262,7 +269,7 @@ def sheet_row(case: Case, found: Found) -> Pixels:
 
 
 def show(rows: list[dict[str, Any]], colors: dict[str, float]) -> None:
-    """Prints what was measured."""
+    """Prints the tables."""
     tables = {
         "masks": ("iou", "band_iou", "band_accuracy"),
         "mattes": ("sad", "mad", "mse", "grad", "conn", "whole_sad", "whole_mad"),
@@ -280,8 +287,8 @@ def show(rows: list[dict[str, Any]], colors: dict[str, float]) -> None:
         if chosen:
             console.print(table)
     if colors:
-        text = "{kept:.2f} levels as the photo has them, {estimated:.2f} estimated: {ratio:.2f} times"
-        console.print("error of the colours in the band: " + text.format(**colors))
+        text = "{kept:.2f} grey levels if kept from the photo, {estimated:.2f} if estimated, ratio {ratio:.2f}"
+        console.print("error of the edge's colours: " + text.format(**colors))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the server adds to its pipeline, and how it starts: parts of `engine.py`."""
+"""Two parts of `make bench-engine`: how fast the server starts, and what it adds to its own pipeline."""
 
 import asyncio
 import tempfile
@@ -28,13 +28,18 @@ _OUTPUT = OutputOptions(format=ImageFormat.JPEG)
 
 
 def measure_starts(model: Path, threads: int) -> dict[str, float]:
-    """Seconds to SERVING with an empty cache and with a full one, and the first request against the median."""
+    """Measures the start of a server with an empty and with a filled cache.
+
+    Returns:
+        Seconds until the server is SERVING, cold and warm, their ratio, and the duration of the first request as a
+        multiple of the median of the next five.
+    """
     cold: list[float] = []
     warm: list[float] = []
     first: list[float] = []
     for _ in range(_STARTS):
         with tempfile.TemporaryDirectory() as cache:
-            flags = ["--engine-threads", str(threads), "--cache-dir", cache]
+            flags = ["--threads", str(threads), "--cache-dir", cache]
             for starts in (cold, warm):
                 started_s = time.perf_counter()
                 with LocalServer([model], flags) as server:
@@ -51,7 +56,7 @@ def measure_starts(model: Path, threads: int) -> dict[str, float]:
 
 
 def measure_serving(model: Path, threads: int, rounds: int) -> dict[str, float]:
-    """Server against the same pipeline called in this process: latency alone, throughput of eight callers."""
+    """Compares the server with the same pipeline in this process: latency of one call, throughput of eight callers."""
     cv2.setNumThreads(1)
     engine = load_engine([model], EngineConfig(threads=threads))
     models = tuple(network.spec.name for network in engine.networks)
@@ -84,7 +89,7 @@ def measure_serving(model: Path, threads: int, rounds: int) -> dict[str, float]:
 
 
 async def _many(pipeline: Pipeline, count: int) -> None:
-    """So many photos, eight at once."""
+    """Sends this many photos through the pipeline, eight at a time."""
     places = asyncio.Semaphore(_CONCURRENCY)
 
     async def one() -> None:
@@ -101,7 +106,7 @@ def _remove(client: mattebox.Client) -> object:
 
 
 def photo() -> bytes:
-    """An astronaut of 0.26 megapixels, JPEG."""
+    """Returns a photo of 0.26 megapixels as a JPEG file."""
     return _PHOTO
 
 

@@ -1,4 +1,4 @@
-"""One server under loads, one after the other."""
+"""Puts one load after the other on a server."""
 
 import gc
 import time
@@ -24,14 +24,14 @@ class Plan:
     """How loads are put on a server.
 
     Args:
-        photos: what is sent.
-        objective_s: of latency, for goodput.
-        seconds: that a load lasts at least.
-        calls: that an open loop makes at least.
-        connections: of the generator.
-        timeout_s: of each call.
-        arrivals: of the open loop.
-        seed: of arrivals and of the photos' order.
+        photos: files that are sent.
+        objective_s: latency within which an answer counts as goodput.
+        seconds: shortest duration of a load.
+        calls: smallest number of calls of an open loop.
+        connections: number of connections of the generator.
+        timeout_s: deadline of each call.
+        arrivals: distribution of the open loop's calls in time.
+        seed: seed of the arrivals and of the photos' order.
     """
 
     photos: Photos
@@ -45,26 +45,26 @@ class Plan:
 
 
 class Bench:
-    """A server, the connections to it, and loads.
+    """A server, the connections to it, and the loads that are put on it.
 
     Args:
-        plan: how.
-        server: that answers.
-        callers: connections to it.
+        plan: how loads are put on the server.
+        server: the running server.
+        callers: connections to the server.
     """
 
     def __init__(self, plan: Plan, server: Running, callers: Sequence[Caller]) -> None:
         self.plan, self.server, self._callers = plan, server, callers
 
     async def warm_up(self, calls: int) -> None:
-        """These count nowhere. Every kind of photo is among them, on every connection."""
+        """Makes calls that no figure counts: every photo once, and this many more, on all connections in turn."""
         photos = [*self.plan.photos.files, *islice(self.plan.photos.in_order(self.plan.seed), calls)]
         for number, photo in enumerate(photos):
             caller = self._callers[number % len(self._callers)]
             await one_call(caller, photo, time.monotonic(), self.plan.timeout_s)
 
     async def closed(self, concurrency: int) -> Phase:
-        """So many callers at once."""
+        """Puts a closed loop of this many callers on the server."""
         plan = self.plan
         photos = plan.photos.in_order(plan.seed)
         began_s = time.monotonic()
@@ -74,7 +74,7 @@ class Bench:
         return summarise(Load("closed", concurrency), outcome, (began_s, ended_s), plan.objective_s, used())
 
     async def open(self, rate_hz: float, enough: Callable[[Call], bool] = lambda _: False) -> Phase:
-        """Calls at a rate; then until the server has nothing left to do."""
+        """Puts an open loop of this rate on the server, and waits until the server has nothing left to do."""
         plan = self.plan
         times_s = schedule(plan.arrivals, rate_hz, self.calls_at(rate_hz), plan.seed)
         loop = OpenLoop(self._callers, plan.photos.in_order(plan.seed), plan.timeout_s, enough)
@@ -88,13 +88,14 @@ class Bench:
         return phase
 
     def calls_at(self, rate_hz: float) -> int:
-        """How many calls an open loop makes."""
+        """Returns how many calls an open loop of this rate makes."""
         return max(self.plan.calls, round(rate_hz * self.plan.seconds), 2)
 
     async def settle(self) -> None:
-        """Until a call is answered: what was left behind by callers who went must not count for the next load.
+        """Waits until a call is answered, so that work left over from one load doesn't count for the next.
 
-        Raises CannotRun if none is answered.
+        Raises:
+            CannotRun: no call is answered for five minutes.
         """
         until_s = time.monotonic() + _SETTLE_S
         while time.monotonic() < until_s:
@@ -105,7 +106,7 @@ class Bench:
 
     @contextmanager
     def _used(self) -> Generator[Callable[[], Usage]]:
-        """Afterwards, what processors' time was used. No garbage is collected meanwhile, as that would stall calls."""
+        """Measures the processor time within the block, in which no garbage is collected, as that would delay calls."""
         before_s, ours_s, began_s = _server_seconds(self.server.pids), time.process_time(), time.monotonic()
         usage: list[Usage] = []
         gc.collect()
@@ -121,7 +122,7 @@ class Bench:
 
 
 async def on_bench(plan: Plan, server: Running, load: Callable[[Bench], Awaitable[_Result]]) -> _Result:
-    """What comes of loads on a server that has been warmed up, on connections of their own."""
+    """Connects to a server, warms it up, and returns what `load` finds."""
     callers = [await server.connect() for _ in range(plan.connections)]
     try:
         bench = Bench(plan, server, callers)
@@ -133,14 +134,14 @@ async def on_bench(plan: Plan, server: Running, load: Callable[[Bench], Awaitabl
 
 
 def _ended_s(outcome: Outcome, began_s: float, planned_s: float) -> float:
-    """When the load ended: as planned, or with the last call if it was given up."""
+    """Returns when the load ended: at the planned time, or with the last call of a loop that was given up."""
     if outcome.abandoned and outcome.calls:
         return max(call.done_s for call in outcome.calls)
     return began_s + planned_s
 
 
 def _server_seconds(pids: Sequence[int]) -> dict[int, float]:
-    """Processors' time of each process that is still there."""
+    """Returns the processor time of each process that still runs, by process id."""
     seconds: dict[int, float] = {}
     for pid in pids:
         try:

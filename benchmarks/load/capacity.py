@@ -1,4 +1,4 @@
-"""The highest rate that a server sustains within an objective, found by search."""
+"""Searches the highest rate that a server sustains within a latency objective."""
 
 import re
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from load.phase import Phase
 
 @dataclass(frozen=True)
 class Objective:
-    """A percentile of latency, such as `p99<=500ms`. Calls that aren't answered OK count as late.
+    """A bound on a percentile of latency, such as `p99<=500ms`. Calls that aren't answered OK count as late.
 
     Args:
-        percentile: of all calls.
-        seconds: within which it has to be.
+        percentile: percentile of the latencies of all calls.
+        seconds: largest latency at that percentile.
     """
 
     percentile: float
@@ -26,12 +26,12 @@ class Objective:
         return f"p{self.percentile:g} <= {self.seconds * 1e3:g} ms"
 
     def late_allowed(self, calls: int) -> int:
-        """How many of these may be late."""
+        """Returns how many of this many calls may be late."""
         return int(calls * (100 - self.percentile) / 100 + 1e-9)
 
 
 def parse_objective(text: str) -> Objective:
-    """`p99<=500ms` or `p90<=2s`. Raises ValueError."""
+    """Parses an objective such as `p99<=500ms` or `p90<=2s`; raises ValueError for other texts."""
     found = re.fullmatch(r"p(\d{2}(?:\.\d+)?)\s*<=\s*(\d+(?:\.\d+)?)\s*(ms|s)", text.strip())
     if found is None:
         raise ValueError(f"an objective is written as p99<=500ms, not {text!r}")
@@ -40,15 +40,15 @@ def parse_objective(text: str) -> Objective:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the search found.
+    """The outcome of a search.
 
     Args:
-        objective: for people.
-        sustained_hz: the highest rate that was held; 0 if none was.
-        missed_hz: the lowest rate above it that wasn't; 0 if every rate was held.
-        cores: of the machine.
-        probes: all rates that were tried, in order.
-        held: which of them were.
+        objective: the objective in words.
+        sustained_hz: highest rate at which the objective was held; 0 if there is none.
+        missed_hz: lowest higher rate at which it was missed; 0 if it was held at every rate.
+        cores: number of cores of the machine.
+        probes: all loads that were tried, in order.
+        held: whether each of them held the objective.
     """
 
     objective: str
@@ -60,41 +60,41 @@ class Capacity:
 
     @property
     def per_core_hz(self) -> float:
-        """Of the machine's, which the generator shares with the server."""
+        """The sustained rate for each core of the machine, which server and generator share."""
         return self.sustained_hz / self.cores
 
 
 class Judge:
-    """Counts late calls, so that a probe whose outcome is certain need not go on.
+    """Counts late calls, so that a probe whose outcome is certain can end early.
 
     Args:
-        objective: what is late.
-        calls: of the probe.
+        objective: the bound beyond which a call is late.
+        calls: number of calls of the probe.
     """
 
     def __init__(self, objective: Objective, calls: int) -> None:
         self._objective, self._allowed, self._late = objective, objective.late_allowed(calls), 0
 
     def missed(self, call: Call) -> bool:
-        """Whether, with this call, more are late than may be."""
+        """Counts a call; returns whether more calls are late by now than the objective allows."""
         self._late += call.answer.status != "OK" or call.latency_s > self._objective.seconds
         return self._late > self._allowed
 
     @property
     def held(self) -> bool:
-        """So far."""
+        """Whether the objective is held so far."""
         return self._late <= self._allowed
 
 
 @dataclass(frozen=True)
 class Search:
-    """How it is searched.
+    """A search for the highest rate at which an objective is held.
 
     Args:
-        objective: to hold.
-        cores: of the machine.
-        closeness: of the held rate to the missed one at which it ends; 1.05 is within 5 %.
-        most_probes: at which it ends anyway.
+        objective: the objective to hold.
+        cores: number of cores of the machine.
+        closeness: ratio of missed to held rate at which the search ends; 1.05 is within 5 %.
+        most_probes: largest number of loads that are tried.
     """
 
     objective: Objective
@@ -103,7 +103,7 @@ class Search:
     most_probes: int
 
     async def run(self, bench: Bench, throughput_hz: float, tell: Callable[[str], None]) -> Capacity:
-        """Between a tenth of the throughput of the closed loop and whatever is held above it."""
+        """Searches from 70 % of the closed loop's throughput, down to 5 % of it and up without a bound."""
         held_hz, missed_hz, rate_hz = 0.0, 0.0, 0.7 * throughput_hz
         probes: list[Phase] = []
         verdicts: list[bool] = []
@@ -123,7 +123,7 @@ class Search:
 
 
 def _next_hz(held_hz: float, missed_hz: float) -> float:
-    """Between both, or beyond the one that there is."""
+    """Returns the next rate: the geometric mean of both bounds, or a step beyond the only bound."""
     if not missed_hz:
         return held_hz * 1.25
     return (held_hz * missed_hz) ** 0.5 if held_hz else missed_hz / 2

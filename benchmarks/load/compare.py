@@ -1,8 +1,8 @@
-"""`make bench-compare A=folder B=folder`: what of B differs from A, as ratios with intervals.
+"""`make bench-compare A=folder B=folder`: the figures of two runs as ratios B / A, with 95 % intervals.
 
-The intervals are bootstrapped from tenths of each load's time, as calls that follow each other wait for the same
-things. They say what chance within the two runs explains, and nothing of what else the machine did in one of them: two
-runs of the same checkout tell that.
+The intervals are bootstrapped from tenths of each load's time, because calls that follow each other depend on each
+other. The intervals cover the chance within the two runs, not what else the machine did during one of them: two runs of
+the same checkout show how much that is.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,13 +24,13 @@ Draws = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one figure.
+    """The ratio B / A of one figure.
 
     Args:
-        what: the figure, and of which load.
-        low: end of the interval of B / A.
-        high: the other end.
-        more_is_worse: as of latency; not as of a throughput.
+        what: name of the figure and of the load.
+        low: lower end of the interval of B / A.
+        high: upper end of the interval.
+        more_is_worse: True for a latency, False for a throughput.
     """
 
     what: str
@@ -40,7 +40,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Only where the interval excludes 1."""
+        """Whether B is better or worse, where the interval excludes 1."""
         if self.low <= 1 <= self.high:
             return "no difference seen"
         return "worse" if (self.low > 1) == self.more_is_worse else "better"
@@ -50,7 +50,11 @@ class Difference:
 
 
 def compare(a: Results, b: Results) -> list[Difference]:
-    """All figures that both have under the same load. Raises SystemExit if there are none, or photos differ."""
+    """Compares all figures that both runs have under the same load.
+
+    Raises:
+        SystemExit: the runs sent different photos, or have no load in common.
+    """
     if a.photos != b.photos:
         raise SystemExit(f"load: A sent {a.photos}, B {b.photos}: that can't be compared")
     ours = {each.label: each for each in a.measured if not each.reason}
@@ -98,7 +102,7 @@ def _same(a: Phase, b: Phase) -> bool:
 
 
 def _percentiles(phase: Phase, percentile: float, seed: int) -> Draws:
-    """Of as many samples as there are draws, each made of tenths that are drawn with replacement."""
+    """Returns the percentile of each bootstrap sample, which is made of tenths drawn with replacement."""
     parts = [Histogram(block).buckets() for block in phase.blocks]
     values_s = np.unique(np.concatenate([values for values, _ in parts]))
     counts = np.zeros((len(parts), len(values_s)))
@@ -139,7 +143,7 @@ def _bracket(sustained_hz: float, missed_hz: float) -> tuple[float, float]:
 
 
 def show(differences: Sequence[Difference], tell: Callable[[str], None]) -> None:
-    """Worse ones first."""
+    """Prints the differences, those that are worse first."""
     order = ("worse", "better", "no difference seen")
     for difference in sorted(differences, key=lambda each: order.index(each.verdict)):
         tell(str(difference))

@@ -1,4 +1,4 @@
-"""What the load generator knows of a server: how to make, start and call it."""
+"""The interfaces between the load generator and a server that it measures."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -7,17 +7,17 @@ from typing import Protocol
 
 
 class CannotRun(Exception):
-    """A subject doesn't run on this machine. The message is the reason, for the report."""
+    """A subject doesn't run on this machine. The message is the reason that the report prints."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """The answer to one call.
 
     Args:
-        status: "OK", or the name of what it was instead.
+        status: "OK", or the name of the error.
         bytes_out: size of the composite's file.
-        stages_s: how long the server's stages took, by its own clock; empty if it doesn't tell.
+        stages_s: seconds of each stage by the server's own clock; empty if the server doesn't report them.
     """
 
     status: str
@@ -29,11 +29,11 @@ class Caller(Protocol):
     """One connection of the generator."""
 
     async def call(self, photo: bytes, timeout_s: float) -> Answer:
-        """A photo's file there, a composite back; never raises for what the server does."""
+        """Sends a photo's file and returns the answer; an error of the server is a status, never an exception."""
         ...
 
     async def close(self) -> None:
-        """Gives the connection back."""
+        """Closes the connection."""
         ...
 
 
@@ -42,11 +42,11 @@ class Running(Protocol):
 
     @property
     def pids(self) -> list[int]:
-        """Of all its processes, as they are now."""
+        """The process ids of the server and of its children, as they are now."""
         ...
 
     async def connect(self) -> Caller:
-        """A connection of one's own."""
+        """Opens a new connection."""
         ...
 
 
@@ -55,18 +55,18 @@ class Subject(Protocol):
 
     @property
     def name(self) -> str:
-        """In the report."""
+        """The name in the report."""
         ...
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """In the report: versions, threads, provider, and what else its figures depend on."""
+        """The settings in the report: versions, threads, provider, and whatever else the figures depend on."""
         ...
 
     def prepare(self) -> None:
-        """Makes all that it needs, once. Raises CannotRun."""
+        """Installs and makes what the server needs; raises CannotRun."""
         ...
 
     def start(self) -> AbstractContextManager[Running]:
-        """The server, until the end of the block. Raises CannotRun."""
+        """Runs the server until the end of the block; raises CannotRun."""
         ...

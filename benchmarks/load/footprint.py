@@ -1,4 +1,4 @@
-"""What a server costs: memory, processors' time when nobody calls, starts, disk."""
+"""What a server costs: memory, processor time when nobody calls, time to start, disk."""
 
 import asyncio
 import importlib.metadata
@@ -18,14 +18,14 @@ from load.peers.peer import Peer
 
 @dataclass(frozen=True)
 class Footprint:
-    """Memory is proportional (PSS): what processes share is counted once.
+    """The costs of a server. Memory is the proportional set size (PSS), which counts shared pages once.
 
     Args:
         idle_bytes: memory after the warm-up.
         loaded_bytes: memory after all loads.
-        idle_cores: processors' time when nobody calls, in cores.
-        starts_s: from the command to the first answer, each.
-        installed_bytes: disk that its packages take.
+        idle_cores: processor time when nobody calls, in cores.
+        starts_s: seconds from the command to the first answer, of each start.
+        installed_bytes: disk space of the server's packages.
     """
 
     idle_bytes: int
@@ -36,17 +36,17 @@ class Footprint:
 
     @property
     def start_s(self) -> float:
-        """The median."""
+        """The median of the starts."""
         return median(self.starts_s)
 
 
 def memory_bytes(bench: Bench) -> int:
-    """PSS of all processes."""
+    """Returns the PSS of all processes of the server."""
     return sum(psutil.Process(pid).memory_full_info().pss for pid in bench.server.pids)
 
 
 async def idle_cores(bench: Bench, seconds: float) -> float:
-    """Nobody calls for so long."""
+    """Returns the cores that the server uses over this many seconds in which nobody calls."""
 
     def used_s() -> float:
         times = [psutil.Process(pid).cpu_times() for pid in bench.server.pids]
@@ -58,7 +58,7 @@ async def idle_cores(bench: Bench, seconds: float) -> float:
 
 
 def start_seconds(subject: Subject, photo: bytes, timeout_s: float) -> float:
-    """From the command to the first answer. Raises CannotRun."""
+    """Returns the seconds from the command to the first answer; raises CannotRun."""
     began_s = time.monotonic()
     with subject.start() as server:
 
@@ -76,7 +76,7 @@ def start_seconds(subject: Subject, photo: bytes, timeout_s: float) -> float:
 
 
 def installed_bytes(subject: Subject) -> int:
-    """A peer's environment, or Mattebox with the extra `cpu` and all that it needs."""
+    """Returns the size of a peer's environment, or of Mattebox with the extra `cpu` and its dependencies."""
     if isinstance(subject, Peer):
         return subject.environment.size_bytes()
     sizes: dict[str, int] = {}
@@ -85,7 +85,7 @@ def installed_bytes(subject: Subject) -> int:
 
 
 def _add_sizes(name: str, extra: str, sizes: dict[str, int]) -> None:
-    """Of a distribution's files and, recursively, of what it requires here."""
+    """Adds the sizes of a distribution's files and, recursively, of the distributions that it requires."""
     key = f"{name.lower()}[{extra}]"
     if key in sizes:
         return

@@ -1,9 +1,9 @@
-"""Calls, as they were due and as they went.
+"""The load generator: an open loop and a closed loop of calls.
 
-Open loop: calls are due at times that are fixed before the first one goes, whatever becomes of the others, as it is
-with callers who don't know of each other. Latency counts from then: if server or generator stalls, all that were due
-meanwhile have waited, and say so. Closed loop: each caller calls again when it is answered; a server that stalls is
-asked less, so that its tail looks better than what callers would see.
+Open loop: the times of all calls are fixed before the first call, as with callers who don't know of each other. Latency
+counts from the time at which a call was due, so that a stall of the server or of the generator shows in every call that
+was due meanwhile. Closed loop: each caller calls again when it is answered. A server that stalls then gets fewer calls,
+so that its tail looks better than callers would find it (coordinated omission).
 """
 
 import asyncio
@@ -22,14 +22,14 @@ _LEAD_S = 0.05  # the thread that keeps time needs a moment to start
 
 @dataclass(frozen=True)
 class Call:
-    """One call, by the clock of `time.monotonic`.
+    """One call. Times are of the clock of `time.monotonic`.
 
     Args:
-        due_s: when it should go.
-        sent_s: when it went.
-        done_s: when its answer was there.
-        bytes_in: size of its photo.
-        answer: what came back.
+        due_s: time at which the call was due.
+        sent_s: time at which the call was made.
+        done_s: time at which the answer arrived.
+        bytes_in: size of the photo.
+        answer: the answer.
     """
 
     due_s: float
@@ -40,22 +40,22 @@ class Call:
 
     @property
     def latency_s(self) -> float:
-        """From when it was due: what a caller waits."""
+        """Seconds from the time at which the call was due: what a caller waits."""
         return self.done_s - self.due_s
 
     @property
     def service_s(self) -> float:
-        """From when it went: what the server and the way to it took."""
+        """Seconds from the time at which the call was made: what the server and the connection took."""
         return self.done_s - self.sent_s
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of a loop.
+    """The outcome of a loop.
 
     Args:
-        calls: those that ended, in this order.
-        abandoned: how many were due or under way when the loop was given up.
+        calls: calls that ended, in the order in which they ended.
+        abandoned: number of calls that were due or under way when the loop was given up.
     """
 
     calls: list[Call]
@@ -63,10 +63,10 @@ class Outcome:
 
 
 def schedule(arrivals: Arrivals, rate_hz: float, count: int, seed: int) -> list[float]:
-    """Seconds from the start at which so many calls are due."""
+    """Returns the times, in seconds from the start, at which this many calls are due."""
     if arrivals == "constant":
         return [number / rate_hz for number in range(count)]
-    # A Poisson process of which so many fall into this time: else a short load would be another rate's by chance.
+    # A Poisson process conditioned on its number of calls: otherwise chance would change the rate of a short load.
     numbers = random.Random(seed)
     return sorted(numbers.uniform(0, count / rate_hz) for _ in range(count))
 
@@ -75,10 +75,10 @@ class OpenLoop:
     """Calls at fixed times.
 
     Args:
-        callers: take calls in turn.
-        photos: one for each call.
-        timeout_s: of each call.
-        enough: is told of each call that ended; True gives the loop up.
+        callers: connections, which make the calls in turn.
+        photos: one file for each call.
+        timeout_s: deadline of each call.
+        enough: function of each call that ended; the loop is given up once it returns True.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class OpenLoop:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, times_s: Sequence[float]) -> Outcome:
-        """Until all that were due have ended, or it is given up."""
+        """Makes the calls; returns when all have ended or the loop is given up."""
         loop = asyncio.get_running_loop()
         started_s = time.monotonic() + _LEAD_S
 
         def keep_time() -> None:
-            # The loop's own timers are a millisecond late; a thread's sleep is a twentieth of that.
+            # The event loop's timers are a millisecond late; a thread's sleep is late by a twentieth of that.
             for number, time_s in enumerate(times_s):
                 due_s = started_s + time_s
                 if self._stop.wait(max(0.0, due_s - time.monotonic())):
@@ -130,7 +130,7 @@ class OpenLoop:
 async def closed_loop(
     callers: Sequence[Caller], photos: Iterator[bytes], concurrency: int, seconds: float, timeout_s: float
 ) -> Outcome:
-    """So many callers at once, which share the connections; each calls at least once."""
+    """Lets this many callers, which share the connections, call again whenever they are answered, at least once."""
     until_s = time.monotonic() + seconds
     calls: list[Call] = []
 
@@ -146,7 +146,7 @@ async def closed_loop(
 
 
 async def one_call(caller: Caller, photo: bytes, due_s: float, timeout_s: float) -> Call:
-    """Now, though it was due then."""
+    """Makes one call now, which was due at `due_s`."""
     sent_s = time.monotonic()
     answer = await caller.call(photo, timeout_s)
     return Call(due_s, sent_s, time.monotonic(), len(photo), answer)

@@ -1,4 +1,4 @@
-"""Durations, kept in full: HdrHistogram, microseconds to an hour, three digits."""
+"""Histograms of durations: HdrHistogram, from a microsecond to an hour, with three digits."""
 
 from collections.abc import Iterable
 
@@ -7,15 +7,15 @@ from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
-BEYOND = 5  # so many samples must lie beyond a percentile: p90 from 50 on, p99 from 500, p99.9 from 5000
+BEYOND = 5  # samples that must lie beyond a percentile: p90 takes 50 samples, p99 500, p99.9 5000
 _LONGEST_US = 3_600_000_000
 
 
 class Histogram:
-    """Of durations.
+    """A histogram of durations.
 
     Args:
-        encoded: what `encoded` of another returned; "" for an empty one.
+        encoded: the text that `encoded` returned; "" for an empty histogram.
     """
 
     def __init__(self, encoded: str = "") -> None:
@@ -23,51 +23,51 @@ class Histogram:
 
     @staticmethod
     def of(durations_s: Iterable[float]) -> "Histogram":
-        """One with these."""
+        """Returns a histogram of these durations."""
         histogram = Histogram()
         for duration_s in durations_s:
             histogram.record(duration_s)
         return histogram
 
     def record(self, duration_s: float) -> None:
-        """Under a microsecond counts as one; more than an hour is refused."""
+        """Counts a duration; less than a microsecond counts as one, more than an hour raises ValueError."""
         if not self._inner.record_value(max(1, round(duration_s * 1e6))):
             raise ValueError(f"{duration_s} s don't fit into the histogram")
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of durations."""
         return self._inner.get_total_count()
 
     @property
     def max_s(self) -> float:
-        """The longest; 0 if there is none."""
+        """The longest duration; 0 in an empty histogram."""
         return self._inner.get_max_value() / 1e6 if self.count else 0.0
 
     @property
     def mean_s(self) -> float:
-        """0 if there is none."""
+        """The mean duration; 0 in an empty histogram."""
         return float(self._inner.get_mean_value()) / 1e6 if self.count else 0.0
 
     def percentile_s(self, percentile: float) -> float | None:
-        """None where the sample can't carry it: fewer than BEYOND samples lie beyond."""
+        """Returns a percentile, or None where fewer than BEYOND samples lie beyond it."""
         return self.quantile_s(percentile) if carries(self.count, percentile) else None
 
     def quantile_s(self, percentile: float) -> float:
-        """Whatever the sample; for curves, which show how many there are."""
+        """Returns a percentile even of few samples, for curves that print the number of samples beside them."""
         return self._inner.get_value_at_percentile(percentile) / 1e6
 
     def buckets(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Seconds, ascending, and how many each."""
+        """Returns the durations, ascending, and the number of samples of each."""
         recorded = self._inner.get_recorded_iterator() if self.count else ()
         steps = [(step.value_iterated_to, step.count_added_in_this_iter_step) for step in recorded]
         return np.array([us / 1e6 for us, _ in steps], np.float64), np.array([count for _, count in steps], np.int64)
 
     def encoded(self) -> str:
-        """HdrHistogram's own compressed form, base64."""
+        """Returns HdrHistogram's compressed form, base64."""
         return self._inner.encode().decode()
 
 
 def carries(count: int, percentile: float) -> bool:
-    """Whether so many samples say something of a percentile."""
+    """Returns whether enough of this many samples lie beyond a percentile."""
     return count * (100 - percentile) / 100 >= BEYOND - 1e-9

@@ -1,4 +1,4 @@
-"""All that is measured of one subject."""
+"""Measures one subject: closed loops, offered loads, the capacity, and what the server costs."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,12 +18,12 @@ class Scope:
 
     Args:
         plan: how loads are put on a server.
-        concurrencies: of the closed loops.
-        shares: offered loads, relative to the best closed loop's throughput.
-        rates_hz: offered loads instead, in calls a second; empty for the shares.
-        search: of the capacity.
-        starts: how many are timed.
-        idle_s: for how long nobody calls.
+        concurrencies: number of callers of each closed loop.
+        shares: offered loads, as multiples of the best closed loop's throughput.
+        rates_hz: offered loads in calls a second, in place of the shares; empty for the shares.
+        search: the search for the capacity.
+        starts: number of starts that are timed.
+        idle_s: seconds without a call over which the idle server is measured.
     """
 
     plan: Plan
@@ -39,7 +39,7 @@ Tell = Callable[[str], None]
 
 
 def measure(subject: Subject, comparison: str, scope: Scope, tell: Tell) -> Measured:
-    """A subject that can't run is measured by its reason alone."""
+    """Measures a subject; the result of a subject that can't run holds the reason and no figures."""
     empty = Measured(subject.name, comparison, dict(subject.settings))
     try:
         tell("prepare")

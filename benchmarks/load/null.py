@@ -1,4 +1,4 @@
-"""A server that does nothing but wait for a known time: what the generator adds is all that is left.
+"""A server that waits for a known time and does nothing else, so that what the generator adds can be measured.
 
 `python -m load.null SECONDS` listens on a free port of loopback, writes the port, and ends with its standard input.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from faults_load import channel_to
+from chaos.callers import channel_to
 from grpc import aio
 
 from load.drivers import Answer, CannotRun
@@ -23,10 +23,10 @@ _THREADS = 64
 
 
 class NullCaller:
-    """A channel of its own.
+    """A channel to the null server.
 
     Args:
-        port: of the server.
+        port: port of the server.
     """
 
     def __init__(self, port: int) -> None:
@@ -34,7 +34,7 @@ class NullCaller:
         self._wait: aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(METHOD)
 
     async def call(self, photo: bytes, timeout_s: float) -> Answer:
-        """The status is gRPC's."""
+        """Makes one call; the status is the name of gRPC's."""
         try:
             answer = await self._wait(photo, timeout=timeout_s)
         except aio.AioRpcError as error:
@@ -48,11 +48,11 @@ class NullCaller:
 
 @dataclass(frozen=True)
 class NullServer:
-    """It waits.
+    """A running null server.
 
     Args:
-        port: that it listens on.
-        pid: of its process.
+        port: port on which the server listens.
+        pid: id of the server's process.
     """
 
     port: int
@@ -60,20 +60,21 @@ class NullServer:
 
     @property
     def pids(self) -> list[int]:
-        """Its one process."""
+        """The id of the server's only process."""
         return [self.pid]
 
     async def connect(self) -> NullCaller:
-        """A connection of one's own."""
+        """Opens a new connection."""
         return NullCaller(self.port)
 
 
 @dataclass(frozen=True)
 class Null:
-    """As a subject.
+    """The null server as a subject.
 
     Args:
-        wait_s: that each call takes.
+        wait_s: seconds that each call takes.
+        name: name in the report.
     """
 
     wait_s: float
@@ -81,15 +82,15 @@ class Null:
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """What it waits."""
+        """The time that the server waits."""
         return {"waits": f"{self.wait_s * 1e3:g} ms"}
 
     def prepare(self) -> None:
-        """There is nothing to do."""
+        """Does nothing, as the server needs nothing."""
 
     @contextmanager
     def start(self) -> Generator[NullServer]:
-        """The server, until the end of the block."""
+        """Runs the server until the end of the block."""
         command = [sys.executable, "-m", "load.null", str(self.wait_s)]
         folder = Path(__file__).parents[1]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
@@ -103,7 +104,7 @@ class Null:
 
 
 def main() -> int:
-    """Serves; returns the exit code."""
+    """Runs the server until its standard input ends; returns the exit code."""
     wait_s = float(sys.argv[1])
 
     def wait(request: bytes, _: grpc.ServicerContext) -> bytes:

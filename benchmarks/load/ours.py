@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from faults_load import channel_to
+from chaos.callers import channel_to
 from grpc import aio
 
 import mattebox
@@ -22,10 +22,10 @@ _BACKGROUND = pb.Background(transparent=pb.Transparent())
 
 
 class OurCaller:
-    """A channel of its own, without retries: what the server refuses shows.
+    """A channel that never retries, so that the server's refusals are counted.
 
     Args:
-        address: HOST:PORT.
+        address: HOST:PORT of the server.
     """
 
     def __init__(self, address: str) -> None:
@@ -33,7 +33,7 @@ class OurCaller:
         self._stub = pb_grpc.BackgroundRemovalServiceStub(self._channel)
 
     async def call(self, photo: bytes, timeout_s: float) -> Answer:
-        """A PNG cutout; the status is gRPC's."""
+        """Asks for a PNG cutout; the status is the name of gRPC's."""
         request = pb.RemoveBackgroundRequest(encoded=photo, background=_BACKGROUND, output=_OUTPUT)
         try:
             response = await self._stub.RemoveBackground(request, timeout=timeout_s)
@@ -50,11 +50,11 @@ class OurCaller:
 
 @dataclass(frozen=True)
 class OurServer:
-    """A server that answers.
+    """A running server.
 
     Args:
-        address: HOST:PORT.
-        pid: of its process.
+        address: HOST:PORT of the server.
+        pid: id of the server's process.
     """
 
     address: str
@@ -62,20 +62,20 @@ class OurServer:
 
     @property
     def pids(self) -> list[int]:
-        """Of all its processes, as they are now."""
+        """The process ids of the server and of its children, as they are now."""
         return [self.pid, *(child.pid for child in psutil.Process(self.pid).children(recursive=True))]
 
     async def connect(self) -> OurCaller:
-        """A connection of one's own."""
+        """Opens a new connection."""
         return OurCaller(self.address)
 
 
 class Mattebox:
-    """This checkout's server.
+    """The server of this checkout.
 
     Args:
-        model: artifact.
-        flags: of `mattebox-server`.
+        model: artifact that the server loads.
+        flags: flags of `mattebox-server`.
     """
 
     name = "Mattebox"
@@ -86,19 +86,19 @@ class Mattebox:
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """What was asked for, and once it is prepared, what the server says that it runs on."""
-        told = {"flags": " ".join(self._flags) or "none", "transport": "gRPC"}
-        return {"model": self._model.name, **told, "matte": "guided, edge colours estimated", **self._found}
+        """The flags, and once the server is prepared, the provider and the precision that it reports."""
+        asked = {"flags": " ".join(self._flags) or "none", "transport": "gRPC"}
+        return {"model": self._model.name, **asked, "matte": "guided, edge colours estimated", **self._found}
 
     def prepare(self) -> None:
-        """Starts it once, so that what it caches is there, and asks it what it runs on."""
+        """Starts the server once, which fills its cache, and asks it for its provider and precision."""
         with self.start() as server, mattebox.Client(server.address) as client:
             model = client.models().models[0]
             self._found = {"engine": f"{model.provider}, {model.precision}"}
 
     @contextmanager
     def start(self) -> Generator[OurServer]:
-        """The server, until the end of the block. Raises CannotRun."""
+        """Runs the server until the end of the block; raises CannotRun."""
         server = LocalServer([self._model], self._flags)
         try:
             server.__enter__()

@@ -1,4 +1,4 @@
-"""What is kept of one load that a server was under."""
+"""The figures of one load that was put on a server."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from load.histogram import PERCENTILES, Histogram, carries
 
 BLOCKS = 10
 SERVER_STAGES = ("decode", "preprocess", "queue", "infer", "matte", "encode")
-STACKED = ("client", *SERVER_STAGES, "other", "transport")  # in the order in which they happen, nearly
+STACKED = ("client", *SERVER_STAGES, "other", "transport")  # nearly in the order in which they happen
 _BUSY, _LATE, _LATE_S = 0.8, 0.05, 0.001
 
 
 @dataclass(frozen=True)
 class Load:
-    """What was asked for.
+    """A load to put on a server.
 
     Args:
         kind: open or closed loop.
-        amount: calls a second of the open loop, callers of the closed one.
-        arrivals: of the open loop.
+        amount: calls a second of an open loop, number of callers of a closed loop.
+        arrivals: distribution of the open loop's calls in time.
     """
 
     kind: Literal["open", "closed"]
@@ -31,13 +31,13 @@ class Load:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The load in words."""
         return f"{self.amount:.1f}/s offered" if self.kind == "open" else f"{self.amount:.0f} at once"
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Processors' time while a load lasted, in cores: 1 is one core all the time."""
+    """Processor time during a load, in cores: 1 is one core all of the time."""
 
     generator_cores: float
     server_cores: float
@@ -45,23 +45,23 @@ class Usage:
 
 @dataclass(frozen=True)
 class Phase:
-    """One load and what came of it. Histograms hold the calls that were answered OK, encoded.
+    """One load and its figures. Encoded histograms hold the calls that were answered OK.
 
     Args:
-        load: what was asked for.
-        seconds: from the first call that was due to the last that was; of a closed loop to the last answer.
-        drained_s: from there to the last answer.
-        statuses: how many calls ended how; "abandoned" are those that nobody waited for.
-        within: calls answered OK within the objective.
-        latency: from the time at which a call was due.
-        service: from the time at which it went.
-        lag: between these, of all calls.
-        blocks: latency in ten equal parts of the time, by when calls were due.
-        stages: by the server's own clock.
-        stacks: seconds of each stage in the mean of the calls around a percentile of latency.
+        load: the load that was put on the server.
+        seconds: time from the first to the last call of an open loop; to the last answer of a closed loop.
+        drained_s: time from there to the last answer.
+        statuses: number of calls of each status; "abandoned" are calls of a loop that was given up.
+        within: number of calls that were answered OK within the objective.
+        latency: histogram of the seconds from the time at which a call was due.
+        service: histogram of the seconds from the time at which a call was made.
+        lag: histogram of the seconds between both, of all calls.
+        blocks: histograms of latency in ten equal parts of the time, by when the calls were due.
+        stages: histogram of the seconds of each stage, by the server's own clock.
+        stacks: mean seconds of each stage, over the calls around each percentile of latency.
         bytes_in: mean size of a photo.
         bytes_out: mean size of a composite.
-        usage: processors' time.
+        usage: processor time.
     """
 
     load: Load
@@ -81,21 +81,21 @@ class Phase:
 
     @property
     def sent(self) -> int:
-        """All calls."""
+        """The number of all calls."""
         return sum(self.statuses.values())
 
     @property
     def answered_hz(self) -> float:
-        """Calls answered OK a second; of an open loop, the time in which the last ones were waited for counts."""
+        """Calls that were answered OK, a second, up to the last answer."""
         return self.statuses.get("OK", 0) / (self.seconds + self.drained_s)
 
     @property
     def goodput_hz(self) -> float:
-        """Calls answered OK within the objective, a second."""
+        """Calls that were answered OK within the objective, a second, up to the last answer."""
         return self.within / (self.seconds + self.drained_s)
 
     def complaints(self) -> list[str]:
-        """Why the generator may have been what was measured."""
+        """Returns the reasons for which these figures may be the generator's rather than the server's."""
         lag_s = Histogram(self.lag).quantile_s(99)
         found: list[str] = []
         if self.usage.generator_cores > _BUSY:
@@ -106,14 +106,14 @@ class Phase:
 
 
 def summarise(load: Load, outcome: Outcome, times_s: tuple[float, float], objective_s: float, usage: Usage) -> Phase:
-    """What is kept.
+    """Returns the figures of a load.
 
     Args:
-        load: what was asked for.
-        outcome: calls; at least one.
-        times_s: when the first call was due and when the load ended, by the calls' clock.
-        objective_s: of latency.
-        usage: processors' time.
+        load: the load that was put on the server.
+        outcome: the calls, at least one.
+        times_s: times of the first call and of the load's end, by the calls' clock.
+        objective_s: latency within which an answer counts as goodput.
+        usage: processor time.
     """
     began_s, ended_s = times_s
     answered = [call for call in outcome.calls if call.answer.status == "OK"]
@@ -152,20 +152,20 @@ def _blocks(calls: Sequence[Call], began_s: float, ended_s: float) -> list[str]:
 
 
 def _stacks(calls: Sequence[Call]) -> dict[str, dict[str, float]]:
-    """At each percentile that the sample carries: the mean of a twentieth of the calls, or five, around its rank."""
-    told = sorted((call for call in calls if call.answer.stages_s), key=lambda call: call.latency_s)
+    """Returns the mean stages of a twentieth of the calls, five at least, at each percentile with enough samples."""
+    timed = sorted((call for call in calls if call.answer.stages_s), key=lambda call: call.latency_s)
     stacks: dict[str, dict[str, float]] = {}
     for percentile in PERCENTILES:
-        if carries(len(told), percentile):
-            rank = round(len(told) * percentile / 100)
-            half = min(max(2, len(told) // 40), len(told) - rank)
-            parts = [_parts(call) for call in told[max(0, rank - half) : rank + half + 1]]
+        if carries(len(timed), percentile):
+            rank = round(len(timed) * percentile / 100)
+            half = min(max(2, len(timed) // 40), len(timed) - rank)
+            parts = [_parts(call) for call in timed[max(0, rank - half) : rank + half + 1]]
             stacks[f"p{percentile:g}"] = {name: fmean(part[name] for part in parts) for name in STACKED}
     return stacks
 
 
 def _parts(call: Call) -> dict[str, float]:
-    """Seconds of one call; their sum is its latency."""
+    """Returns the seconds of each part of a call, whose sum is its latency."""
     stages_s = call.answer.stages_s
     parts = {name: stages_s.get(name, 0.0) for name in SERVER_STAGES}
     total_s = stages_s.get("total", sum(parts.values()))

@@ -1,4 +1,4 @@
-"""What is sent: files of photos, in an order that a seed fixes."""
+"""The photos that the load generator sends, in an order that a seed fixes."""
 
 import random
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 _QUALITY = 90
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-# Megapixels, and how many in a hundred photos: the web's sizes are common, a camera's are rare.
+# Percentage of the photos of each size in megapixels: sizes of the web are common, those of a camera are rare.
 _MIX = {0.3: 40, 1.0: 35, 4.0: 20, 12.0: 5}
 
 
@@ -21,9 +21,9 @@ class Photos:
     """Files to send.
 
     Args:
-        name: in the report.
-        files: photos.
-        weights: how often each is sent, relative to the others.
+        name: name in the report.
+        files: the files.
+        weights: how often each file is sent, relative to the others.
     """
 
     name: str
@@ -31,19 +31,19 @@ class Photos:
     weights: tuple[float, ...]
 
     def in_order(self, seed: int) -> Iterator[bytes]:
-        """Without an end."""
+        """Yields files without an end, in an order that depends on the seed alone."""
         numbers = random.Random(seed)
         while True:
             yield from numbers.choices(self.files, self.weights, k=100)
 
 
 def one_photo() -> Photos:
-    """An astronaut of 1000x667 px: every call costs the same, so that what differs is the server's doing."""
+    """Returns one photo of 1000x667 px, so that the work of every call is the same."""
     return Photos("one JPEG of 1000x667", (_encode(_scaled(skimage.data.astronaut(), 1000, 1000)[:667]),), (1,))
 
 
 def mixed_photos() -> Photos:
-    """Three photos at four sizes: two photos in five have 0.3 megapixels, one in twenty has 12."""
+    """Returns three photos at four sizes: 40 % have 0.3 megapixels, 35 % have 1, 20 % have 4 and 5 % have 12."""
     files: list[bytes] = []
     weights: list[float] = []
     for photo in (skimage.data.astronaut(), skimage.data.chelsea(), skimage.data.coffee()):
@@ -56,18 +56,19 @@ def mixed_photos() -> Photos:
 
 
 def photos_in(folder: Path) -> Photos:
-    """The JPEG, PNG and WebP files of a folder and of those in it, each as often as the others.
+    """Returns the JPEG, PNG and WebP files of a folder and of its subfolders, with equal weights.
 
-    Raises SystemExit if there is none.
+    Raises:
+        SystemExit: there is no such file.
     """
     files = tuple(path.read_bytes() for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES)
     if not files:
         raise SystemExit(f"load: no JPEG, PNG or WebP files in --data {folder}")
-    return Photos(f"those of {folder.name}, {len(files)} files", files, (1.0,) * len(files))
+    return Photos(f"{len(files)} files of {folder.name}", files, (1.0,) * len(files))
 
 
 def _scaled(rgb: NDArray[np.uint8], width_px: int, height_px: int) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3), RGB."""
+    """Resizes an RGB image uint8 (h, w, 3) to uint8 (height, width, 3)."""
     return np.asarray(cv2.resize(rgb, (width_px, height_px), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 

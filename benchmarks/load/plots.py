@@ -1,4 +1,4 @@
-"""Pictures of the results. Axes of durations are logarithmic where they span decades, and say so; others begin at 0."""
+"""Plots of the results. Axes of latency are logarithmic and say so in their labels; all other axes begin at 0."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ _STYLES = {50.0: "-", 99.0: "--", 90.0: ":"}
 
 
 def draw_latency(measured: Sequence[Measured], objective_s: float, file: Path) -> None:
-    """Latency against offered load: p50, p90 and p99, each where the sample carries it."""
+    """Draws p50, p90 and p99 of latency against the offered load, where there are enough samples."""
     figure, axes = _figure()
     for colour, each in zip(_COLOURS, measured, strict=False):
         for percentile, style in _STYLES.items():
@@ -42,7 +42,7 @@ def draw_latency(measured: Sequence[Measured], objective_s: float, file: Path) -
 
 
 def draw_answered(measured: Sequence[Measured], file: Path) -> None:
-    """What of the offered load is answered, and within the objective: the knee."""
+    """Draws the answered load, and the part within the objective, against the offered load."""
     figure, axes = _figure()
     most_hz = max((phase.load.amount for each in measured for phase in each.swept), default=1)
     axes.plot([0, most_hz], [0, most_hz], color="#adb5bd", lw=0.8, label="all that is offered")
@@ -60,7 +60,7 @@ def draw_answered(measured: Sequence[Measured], file: Path) -> None:
 
 
 def draw_curves(phases: Sequence[tuple[str, Phase]], title: str, file: Path) -> None:
-    """Whole distributions, each to the last percentile that its sample carries."""
+    """Draws whole distributions, each up to the last percentile that has enough samples."""
     figure, axes = _figure()
     last = 1.0
     for colour, (name, phase) in zip(_COLOURS, phases, strict=False):
@@ -80,7 +80,7 @@ def draw_curves(phases: Sequence[tuple[str, Phase]], title: str, file: Path) -> 
 
 
 def draw_stages(phases: Sequence[Phase], title: str, file: Path) -> None:
-    """A bar for each percentile of each load: where the time of such a call went."""
+    """Draws a bar for each percentile of each load, divided into the stages of such a call."""
     bars = [(f"{phase.load.label}\n{name}", stack) for phase in phases for name, stack in phase.stacks.items()]
     figure, axes = _figure()
     bottom = np.zeros(len(bars))
@@ -95,7 +95,7 @@ def draw_stages(phases: Sequence[Phase], title: str, file: Path) -> None:
 
 
 def draw_bars(names: Sequence[str], values: Sequence[float], title: str, unit: str, file: Path) -> None:
-    """One bar each, from 0."""
+    """Draws one horizontal bar for each value."""
     figure, axes = _figure(height=1.2 + 0.45 * len(names))
     bars = axes.barh(range(len(names)), list(values), 0.6, color=[*_COLOURS, *_COLOURS][: len(names)])
     axes.bar_label(bars, fmt="%.3g", padding=4, fontsize=8)
@@ -116,7 +116,7 @@ def _figure(height: float = 4.6) -> tuple[Figure, Axes]:
 
 
 def _log(axes: Axes) -> None:
-    """Milliseconds, written out."""
+    """Makes the axis of latency logarithmic, with its numbers written out."""
     axes.set_yscale("log")
     for side in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         side(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))

@@ -1,4 +1,4 @@
-"""`report.md` and its pictures, from the results alone."""
+"""Writes `report.md` and its plots from the results of a run."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,15 +12,15 @@ from load.results import Measured, Results
 _HEAD = (
     "load", "sent", "answered/s", "in time/s", "p50", "p90", "p99", "p99.9", "max", "p50 of service", "cores", "not OK",
 )  # fmt: skip
-_EXPLAINED = f"""Latency counts from the time at which a call was due, whenever it went; service from when it went. Both
-are in ms and of calls answered OK; what ended otherwise is counted beside them. A percentile is given where at least
-{BEYOND} samples lie beyond it (p99 from {BEYOND * 100} calls on), else "-". "In time" is within the objective.
-Rates count the time until the last answer. Cores: processors' time of the server and of the generator. The histograms
-are in `results.json`, whole (HdrHistogram)."""
+_EXPLAINED = f"""Latency counts from the time at which a call was due, service from the time at which it was made. Both
+are in ms and cover the calls that were answered OK; the column "not OK" counts the others. A percentile is given where
+at least {BEYOND} samples lie beyond it (p99 takes {BEYOND * 100} calls), else "-". "In time" is within the objective.
+Rates count the time until the last answer. "Cores" is the processor time of the server and of the generator.
+`results.json` holds the whole histograms (HdrHistogram)."""
 
 
 def write_report(results: Results, folder: Path) -> Path:
-    """Pictures and `report.md`, beside `results.json`; returns the file."""
+    """Writes the plots and `report.md` beside `results.json`; returns the path of `report.md`."""
     lines = [f"# Latency under load, {results.date[:10]}", "", *_about(results)]
     for comparison in dict.fromkeys(each.comparison for each in results.measured):
         chosen = [each for each in results.measured if each.comparison == comparison]
@@ -85,7 +85,7 @@ def _costs(ran: Sequence[Measured]) -> list[str]:
 
 
 def _found(capacity: Capacity) -> Sequence[str]:
-    """Rates that were held, missed, and held per core."""
+    """Returns the cells of the rates that were held, missed, and held per core."""
     if not capacity.probes:
         return ("not searched", "-", "-")
     missed = f"{capacity.missed_hz:.2f}" if capacity.missed_hz else "not found"
@@ -100,7 +100,7 @@ def _phases(each: Measured) -> list[str]:
     held = each.capacity.held if each.capacity else ()
     tried = [f"{phase.load.amount:.2f}/s {'held' if ok else 'missed'}" for phase, ok in zip(probes, held, strict=True)]
     found = [
-        f"- Generator at {phase.load.label}: {', '.join(phase.complaints())}. Its part in these figures isn't small."
+        f"- Generator at {phase.load.label}: {', '.join(phase.complaints())}. These figures are partly the generator's."
         for phase in (*each.closed, *each.swept, *probes)
         if phase.complaints()
     ]
@@ -126,9 +126,9 @@ def _stages(each: Measured) -> list[str]:
             stage = Histogram(encoded)
             found = (*(_ms(stage.percentile_s(p)) for p in PERCENTILES), _ms(stage.max_s))
             rows.append((phase.load.label, name, *found, f"{stage.mean_s * phase.answered_hz:.2f}"))
-    words = """Stages by the server's clock, each with its own percentiles, which don't add up as the picture's do. "At
-once" is how many calls were in it on the average (Little's law): if a network runs one photo at a time and has 1 there,
-it is what limits the server."""
+    words = """Stages by the server's clock. Each has its own percentiles, which don't add up to the whole call's.
+"At once" is the mean number of calls in the stage (Little's law): a network that runs one photo at a time and has
+1 there is what limits the server."""
     head = ("load", "stage", *(f"p{percentile:g}" for percentile in PERCENTILES), "max", "at once")
     return [*words.split("\n"), "", *_table(head, rows)]
 
@@ -144,7 +144,7 @@ def _generator(results: Results) -> list[str]:
         f"- Against a server that waits 5 ms, p99 was {error_ms:.2f} ms more, {plain_ms:.2f} of them with gRPC's own",
         f"  blocking client too; calls went {lag_ms:.2f} ms late (p99).",
         f"- Trivial calls: {rate_hz:.0f} a second, {per_core_hz:.0f} for each core of its own that it used.",
-        f"- Nothing is omitted: a server was stopped for a second, and {waited:.2f} times as many calls as must have",
+        f"- No wait is omitted: a server was stopped for a second, and {waited:.2f} times as many calls as must have",
         "  waited for over half of it have that in their latency (a stop may last longer than asked for).",
     ]
 
@@ -162,7 +162,7 @@ def _curves(ran: Sequence[Measured]) -> list[tuple[str, Phase]]:
 
 
 def _fullest(each: Measured) -> Phase:
-    """The closed loop with most callers."""
+    """Returns the closed loop with the most callers."""
     return max(each.closed, key=lambda phase: phase.load.amount)
 
 
@@ -176,7 +176,7 @@ def _at_share(ran: Sequence[Measured]) -> list[tuple[str, Phase]]:
 
 
 def _few(phases: Sequence[Phase]) -> list[Phase]:
-    """The lowest load, the middle one, the highest one."""
+    """Returns the lowest, the middle and the highest load."""
     ordered = sorted(phases, key=lambda phase: phase.load.amount)
     return [ordered[index] for index in sorted({0, len(ordered) // 2, len(ordered) - 1})]
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: `results.json`, from which the report is made and runs are compared."""
+"""The results of a run and their file, `results.json`, from which reports are written and runs are compared."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +19,14 @@ class Measured:
     """A subject in one comparison.
 
     Args:
-        name: of the subject.
+        name: name of the subject.
         comparison: "same engine" or "as shipped".
-        settings: what its figures depend on.
-        reason: why it can't run; then there are no figures.
-        closed: by callers at once.
-        swept: by offered load.
-        capacity: at the objective.
-        footprint: what it costs.
+        settings: settings on which the figures depend.
+        reason: reason for which the subject can't run; "" if it ran.
+        closed: closed loops, by number of callers.
+        swept: open loops, by offered load.
+        capacity: highest rate within the objective.
+        footprint: memory, starts and disk space.
     """
 
     name: str
@@ -40,23 +40,23 @@ class Measured:
 
     @property
     def label(self) -> str:
-        """Of it in plots and tables of several comparisons."""
+        """The name in plots and tables of several comparisons."""
         return f"{self.name}, {self.comparison}"
 
 
 @dataclass(frozen=True)
 class Results:
-    """A run.
+    """The results of a run.
 
     Args:
-        version: of this format.
-        date: of its start, ISO 8601.
-        command: that repeats it.
-        commit: of the checkout; with "+" if it wasn't clean.
-        machine: of `describe_machine`.
-        photos: what was sent.
-        options: of the run.
-        generator: what the self-test measured.
+        version: version of this format.
+        date: time of the start, ISO 8601.
+        command: command that repeats the run.
+        commit: commit of the checkout, followed by "+" if the checkout was modified.
+        machine: facts of `describe_machine`.
+        photos: name of the photos that were sent.
+        options: options of the run.
+        generator: figures of the self-test.
         measured: subjects, in the order in which they were measured.
     """
 
@@ -71,12 +71,12 @@ class Results:
     measured: tuple[Measured, ...]
 
     def save(self, folder: Path) -> None:
-        """As `results.json`."""
+        """Writes `results.json` into a folder."""
         (folder / FILE).write_bytes(_ADAPTER.dump_json(self, indent=1) + b"\n")
 
 
 def load_results(folder: Path) -> Results:
-    """Of a run's folder."""
+    """Reads the results in a run's folder; raises SystemExit if there are none of this version."""
     file = folder / FILE
     if not file.exists():
         raise SystemExit(f"load: there is no {file}")

@@ -1,4 +1,4 @@
-"""`make bench-selftest`: what the generator itself adds, hides and can do."""
+"""`make bench-selftest`: the latency that the generator adds, the calls that it can make, and what it hides."""
 
 import asyncio
 import time
@@ -21,11 +21,11 @@ _PLAN = Plan(Photos("a hundred bytes", (b"x" * 100,), (1,)), 1.0, 5.0, 2, 4, 30.
 
 @dataclass(frozen=True)
 class Paused:
-    """A load in which the server stood still.
+    """A load during which the server was stopped for a while.
 
     Args:
-        phase: all calls.
-        pause_s: for so long.
+        phase: figures of the load.
+        pause_s: seconds for which the server was stopped.
     """
 
     phase: Phase
@@ -33,28 +33,28 @@ class Paused:
 
     @property
     def waited(self) -> float:
-        """Share of the calls that took over half the pause, of those that must have: who was due in its first half."""
+        """Calls that took over half of the pause, as a multiple of the calls that were due in its first half."""
         values_s, counts = Histogram(self.phase.latency).buckets()
         late = int(counts[values_s > self.pause_s / 2].sum())
         return late / (self.phase.load.amount * self.pause_s / 2)
 
 
 def self_test(seconds: float) -> dict[str, float]:
-    """Each part for so long; prints and returns what it found."""
+    """Runs each part for this many seconds; prints and returns the figures."""
     plan = replace(_PLAN, seconds=seconds)
     null = asyncio.run(_on(plan, Null(_WAIT_S), lambda bench: bench.open(100)))
     error_s = Histogram(null.latency).quantile_s(99) - _WAIT_S
     _say("null test: p99 - 5 ms at 100 calls a second", f"{error_s * 1e3:.2f} ms", error_s < _ERROR_GOAL_S)
     plain_s = Histogram.of(_plain_calls_s(seconds)).quantile_s(99) - _WAIT_S
     added_s = error_s - plain_s
-    _say("of it, more than gRPC's own blocking calls have", f"{added_s * 1e3:.2f} ms", added_s < _ERROR_GOAL_S)
+    _say("of it, above gRPC's own blocking calls", f"{added_s * 1e3:.2f} ms", added_s < _ERROR_GOAL_S)
     late_s = Histogram.of(_late_s(seconds)).quantile_s(99)
-    print(f"of it, how late a process with nothing else to do awakes here, p99: {late_s * 1e3:.2f} ms", flush=True)
+    print(f"of it, how late an idle process wakes up here, p99: {late_s * 1e3:.2f} ms", flush=True)
     trivial = asyncio.run(_on(plan, Null(0), lambda bench: bench.closed(32)))
     per_core_hz = trivial.sent / trivial.seconds / trivial.usage.generator_cores
-    _say("trivial calls a second for one core of it", f"{per_core_hz:.0f}", per_core_hz >= _CALLS_GOAL_HZ)
+    _say("trivial calls a second for each core of the generator", f"{per_core_hz:.0f}", per_core_hz >= _CALLS_GOAL_HZ)
     paused = asyncio.run(paused_load(replace(plan, seconds=max(3.0, seconds)), 100))
-    _say("calls due in a pause that have it in their latency", f"{paused.waited:.2f}", paused.waited > 0.8)
+    _say("calls due in a pause of the server whose latency shows it", f"{paused.waited:.2f}", paused.waited > 0.8)
     return {
         "null_error_p99_s": error_s,
         "plain_error_p99_s": plain_s,
@@ -67,7 +67,7 @@ def self_test(seconds: float) -> dict[str, float]:
 
 
 def _plain_calls_s(seconds: float) -> list[float]:
-    """Calls as gRPC's simplest client makes them, one after the other: nothing of the generator is in these."""
+    """Returns the seconds of calls by gRPC's blocking client, one after the other, without the generator."""
     with Null(_WAIT_S).start() as server, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         wait: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
         took_s: list[float] = []
@@ -80,7 +80,7 @@ def _plain_calls_s(seconds: float) -> list[float]:
 
 
 def _late_s(seconds: float) -> list[float]:
-    """By how much sleeps are longer than asked for: the server's wait and the generator's own are, at least."""
+    """Returns by how much sleeps of this process are too long, as the sleeps of server and generator are."""
     late_s: list[float] = []
     for _ in range(round(seconds / _WAIT_S)):
         began_s = time.monotonic()
@@ -90,7 +90,7 @@ def _late_s(seconds: float) -> list[float]:
 
 
 async def paused_load(plan: Plan, rate_hz: float) -> Paused:
-    """In the middle of an open loop the server's process is stopped for a second, and goes on."""
+    """Stops the server's process for a second in the middle of an open loop."""
     with Null(0).start() as server:
 
         async def pause() -> None:

@@ -1,4 +1,4 @@
-"""Who is measured."""
+"""The servers that are measured."""
 
 import os
 from pathlib import Path
@@ -10,15 +10,15 @@ from load.photos import one_photo
 
 
 def subjects(comparison: Comparison, model: Path, names: tuple[str, ...]) -> list[Subject]:
-    """Mattebox, and its peers where they are asked for.
+    """Returns Mattebox and its peers.
 
     Args:
-        comparison: of the server alone, or of what a user gets.
-        model: Mattebox's artifact; the peers have U²-Net-p.
-        names: of those wanted; empty for all.
+        comparison: "same engine" compares the servers alone, "as shipped" what a user gets.
+        model: Mattebox's artifact; the peers run U²-Net-p.
+        names: names of the servers to measure; empty for all.
     """
     threads = len(os.sched_getaffinity(0))
-    same = ("--provider", "cpu", "--precision", "fp32", "--engine-threads", str(threads))
+    same = ("--provider", "cpu", "--precision", "fp32", "--threads", str(threads))
     ours = Mattebox(model, same if comparison == "same engine" else ())
     everyone: list[Subject] = [ours, *peers(comparison, threads, one_photo().files[0])]
     unknown = set(names) - {subject.name for subject in everyone}

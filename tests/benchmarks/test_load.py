@@ -173,7 +173,7 @@ def test_shares_of_the_throughput_and_no_search(tmp_path: Path, colour_model: Pa
     paths = ("--data", "holiday", "--out", "run")
     load("run", *few, *whom, *paths, "--most-probes", "0", "--no-selftest", cwd=tmp_path)
     results = load_results(tmp_path / "run")
-    assert results.photos == "those of holiday, 3 files"
+    assert results.photos == "3 files of holiday"
     (measured,) = results.measured
     assert measured.closed[0].bytes_in == photos
     assert measured.closed[0].statuses.keys() == {"OK"}
@@ -186,10 +186,10 @@ def test_shares_of_the_throughput_and_no_search(tmp_path: Path, colour_model: Pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--shares", "0.5", "--rates", "3"), "not several"),
+        (("--shares", "0.5", "--rates", "3"), "exclude each other"),
         (("--photos", "mixed", "--data", "."), "argument --data: not allowed with argument --photos"),
         (("--data", "nowhere"), "no JPEG, PNG or WebP files in --data nowhere"),
-        (("--calls", "0"), "argument --calls: 0 isn't over 0"),
+        (("--calls", "0"), "argument --calls: 0 isn't above 0"),
         (("--concurrencies", "1,2.5"), "argument --concurrencies: invalid _counts value"),
         (("--subjects", "Mattebox,Nobody"), "Nobody"),
     ],

@@ -86,7 +86,7 @@ def test_a_peer_ends_with_the_benchmark(tmp_path: Path) -> None:
         "    print(*running.pids, flush=True)\n"
         "    time.sleep(600)\n"
     )
-    places = [ROOT / "tests", ROOT / "benchmarks", *(Path(path) for path in sys.path if path)]
+    places = [Path(__file__).parent, ROOT / "tests", ROOT / "benchmarks", *(Path(path) for path in sys.path if path)]
     environment = {"PYTHONPATH": ":".join(map(str, places)), "PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)}
     command = [sys.executable, str(script)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as benchmark:

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import numpy as np
-from mutations import mutated, photos, requests
+from chaos.mutations import mutated, photos, requests
 
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc

@@ -10,9 +10,9 @@ from typing import Any, cast
 import grpc
 import numpy as np
 import pytest
+from chaos.proxy import Proxy
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from proxy import Proxy
 
 import images
 import mattebox

@@ -1,4 +1,4 @@
-"""Servers to compare with, each in an environment of its own: README.md says what is fair about it and what isn't."""
+"""Servers to compare with, each in its own environment. README.md says how far the comparison is fair."""
 
 from typing import Literal
 
@@ -13,12 +13,12 @@ Comparison = Literal["same engine", "as shipped"]
 
 
 def peers(comparison: Comparison, threads: int, photo: bytes) -> list[Peer]:
-    """All of them.
+    """Returns all peers.
 
     Args:
-        comparison: of the server alone, or of what a user gets.
-        threads: of the engine, for the same engine.
+        comparison: "same engine" compares the servers alone, "as shipped" what a user gets.
+        threads: number of engine threads of the comparison "same engine".
         photo: JPEG file that a server has to answer before it counts as started.
     """
-    told = threads if comparison == "same engine" else 0
-    return [make(told, photo) for make in (rembg, litserve, bentoml, ray, triton)]
+    engine_threads = threads if comparison == "same engine" else 0
+    return [make(engine_threads, photo) for make in (rembg, litserve, bentoml, ray, triton)]

@@ -20,17 +20,22 @@ _CALLS, _AT_ONCE, _TIMEOUT_S = 10, 4, 60.0
 
 
 def main() -> int:
-    """Returns the exit code: 1 if one can't run or answers anything but OK."""
+    """Tries the peers; returns 1 if one of them can't run or answers with another status than OK."""
     parser = argparse.ArgumentParser(prog="python -m load.peers", description=__doc__)
     names = [peer.name for peer in peers("as shipped", 0, b"")]
-    parser.add_argument("name", nargs="*", choices=[[], *names], help=f"of {', '.join(names)} (default: all)")
-    parser.add_argument("--same-engine", action="store_true", help="instead of as shipped")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of the same engine")
-    parser.add_argument("--out", type=Path, help="folder for one cutout of each")
-    told = parser.parse_args()
+    parser.add_argument("name", nargs="*", choices=[[], *names], help=f"peers, of {', '.join(names)} (default: all)")
+    parser.add_argument("--same-engine", action="store_true", help="compare with the same engine (default: as shipped)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="engine threads of the same engine (default: all cores)",
+    )
+    parser.add_argument("--out", type=Path, help="folder for one cutout of each peer")
+    arguments = parser.parse_args()
     photo = _photo()
-    chosen = peers("same engine" if told.same_engine else "as shipped", told.threads, photo)
-    return max([_try(peer, photo, told.out) for peer in chosen if peer.name in (told.name or names)])
+    chosen = peers("same engine" if arguments.same_engine else "as shipped", arguments.threads, photo)
+    return max([_try(peer, photo, arguments.out) for peer in chosen if peer.name in (arguments.name or names)])
 
 
 def _try(peer: Peer, photo: bytes, out: Path | None) -> int:
@@ -53,7 +58,7 @@ def _try(peer: Peer, photo: bytes, out: Path | None) -> int:
 
 
 async def _look(running: RunningPeer, photo: bytes) -> tuple[bytes, bool]:
-    """Ten calls, then ten for each of four connections. Returns a cutout, and whether all calls were answered."""
+    """Makes ten calls, then ten on each of four connections; returns a cutout and whether all calls were answered."""
     caller = await running.connect()
     times_s: list[float] = []
     status, file = "", b""
@@ -77,14 +82,14 @@ async def _look(running: RunningPeer, photo: bytes) -> tuple[bytes, bool]:
 
 
 async def _in_turn(caller: PeerCaller, photo: bytes) -> list[str]:
-    """Statuses of ten calls, one after the other."""
+    """Makes ten calls one after the other and returns their statuses."""
     statuses = [(await caller.call(photo, _TIMEOUT_S)).status for _ in range(_CALLS)]
     await caller.close()
     return statuses
 
 
 def _photo() -> bytes:
-    """An astronaut of 1000x667 px, JPEG."""
+    """Returns a photo of 1000x667 px as a JPEG file."""
     astronaut = cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR)
     enlarged = cv2.resize(astronaut, (1000, 1000), interpolation=cv2.INTER_CUBIC)[:667]
     return cv2.imencode(".jpg", enlarged, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()

@@ -9,7 +9,7 @@ _ENVIRONMENT = Environment("bentoml")
 
 
 def bentoml(threads: int, photo: bytes) -> Peer:
-    """As shipped with 0 threads; else its worker answers that many at once."""
+    """Returns the peer: as shipped with 0 threads, else with a worker that answers that many photos at once."""
     settings = {
         "versions": _ENVIRONMENT.versions(("bentoml", "starlette", "uvicorn")),
         "transport": "HTTP, form",
@@ -18,11 +18,11 @@ def bentoml(threads: int, photo: bytes) -> Peer:
     }
 
     def launch(place: Place) -> Launch:
-        told = ("--arg", f"model={place.model}", "--arg", f"threads={threads}")
+        service = ("--arg", f"model={place.model}", "--arg", f"threads={threads}")
         address = ("--host", "127.0.0.1", "--port", str(place.port), "--working-dir", str(SERVERS))
-        command = (str(place.binaries / "bentoml"), "serve", "bentoml_server:Cutouts", *address, *told)
+        command = (str(place.binaries / "bentoml"), "serve", "bentoml_server:Cutouts", *address, *service)
         quiet = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(place.folder)}
-        # It looks for its workers' Python on the path.
+        # BentoML looks for its workers' Python on the path.
         return Launch(command, variables(place) | quiet)
 
     def caller(port: int) -> PeerCaller:

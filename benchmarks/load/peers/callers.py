@@ -1,4 +1,4 @@
-"""One connection to a peer: HTTP, or gRPC of three kinds of messages."""
+"""Connections to a peer, by HTTP or by gRPC."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -15,29 +15,29 @@ _NO_LIMIT = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_le
 
 
 class PeerCaller(ABC):
-    """A photo's file there, a cutout's file back."""
+    """A connection that sends a photo's file and receives a cutout's file."""
 
     async def call(self, photo: bytes, timeout_s: float) -> Answer:
-        """As the load generator wants it. None of the peers says how long its stages took."""
+        """Makes a call for the load generator, without stages, as no peer reports them."""
         status, file = await self.fetch(photo, timeout_s)
         return Answer(status, len(file), {})
 
     @abstractmethod
     async def fetch(self, photo: bytes, timeout_s: float) -> tuple[str, bytes]:
-        """A status, and the answer's file, empty if the status isn't OK."""
+        """Makes a call; returns the status and the answer's file, which is empty unless the status is OK."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Gives the connection back."""
+        """Closes the connection."""
 
 
 class HttpCaller(PeerCaller):
-    """A form with the photo, on a connection that is kept.
+    """A caller that sends the photo as a form, on a connection that it keeps.
 
     Args:
-        url: of the method.
-        field: the form's name for the photo.
-        others: further fields of the form.
+        url: URL of the method.
+        field: name of the photo's field in the form.
+        others: names and values of the form's other fields.
     """
 
     def __init__(self, url: str, field: str, others: tuple[tuple[str, str], ...] = ()) -> None:
@@ -45,7 +45,7 @@ class HttpCaller(PeerCaller):
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))  # an open loop never waits
 
     async def fetch(self, photo: bytes, timeout_s: float) -> tuple[str, bytes]:
-        """Any HTTP status but 200 is "HTTP 503" and the like; a broken connection is aiohttp's name for it."""
+        """Makes a call; the status is OK, such as "HTTP 503", or the name of aiohttp's error."""
         form = aiohttp.FormData(self._others)
         form.add_field(self._field, photo, filename="photo.jpg", content_type="image/jpeg")
         try:
@@ -59,17 +59,17 @@ class HttpCaller(PeerCaller):
         return (OK, file) if response.status == 200 else (f"HTTP {response.status}", b"")
 
     async def close(self) -> None:
-        """Closes its connections."""
+        """Closes the connections."""
         await self._session.close()
 
 
 class GrpcCaller(PeerCaller):
-    """A unary method on a channel of its own.
+    """A caller of a unary method, on a channel of its own.
 
     Args:
-        address: HOST:PORT.
-        method: its path.
-        codec: the messages.
+        address: HOST:PORT of the server.
+        method: path of the method.
+        codec: encoding of the messages.
     """
 
     def __init__(self, address: str, method: str, codec: "Codec") -> None:
@@ -78,7 +78,7 @@ class GrpcCaller(PeerCaller):
         self._call: Any = self._channel.unary_unary(method, codec.encode, codec.decode)
 
     async def fetch(self, photo: bytes, timeout_s: float) -> tuple[str, bytes]:
-        """The status is gRPC's."""
+        """Makes a call; the status is the name of gRPC's."""
         try:
             return OK, await self._call(photo, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
@@ -90,12 +90,12 @@ class GrpcCaller(PeerCaller):
 
 
 class Codec(ABC):
-    """Files in a peer's messages."""
+    """The encoding of files in a peer's messages."""
 
     @abstractmethod
     def encode(self, file: bytes) -> bytes:
-        """A photo's file in a request."""
+        """Returns the request for a photo's file."""
 
     @abstractmethod
     def decode(self, message: bytes) -> bytes:
-        """The cutout's file in an answer."""
+        """Returns the cutout's file of an answer."""

@@ -1,11 +1,11 @@
-"""What the servers without a background removal of their own have in common: `servers/cutout.py`."""
+"""Settings and commands of the servers that run `servers/cutout.py`, as they have no background removal themselves."""
 
 from load.peers.environment import Environment
 from load.peers.peer import SERVERS, Launch, Place
 
 
 def describe(environment: Environment, threads: int) -> dict[str, str]:
-    """Settings of the report; 0 threads: as shipped."""
+    """Returns the engine's and the pixels' settings for the report; 0 threads stand for "as shipped"."""
     if not threads:
         return {
             "engine": "ONNX Runtime's defaults, " + environment.versions(("rembg", "onnxruntime")),
@@ -18,12 +18,12 @@ def describe(environment: Environment, threads: int) -> dict[str, str]:
 
 
 def variables(place: Place) -> dict[str, str]:
-    """Where rembg finds the network, and where the server may leave files."""
+    """Returns the environment variables that say where the network is and where the server may write files."""
     path = f"{place.binaries}:/usr/local/bin:/usr/bin:/bin"
     return {"U2NET_HOME": str(place.model.parent), "HOME": str(place.folder), "PATH": path}
 
 
 def script(name: str, place: Place, threads: int) -> Launch:
-    """A server that is a script of `servers/`."""
-    told = ("--port", str(place.port), "--model", str(place.model), "--threads", str(threads))
-    return Launch((str(place.binaries / "python"), str(SERVERS / name), *told), variables(place))
+    """Returns how a script in `servers/` is started."""
+    flags = ("--port", str(place.port), "--model", str(place.model), "--threads", str(threads))
+    return Launch((str(place.binaries / "python"), str(SERVERS / name), *flags), variables(place))

@@ -1,4 +1,4 @@
-"""A peer's own virtual environment: what it needs can't live beside Mattebox, nor beside the other peers."""
+"""Virtual environments of the peers, whose packages conflict with Mattebox's and with each other's."""
 
 import hashlib
 import shutil
@@ -17,18 +17,18 @@ _STAMP = "requirements.sha256"
 
 
 def base_interpreter() -> Path:
-    """The Python that this environment was made with."""
+    """Returns the interpreter that the current virtual environment was made with."""
     return Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Made on demand from `requirements/NAME.txt`, which pins all that is installed, and kept.
+    """A virtual environment, made on demand from `requirements/NAME.txt`, which pins all packages, and then kept.
 
     Args:
-        name: of the requirements, and of the folder.
-        interpreter: what it is made with.
-        patches: lines that are replaced once all is installed.
+        name: name of the requirements and of the folder.
+        interpreter: Python interpreter that the environment is made with.
+        patches: lines that are replaced after the installation.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Environment:
 
     @property
     def folder(self) -> Path:
-        """Of the environment."""
+        """The folder of the environment."""
         return CACHE / "venvs" / self.name
 
     @property
@@ -46,10 +46,10 @@ class Environment:
         return self.folder / "bin"
 
     def prepare(self) -> None:
-        """Makes it, if it isn't there as the requirements want it.
+        """Makes the environment, unless it is there and was made from the same requirements and patches.
 
         Raises:
-            CannotRun: it can't be made.
+            CannotRun: the environment can't be made.
         """
         stamp = self.folder / _STAMP
         wanted = hashlib.sha256(self._requirements.read_bytes() + repr(self.patches).encode()).hexdigest()
@@ -69,12 +69,12 @@ class Environment:
         stamp.write_text(wanted)
 
     def versions(self, packages: Sequence[str]) -> str:
-        """What of these is installed, such as "ray 2.60.0, onnxruntime 1.32.0"."""
+        """Returns the versions of packages, such as "ray 2.60.0, onnxruntime 1.32.0"."""
         pins = dict(line.split("==") for line in self._requirements.read_text().split("\n") if "==" in line)
         return ", ".join(f"{package} {pins[package]}" for package in packages)
 
     def size_bytes(self) -> int:
-        """What its files take."""
+        """Returns the size of all files of the environment."""
         return sum(path.lstat().st_size for path in self.folder.rglob("*") if not path.is_dir())
 
     @property
@@ -84,12 +84,12 @@ class Environment:
 
 @dataclass(frozen=True)
 class Patch:
-    """A line of an installed file that no setting reaches.
+    """A replacement in an installed file, for behaviour that no setting changes.
 
     Args:
-        file: as a glob, from the environment's folder.
-        before: what stands there, once.
-        after: what shall.
+        file: glob of the file, relative to the environment's folder.
+        before: text to replace, which must occur once.
+        after: text in its place.
     """
 
     file: str
@@ -97,7 +97,7 @@ class Patch:
     after: str
 
     def apply(self, folder: Path) -> None:
-        """Raises CannotRun if it isn't there, or not once: then the peer would do what the patch prevents."""
+        """Replaces the text; raises CannotRun unless it occurs once, as the patch would then prevent nothing."""
         (path,) = folder.glob(self.file)
         text = path.read_text()
         if text.count(self.before) != 1:

@@ -1,10 +1,10 @@
-"""Runs a server, and ends it with all that it started, however the benchmark itself ends.
+"""Runs a server, and ends it and all of its descendants, however the benchmark itself ends.
 
-A process of its own, in a session of its own: Ctrl-C reaches it only through the benchmark. It is the parent of
-whatever the server leaves behind, daemons included, so that nothing can hide from it. It needs Linux.
+The keeper is a process in a session of its own, so that Ctrl-C doesn't reach it. It adopts the processes that the
+server leaves behind, daemons included (`PR_SET_CHILD_SUBREAPER`, which only Linux has).
 
-Started as `python keeper.py COMMAND...`, with a pipe as its input that nobody writes to: when the pipe closes, the
-benchmark is gone.
+It is started as `python keeper.py COMMAND...` with a pipe as its standard input to which nobody writes: the pipe closes
+when the benchmark ends.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ _GRACE_S = 5.0
 
 
 def main() -> None:
-    """Returns once none of them is left."""
+    """Runs the command and returns once neither it nor a descendant is left."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "this system keeps no hold of a server's daemons")
+        raise OSError(ctypes.get_errno(), "this system doesn't let a process adopt a server's daemons")
     signal.signal(signal.SIGTERM, _leave)
     process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
     try:

@@ -9,7 +9,7 @@ _ENVIRONMENT = Environment("litserve")
 
 
 def litserve(threads: int, photo: bytes) -> Peer:
-    """As shipped with 0 threads. Its worker takes one photo after the other, in both comparisons."""
+    """Returns the peer: as shipped with 0 threads. Its worker takes one photo at a time in both comparisons."""
     settings = {
         "versions": _ENVIRONMENT.versions(("litserve", "fastapi", "uvicorn")),
         "transport": "HTTP, form",

@@ -9,27 +9,27 @@ from google.protobuf.wrappers_pb2 import BytesValue
 
 from load.peers.callers import Codec
 
-# Of KServe's grpc_predict_v2.proto, what a call needs: name, number, type, repeated. tritonclient, which has it all,
-# refuses the protobuf that Mattebox is tested with.
+# The fields of KServe's grpc_predict_v2.proto that a call needs: name, number, type, repeated. tritonclient, which has
+# the whole file, refuses the protobuf that Mattebox is tested with.
 _TENSOR = (("name", 1, "string", False), ("datatype", 2, "string", False), ("shape", 3, "int64", True))
 _REQUEST = (("model_name", 1, "string", False), ("inputs", 5, "Tensor", True), ("raw_input_contents", 7, "bytes", True))
 _RESPONSE = (("raw_output_contents", 6, "bytes", True),)
 
 
 class BytesValueCodec(Codec):
-    """Nothing but the file, in protobuf's own message for bytes."""
+    """The file alone, in protobuf's BytesValue."""
 
     def encode(self, file: bytes) -> bytes:
-        """A BytesValue."""
+        """Returns a BytesValue that holds the file."""
         return BytesValue(value=file).SerializeToString()
 
     def decode(self, message: bytes) -> bytes:
-        """Of a BytesValue."""
+        """Returns the file of a BytesValue."""
         return BytesValue.FromString(message).value
 
 
 class InferCodec(Codec):
-    """KServe's tensors: the bytes of the file, as a row of uint8."""
+    """The file's bytes as a KServe tensor of uint8."""
 
     def __init__(self) -> None:
         pool = DescriptorPool()
@@ -41,14 +41,14 @@ class InferCodec(Codec):
         self._response: Any = GetMessageClass(pool.FindMessageTypeByName("inference.Response"))
 
     def encode(self, file: bytes) -> bytes:
-        """A ModelInferRequest with one tensor."""
+        """Returns a ModelInferRequest whose only tensor is the file."""
         tensor = {"name": "photo", "datatype": "UINT8", "shape": [len(file)]}
         request = self._request(model_name="cutout", inputs=[tensor], raw_input_contents=[file])
         encoded: bytes = request.SerializeToString()
         return encoded
 
     def decode(self, message: bytes) -> bytes:
-        """Of a ModelInferResponse with one tensor."""
+        """Returns the only tensor of a ModelInferResponse as a file."""
         (file,) = self._response.FromString(message).raw_output_contents
         decoded: bytes = file
         return decoded

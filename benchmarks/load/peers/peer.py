@@ -1,4 +1,4 @@
-"""A peer as the load generator sees it: prepared, started, called, ended."""
+"""A peer as a subject of the load generator."""
 
 import asyncio
 import os
@@ -32,13 +32,13 @@ _PNG = b"\x89PNG"
 
 @dataclass(frozen=True)
 class Place:
-    """What a server is told.
+    """Where a server runs.
 
     Args:
-        binaries: folder of its environment's `python`.
-        port: to listen on, at 127.0.0.1.
-        model: U²-Net-p, as rembg has it.
-        folder: empty, for its own files; gone when it has ended.
+        binaries: folder of the environment's `python`.
+        port: port of 127.0.0.1 to listen on.
+        model: file of U²-Net-p, as rembg has it.
+        folder: empty folder for the server's files, which is removed when the server has ended.
     """
 
     binaries: Path
@@ -52,8 +52,8 @@ class Launch:
     """How a server is started.
 
     Args:
-        command: its program and arguments.
-        variables: of its environment, beside those of the benchmark.
+        command: program and arguments.
+        variables: environment variables, added to those of the benchmark.
     """
 
     command: tuple[str, ...]
@@ -62,12 +62,12 @@ class Launch:
 
 @dataclass(frozen=True)
 class RunningPeer:
-    """A server that answers.
+    """A running server.
 
     Args:
-        port: that it listens on.
-        keeper: the process that all of the server's descend from.
-        caller: opens a connection to a port.
+        port: port on which the server listens.
+        keeper: id of the process of which all processes of the server are descendants.
+        caller: function that opens a connection to a port.
     """
 
     port: int
@@ -76,11 +76,11 @@ class RunningPeer:
 
     @property
     def pids(self) -> list[int]:
-        """Of all its processes, as they are now."""
+        """The ids of the server's processes, as they are now."""
         return [each.pid for each in psutil.Process(self.keeper).children(recursive=True) if runs(each)]
 
     async def connect(self) -> PeerCaller:
-        """A connection of one's own."""
+        """Opens a new connection."""
         return self.caller(self.port)
 
 
@@ -89,12 +89,12 @@ class Peer:
     """A server to compare with.
 
     Args:
-        name: in the report.
-        settings: in the report.
-        environment: that its server runs in.
-        launch: how it is started.
-        caller: opens a connection to a port.
-        photo: a small one, which it has to answer before it counts as started.
+        name: name in the report.
+        settings: settings in the report.
+        environment: virtual environment of the server.
+        launch: function of a place that says how the server is started there.
+        caller: function that opens a connection to a port.
+        photo: JPEG file that the server has to answer before it counts as started.
     """
 
     name: str
@@ -105,22 +105,22 @@ class Peer:
     photo: bytes
 
     def prepare(self) -> None:
-        """Its environment and the network.
+        """Makes the environment and fetches the network.
 
         Raises:
-            CannotRun: with the reason.
+            CannotRun: the environment can't be made.
         """
         self.environment.prepare()
         u2netp_core(_WEIGHTS.parent)
 
     @contextmanager
     def start(self) -> Generator[RunningPeer]:
-        """The server, until the end of the block.
+        """Runs the server until the end of the block.
 
         Raises:
-            CannotRun: it doesn't answer; with the end of what it wrote.
+            CannotRun: the server doesn't answer; the message holds the end of its log.
         """
-        # Short, because Ray puts sockets into it, whose paths may have 107 characters.
+        # The name is short, because Ray puts sockets into the folder, whose paths may have 107 characters.
         with tempfile.TemporaryDirectory(prefix="peer", ignore_cleanup_errors=True) as name:
             place = Place(self.environment.binaries, _free_port(), _WEIGHTS, Path(name))
             log = Path(name) / "log"
@@ -132,7 +132,7 @@ class Peer:
 
 
 def runs(process: psutil.Process) -> bool:
-    """Neither gone nor about to be."""
+    """Returns whether a process is there and no zombie."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -141,8 +141,8 @@ def runs(process: psutil.Process) -> bool:
 
 @contextmanager
 def _kept(launch: Launch, log: Path) -> Generator["subprocess.Popen[bytes]"]:
-    """The server's process under its keeper."""
-    # What points Python at this checkout must not reach the peer's.
+    """Runs the server under its keeper until the end of the block."""
+    # The benchmark's PYTHONPATH must not lead the peer's Python to this checkout.
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     command = [sys.executable, str(_KEEPER), *launch.command]
     with log.open("wb") as out:
@@ -162,7 +162,7 @@ def _kept(launch: Launch, log: Path) -> Generator["subprocess.Popen[bytes]"]:
 
 
 def _run_apart(work: Coroutine[None, None, str]) -> str:
-    """In a thread, as the caller may have an event loop of its own."""
+    """Runs a coroutine in a thread, as the caller's thread may have a running event loop."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, work).result()
 
@@ -170,7 +170,10 @@ def _run_apart(work: Coroutine[None, None, str]) -> str:
 async def _until_it_answers(
     open_caller: Callable[[], PeerCaller], photo: bytes, keeper: "subprocess.Popen[bytes]"
 ) -> str:
-    """Why it doesn't, "" if it does. A new connection for each try, as gRPC waits ever longer on one that failed."""
+    """Waits until the server answers; returns "" then, else the reason.
+
+    Each attempt opens a new connection, because gRPC waits longer and longer before it tries a failed one again.
+    """
     until_s = time.monotonic() + _START_S
     status = ""
     while (left_s := until_s - time.monotonic()) > 0 and keeper.poll() is None:
@@ -186,7 +189,7 @@ async def _until_it_answers(
 
 
 def _free_port() -> int:
-    """Free now; whoever takes it before the server does makes that start fail, not the figures wrong."""
+    """Returns a free port. If another process takes it first, the start fails, and no figure is wrong."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

@@ -1,7 +1,7 @@
 """Ray Serve, through its gRPC proxy.
 
-Ray listens on every interface, the gRPC proxy without a setting for it. A variable that is meant for other systems
-(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0) keeps Ray itself on loopback, and two lines are patched for Ray Serve.
+Ray listens on every interface, and its gRPC proxy has no setting for that. A variable for other systems
+(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0) keeps Ray itself on loopback; two lines of Ray Serve are patched for the same end.
 """
 
 from load.peers.callers import GrpcCaller, PeerCaller
@@ -21,7 +21,7 @@ _ENVIRONMENT = Environment(
 
 
 def ray(threads: int, photo: bytes) -> Peer:
-    """As shipped with 0 threads; else its replica answers that many at once."""
+    """Returns the peer: as shipped with 0 threads, else with a replica that answers that many photos at once."""
     settings = {
         "versions": _ENVIRONMENT.versions(("ray", "grpcio", "protobuf")),
         "transport": "gRPC",
@@ -31,12 +31,12 @@ def ray(threads: int, photo: bytes) -> Peer:
 
     def launch(place: Place) -> Launch:
         started = script("ray_server.py", place, threads)
-        apart = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-        # Ray makes way for others on the machine (nice 15); here that is the load generator, which must not gain by it.
-        apart["RAY_worker_niceness"] = "0"
-        # The proxy and the replica, which are processes of their own, import from there.
+        quiet = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+        # Ray lowers the priority of its workers (nice 15), which would give the load generator more than its share.
+        quiet["RAY_worker_niceness"] = "0"
+        # The processes of the proxy and of the replica import modules from this folder.
         folders = {"RAY_TMPDIR": str(place.folder), "PYTHONPATH": str(SERVERS)}
-        return Launch(started.command, {**started.variables, **apart, **folders})
+        return Launch(started.command, {**started.variables, **quiet, **folders})
 
     def caller(port: int) -> PeerCaller:
         return GrpcCaller(f"127.0.0.1:{port}", "/benchmark.Cutouts/Remove", BytesValueCodec())

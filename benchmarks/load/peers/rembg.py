@@ -1,6 +1,6 @@
 """rembg's own HTTP server, `rembg s`: the background removal that most people know.
 
-It runs its own code (Pillow, scipy) in both comparisons, as it can't be given another.
+It runs its own pixel code (Pillow, scipy) in both comparisons, as that can't be replaced.
 """
 
 from load.peers.callers import HttpCaller, PeerCaller
@@ -11,8 +11,8 @@ _ENVIRONMENT = Environment("rembg")
 
 
 def rembg(threads: int, photo: bytes) -> Peer:
-    """As shipped with 0 threads; else ONNX Runtime and the server have that many."""
-    # Its page in the browser is a part of the defaults, and takes processor time even when nobody looks.
+    """Returns the peer: as shipped with 0 threads, else with that many of ONNX Runtime and of the server."""
+    # The web page is on by default, and uses processor time even when nobody looks at it.
     flags = ("--no-ui", "--threads", str(threads)) if threads else ()
     variables = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     settings = {
@@ -25,7 +25,7 @@ def rembg(threads: int, photo: bytes) -> Peer:
 
     def launch(place: Place) -> Launch:
         command = (str(place.binaries / "rembg"), "s", "--host", "127.0.0.1", "--port", str(place.port), *flags)
-        # It opens a browser at its start, and gradio would ask for news.
+        # rembg opens a browser when it starts, and gradio looks for a newer version.
         quiet = {"BROWSER": "true", "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
         home = {"U2NET_HOME": str(place.model.parent), "HOME": str(place.folder)}
         return Launch(command, variables | quiet | home)

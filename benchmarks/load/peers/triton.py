@@ -1,8 +1,8 @@
-"""NVIDIA Triton through PyTriton: its server in C++ asks a Python process over shared memory.
+"""NVIDIA Triton through PyTriton: the server, in C++, calls a Python process over shared memory.
 
-What it takes on Debian 12: Triton's Python backend is a program of its own that is linked against libpython3.11.so.1.0
-and finds the standard library from there. So the environment is made with the system's Python 3.11 (packages
-`python3.11-venv`, `libpython3.11`): the library lies where the loader looks, and belongs to the same standard library.
+On Debian 12 it needs the system's Python 3.11 (packages `python3.11-venv`, `libpython3.11`): Triton's Python backend is
+a program that is linked against libpython3.11.so.1.0 and finds the standard library from there. The system's library is
+where the loader looks, and belongs to the same standard library.
 A Python that was compiled by hand would need its folder of libraries on LD_LIBRARY_PATH, for Triton alone. Triton's own
 libraries come with the wheel, in `nvidia_pytriton.libs`, where its programs look; there is nothing to set. PyTriton
 wants numpy 1, which the newest rembg refuses, so that pip takes an older rembg; its `remove` does the same here.
@@ -20,7 +20,7 @@ _ENVIRONMENT = Environment("triton", Path("/usr/bin/python3.11"))
 
 
 def triton(threads: int, photo: bytes) -> Peer:
-    """As shipped with 0 threads; else that many instances of the model share the engine."""
+    """Returns the peer: as shipped with 0 threads, else with that many instances, which share one engine."""
     settings = {
         "versions": _ENVIRONMENT.versions(("nvidia-pytriton", "numpy")),
         "transport": "gRPC (KServe)",

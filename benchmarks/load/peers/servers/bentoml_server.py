@@ -1,4 +1,4 @@
-"""BentoML: `bentoml serve` imports this file, and gives it its arguments by `--arg`."""
+"""The BentoML server: `bentoml serve` imports this file and passes arguments by `--arg`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,26 +8,26 @@ import cutout
 from pydantic import BaseModel
 
 
-class Told(BaseModel):
-    """`--arg model=FILE --arg threads=N`, N being 0 as shipped."""
+class Arguments(BaseModel):
+    """The arguments: the model file, and the engine threads, 0 for "as shipped"."""
 
     model: str
     threads: int
 
 
-told = bentoml.use_arguments(Told)
+arguments = bentoml.use_arguments(Arguments)
 
 
-@bentoml.service(threads=max(1, told.threads), traffic={"timeout": 600})
+@bentoml.service(threads=max(1, arguments.threads), traffic={"timeout": 600})
 class Cutouts:
-    """One worker process; threads=1 is BentoML's default."""
+    """The service, in one worker process. BentoML's default is one thread."""
 
     def __init__(self) -> None:
-        self._cut: cutout.Cut = cutout.cutter(Path(told.model), told.threads)
+        self._cut: cutout.Cut = cutout.cutter(Path(arguments.model), arguments.threads)
 
     @bentoml.api(route="/remove")
     def remove(
         self, photo: Annotated[Path, bentoml.validators.ContentType("image/jpeg")]
     ) -> Annotated[bytes, bentoml.validators.ContentType("image/png")]:
-        """A form with the file in, a file out."""
+        """Returns the cutout of the photo in the form."""
         return self._cut(photo.read_bytes())

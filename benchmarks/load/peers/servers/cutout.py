@@ -1,6 +1,6 @@
-"""What servers without a background removal of their own run: a JPEG in, a PNG cutout out. Both ways are plain code.
+"""The background removal of the servers that have none of their own: from a JPEG file to a PNG cutout, in plain code.
 
-Runs in each peer's own environment, beside the server's script.
+This module runs in each peer's own environment, beside the server's script.
 """
 
 import argparse
@@ -16,17 +16,17 @@ _SIDE_PX = 320
 
 
 def cutter(model: Path, threads: int) -> Cut:
-    """What turns a photo's file into a cutout's.
+    """Returns the function from a photo's file to a cutout's.
 
     Args:
-        model: U²-Net-p as rembg has it.
-        threads: of ONNX Runtime, for the same engine everywhere; 0 for rembg as it is installed.
+        model: file of U²-Net-p, as rembg has it.
+        threads: number of ONNX Runtime's threads for "same engine"; 0 for rembg as it is installed.
     """
     return _same_engine(model, threads) if threads else _shipped()
 
 
 def _shipped() -> Cut:
-    """Rembg's own function, which is what people put into such servers. It finds the network in U2NET_HOME."""
+    """Returns rembg's own function, which people put into such servers. It finds the network in U2NET_HOME."""
     import rembg  # noqa: PLC0415 - takes seconds, and only this way needs it
 
     session = rembg.new_session("u2netp")
@@ -34,16 +34,17 @@ def _shipped() -> Cut:
 
 
 def _same_engine(model: Path, threads: int) -> Cut:
-    """OpenCV and ONNX Runtime's CPU provider in fp32, without a copy that could be left out."""
-    import cv2  # noqa: PLC0415 - as above
+    """Returns a function on OpenCV and ONNX Runtime's CPU provider in fp32, without needless copies."""
+    import cv2  # noqa: PLC0415 - the import takes seconds, and only this way needs it
     import numpy as np  # noqa: PLC0415
     import onnxruntime as ort  # noqa: PLC0415
 
-    cv2.setNumThreads(1)  # the threads are the engine's
+    cv2.setNumThreads(1)  # the engine has the threads
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other photos are at work beside it
+    # Spinning threads would slow down the photos that are processed at the same time.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     fed, fused = session.get_inputs()[0].name, session.get_outputs()[0].name
 
@@ -61,14 +62,14 @@ def _same_engine(model: Path, threads: int) -> Cut:
         matte = np.asarray(cv2.resize(coarse, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
         image = cv2.cvtColor(image, cv2.COLOR_BGR2BGRA)
         image[..., 3] = matte
-        image[matte == 0] = 0  # as rembg and Mattebox do: a smaller file, and nothing of what was removed hides in it
+        image[matte == 0] = 0  # as rembg and Mattebox do: the file is smaller and hides nothing of what was removed
         return cv2.imencode(".png", image)[1].tobytes()
 
     return cut
 
 
 def arguments() -> argparse.Namespace:
-    """What every server's script is told: `port`, `model`, `threads` of the engine (0: as shipped)."""
+    """Parses the arguments of every server's script: port, model file, engine threads (0 for "as shipped")."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""Ray Serve: one replica behind its gRPC proxy."""
+"""The Ray Serve server: one replica behind the gRPC proxy."""
 
 import signal
 import socket
@@ -12,32 +12,32 @@ from ray.serve.config import HTTPOptions, gRPCOptions
 
 
 class Cutouts:
-    """A replica."""
+    """The replica."""
 
     def __init__(self, model: Path, threads: int) -> None:
         self._cut = cutout.cutter(model, threads)
 
     def Remove(self, request: BytesValue) -> BytesValue:  # noqa: N802 - the RPC's name
-        """The cutout's file, of the photo's."""
+        """Returns the cutout's file."""
         return BytesValue(value=self._cut(request.value))
 
 
 def main() -> None:
-    """Until a signal."""
-    told = cutout.arguments()
+    """Runs the server until a signal."""
+    arguments = cutout.arguments()
     ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     with socket.socket() as free:  # the HTTP proxy can't be left out
         free.bind(("127.0.0.1", 0))
         http_port = free.getsockname()[1]
     serve.start(
         http_options=HTTPOptions(host="127.0.0.1", port=http_port),
-        grpc_options=gRPCOptions(port=told.port, grpc_servicer_functions=["ray_grpc.add_to_server"]),
+        grpc_options=gRPCOptions(port=arguments.port, grpc_servicer_functions=["ray_grpc.add_to_server"]),
     )
-    # As shipped: what a deployment has without a word. Same engine: as many photos at once as the others have.
+    # "As shipped" leaves the deployment's defaults; "same engine" runs as many photos at a time as the other servers.
     deployment = serve.deployment(Cutouts)
-    if told.threads:
-        deployment = deployment.options(max_ongoing_requests=told.threads)
-    serve.run(deployment.bind(told.model, told.threads))
+    if arguments.threads:
+        deployment = deployment.options(max_ongoing_requests=arguments.threads)
+    serve.run(deployment.bind(arguments.model, arguments.threads))
     signal.pause()
 
 

@@ -1,4 +1,4 @@
-"""Callers for the faults: offered load at fixed times, closed loops, and one that is well-behaved."""
+"""Callers of the fault scenarios: an open loop with calls at fixed times, closed loops, and a well-behaved caller."""
 
 import asyncio
 import io
@@ -15,7 +15,7 @@ from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 
 CONNECTIONS = 8
 _OPTIONS = [
-    ("grpc.use_local_subchannel_pool", 1),  # a connection of its own: to the server, a caller of its own
+    ("grpc.use_local_subchannel_pool", 1),  # each channel has a connection of its own, and so counts as a caller
     ("grpc.enable_retries", 0),
     ("grpc.max_receive_message_length", -1),
 ]
@@ -25,13 +25,13 @@ Photo = bytes
 
 @dataclass(frozen=True)
 class Outcome:
-    """One call.
+    """How one call ended.
 
     Args:
         status: name of the gRPC status.
-        began_s: when it was due, on the clock of `time.monotonic`.
-        seconds: from then to the answer.
-        retry: whether it says when to come back.
+        began_s: time at which the call was due, on the clock of `time.monotonic`.
+        seconds: time from then to the answer.
+        retry: whether the refusal says when to try again.
     """
 
     status: str
@@ -41,24 +41,24 @@ class Outcome:
 
 
 def photo_of(width_px: int, height_px: int) -> Photo:
-    """A JPEG of a person."""
+    """Returns a photo of a person as a JPEG file of this size."""
     file = io.BytesIO()
     Image.fromarray(skimage.data.astronaut()).resize((width_px, height_px)).save(file, "JPEG", quality=90)
     return file.getvalue()
 
 
 def channel_to(address: str) -> aio.Channel:
-    """A connection of its own, without retries."""
+    """Opens a channel that shares its connection with no other channel and never retries."""
     return aio.insecure_channel(address, options=_OPTIONS)
 
 
 def request_of(photo: Photo) -> pb.RemoveBackgroundRequest:
-    """JPEG in, JPEG out."""
+    """Returns a request for a JPEG composite of the photo."""
     return pb.RemoveBackgroundRequest(encoded=photo, output=pb.Output(format=pb.IMAGE_FORMAT_JPEG))
 
 
 async def call(channel: aio.Channel, photo: Photo, due_s: float, timeout_s: float = 120) -> Outcome:
-    """One call and how it ended."""
+    """Makes one call and returns how it ended."""
     stub = pb_grpc.BackgroundRemovalServiceStub(channel)
     try:
         await stub.RemoveBackground(request_of(photo), timeout=timeout_s)
@@ -72,7 +72,7 @@ async def call(channel: aio.Channel, photo: Photo, due_s: float, timeout_s: floa
 async def closed_loop(
     address: str, photo: Photo, callers: int, seconds: float, *, timeout_s: float = 120, pause_s: float = 0
 ) -> list[Outcome]:
-    """Callers, each on its own connection, that call again when they are answered; at least once."""
+    """Lets each caller, on a connection of its own, call again as soon as it is answered; at least one call each."""
     until_s = time.monotonic() + seconds
 
     async def loop() -> list[Outcome]:
@@ -87,7 +87,7 @@ async def closed_loop(
 
 
 async def offered(address: str, photo: Photo, rate_hz: float, seconds: float) -> list[Outcome]:
-    """Open loop: calls are due at fixed times, whatever became of those before."""
+    """Makes calls at fixed times, whether or not the earlier ones have been answered (an open loop)."""
     channels = [channel_to(address) for _ in range(CONNECTIONS)]
     await asyncio.gather(*(channel.channel_ready() for channel in channels))
     tasks: list[asyncio.Task[Outcome]] = []
@@ -103,11 +103,11 @@ async def offered(address: str, photo: Photo, rate_hz: float, seconds: float) ->
 
 
 def steady(address: str, photo: Photo, seconds: float) -> list[Outcome]:
-    """A well-behaved caller: one request at a time."""
+    """Calls with one request at a time, as a well-behaved caller does."""
     return asyncio.run(closed_loop(address, photo, 1, seconds, pause_s=0.01))
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value that this share of all is at or below."""
+    """Returns the value that this share of all values doesn't exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,4 +1,4 @@
-"""A proxy on a connection's way that can hold back what passes, for callers who send or receive slowly."""
+"""A TCP proxy that stops forwarding after some bytes, so that a caller seems to send or receive slowly."""
 
 import contextlib
 import socket
@@ -7,12 +7,12 @@ from types import TracebackType
 
 
 class Proxy:
-    """Forwards connections to a server's address; each direction stops after so many bytes, until `release`.
+    """Forwards connections to a server; each direction of each connection pauses after some bytes, until `release`.
 
     Args:
         address: HOST:PORT of the server.
-        up_bytes: from the caller to the server; None for no end.
-        down_bytes: from the server to the caller.
+        up_bytes: bytes that pass from the caller to the server before the pause; None for no pause.
+        down_bytes: bytes that pass from the server to the caller before the pause; None for no pause.
     """
 
     def __init__(self, address: str, up_bytes: int | None = None, down_bytes: int | None = None) -> None:
@@ -35,11 +35,11 @@ class Proxy:
         self._listener.close()
 
     def release(self) -> None:
-        """From now on everything passes."""
+        """Ends the pauses: from now on all bytes pass."""
         self._released.set()
 
     def cut(self) -> None:
-        """Ends all connections; new ones are still made."""
+        """Closes all connections; new ones are still accepted."""
         for end in self._sockets:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Photos and requests as nobody should send them, from a seed: the corpus of the fuzz tests."""
+"""Broken photos and requests, made from a seed: the corpus of the fuzz tests and of the fault benchmark."""
 
 import io
 import random
@@ -16,7 +16,7 @@ _MODES = ("RGB", "L", "RGBA", "P", "CMYK", "I;16")
 
 
 def photos() -> list[bytes]:
-    """Small sound files of every format, some with EXIF and a profile."""
+    """Returns small valid files of every format and pixel mode, with EXIF and a profile where the format has them."""
     pixels = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)).resize((60, 36))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -33,7 +33,7 @@ def photos() -> list[bytes]:
 
 
 def mutated(seeds: list[bytes], count: int, seed: int) -> Iterator[bytes]:
-    """So many broken files."""
+    """Yields this many files, each a seed with one to four random changes."""
     chance = random.Random(seed)
     ways = (_cut, _flip, _overwrite, _repeat, _swap, _number, _join, _zero)
     for _ in range(count):
@@ -73,7 +73,7 @@ def _swap(file: bytearray, chance: random.Random, _: list[bytes]) -> bytearray:
 
 
 def _number(file: bytearray, chance: random.Random, _: list[bytes]) -> bytearray:
-    """A length, an offset or a side that can't be, somewhere in the headers."""
+    """Overwrites a number in the headers with a length, an offset or a side at a limit of its type."""
     start = _place(file, chance)
     form = chance.choice((">I", "<I", ">H", "<H"))
     value = struct.pack(form, chance.choice(_SIDES) % 2 ** (8 * struct.calcsize(form)))
@@ -93,12 +93,12 @@ def _zero(file: bytearray, chance: random.Random, _: list[bytes]) -> bytearray:
 
 
 def _place(file: bytearray, chance: random.Random) -> int:
-    """Where to hurt: mostly in the headers."""
+    """Returns a random position, more often near the start, where the headers are."""
     return chance.randrange(min(len(file), chance.choice((64, 400, len(file)))))
 
 
 def requests(seeds: list[bytes], count: int, seed: int) -> Iterator[pb.RemoveBackgroundRequest]:
-    """So many requests: broken photos, and fields at and beyond their limits."""
+    """Yields this many requests, with broken photos and with fields at and beyond their limits."""
     chance = random.Random(seed)
     for file in mutated(seeds, count, seed):
         request = pb.RemoveBackgroundRequest()
@@ -111,11 +111,11 @@ def requests(seeds: list[bytes], count: int, seed: int) -> Iterator[pb.RemoveBac
             request.raw.pixel_format = chance.choice((0, 1, 3, 5, 99))  # type: ignore[assignment]
             request.raw.data = bytes(chance.choice((0, 6, 18, 24)))
         if chance.random() < 0.5:
-            _hurt_options(request, data, chance)
+            _break_options(request, data, chance)
         yield request
 
 
-def _hurt_options(request: pb.RemoveBackgroundRequest, data: bytes, chance: random.Random) -> None:
+def _break_options(request: pb.RemoveBackgroundRequest, data: bytes, chance: random.Random) -> None:
     number = chance.choice((0, 1, 7, 100, 101, 2**31, 2**32 - 1))
     request.model = chance.choice(("", "", "nothing", "\u9ec4" * 90, "../../etc/passwd"))
     request.keep.extend(chance.choice(([], ["thing"], ["red"] * 300, [""], ["x" * 5000])))

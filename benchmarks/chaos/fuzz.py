@@ -1,4 +1,4 @@
-"""Mutated photos and requests by the thousand, for the faults."""
+"""Thousands of broken photos and requests, against the codec and a server."""
 
 import asyncio
 import contextlib
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from faults_load import channel_to
 from grpc import aio
-from mutations import mutated, photos, requests
 
+from chaos.callers import channel_to
+from chaos.mutations import mutated, photos, requests
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.errors import InvalidRequest
@@ -22,7 +22,7 @@ from mattebox_server.imaging import codec
 from mattebox_server.imaging.codec import Limits
 from mattebox_server.local import LocalServer
 
-IN_THE_TABLE = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
+EXPECTED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
 _LIMITS = Limits(32 * 2**20, 4_000_000)
 _AT_ONCE = 4
 _FLAGS = ["--provider", "cpu", "--max-photo-pixels", "4000000"]
@@ -30,15 +30,15 @@ _FLAGS = ["--provider", "cpu", "--max-photo-pixels", "4000000"]
 
 @dataclass(frozen=True)
 class Found:
-    """What became of them.
+    """What the broken photos and requests did.
 
     Args:
-        photos: that the codec was given.
-        requests: that a server was given.
-        strange: statuses outside of the table.
-        slowest_s: seconds of the slowest answer, or decode.
-        memory: the server's after the requests, against that after the first tenth.
-        died: 1 if the server did.
+        photos: number of photos that the codec decoded or refused.
+        requests: number of requests that the server answered or refused.
+        strange: number of answers with another status than a bad request may have.
+        slowest_s: seconds of the slowest answer or decode.
+        memory: resident memory after all requests, as a multiple of that after the first tenth.
+        died: 1 if the server's process ended, else 0.
     """
 
     photos: int
@@ -50,7 +50,7 @@ class Found:
 
 
 def run(model: Path, count: int) -> Found:
-    """So many photos through the codec, and half as many requests through a server."""
+    """Sends this many photos through the codec, and half as many requests to a server."""
     seeds = photos()
     with multiprocessing.get_context("spawn").Pool(1, _be_quiet) as pool:
         slowest_s = pool.apply(_decode_all, (count,))
@@ -65,17 +65,17 @@ def run(model: Path, count: int) -> Found:
         outcomes += more
         alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         memory = process.memory_info().rss / before if alive else 0.0
-    strange = sum(number for status, number in outcomes.items() if status not in IN_THE_TABLE)
+    strange = sum(number for status, number in outcomes.items() if status not in EXPECTED)
     return Found(count, asked, strange, max(slowest_s, first_s, second_s), memory, int(not alive))
 
 
 def _be_quiet() -> None:
-    """The libraries of the formats print what they find wrong."""
+    """Closes standard error, to which the image libraries print a line for each broken file."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _decode_all(count: int) -> float:
-    """The slowest file's seconds."""
+    """Decodes this many broken files and returns the seconds of the slowest."""
     slowest_s = 0.0
     for file in mutated(photos(), count, seed=11):
         started_s = time.monotonic()
@@ -86,7 +86,7 @@ def _decode_all(count: int) -> float:
 
 
 async def _ask_all(address: str, messages: Iterator[pb.RemoveBackgroundRequest]) -> tuple[Counter[str], float]:
-    """Statuses by name, and the slowest answer's seconds."""
+    """Returns how often each status came, and the seconds of the slowest answer."""
     outcomes: Counter[str] = Counter()
     slowest_s = 0.0
 

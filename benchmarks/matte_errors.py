@@ -1,4 +1,4 @@
-"""Errors of mattes and masks, as the literature counts them.
+"""Errors of mattes and masks, as the literature defines them.
 
 Alpha mattes: Rhemann et al., "A Perceptually Motivated Online Benchmark for Image Matting", 2009. Masks: intersection
 over union, of the whole photo and of a band around the true edge, after Kohli et al., "Robust Higher Order Potentials",
@@ -24,7 +24,7 @@ _DISCONNECTED_FROM = 0.15
 
 @dataclass(frozen=True)
 class AlphaErrors:
-    """Of one matte, somewhere.
+    """Errors of one matte, over some of its pixels.
 
     Args:
         sad: sum of absolute differences, in thousands.
@@ -42,7 +42,7 @@ class AlphaErrors:
 
 
 def alpha_errors(matte: Pixels, truth: Pixels, where: Where) -> AlphaErrors:
-    """Errors of a matte uint8 (H, W) in the pixels of `where` (H, W)."""
+    """Returns the errors of a matte against the true alpha, both uint8 (H, W), in the pixels of `where` (H, W)."""
     alpha, true_alpha = matte / 255.0, truth / 255.0
     difference = np.abs(alpha - true_alpha)[where]
     gradients = (_gradient(alpha) - _gradient(true_alpha))[where]
@@ -56,7 +56,7 @@ def alpha_errors(matte: Pixels, truth: Pixels, where: Where) -> AlphaErrors:
 
 
 def _gradient(alpha: Doubles) -> Doubles:
-    """Length of the gradient, by first derivatives of a Gaussian with unit norm."""
+    """Returns the length of the gradient, by first derivatives of a Gaussian, scaled to unit norm."""
     half = int(np.ceil(_GRADIENT_SIGMA_PX * np.sqrt(-2 * np.log(np.sqrt(2 * np.pi) * _GRADIENT_SIGMA_PX * 0.01))))
     x = np.arange(-half, half + 1)
     bell = np.exp(-(x**2) / (2 * _GRADIENT_SIGMA_PX**2)) / (_GRADIENT_SIGMA_PX * np.sqrt(2 * np.pi))
@@ -68,7 +68,7 @@ def _gradient(alpha: Doubles) -> Doubles:
 
 
 def _connectivity_error(alpha: Doubles, truth: Doubles, where: Where) -> float:
-    """How far pixels are from the level at which they hang together with the largest solid region of both."""
+    """Returns the connectivity error: how far alpha is from the level that joins it to the largest solid region."""
     level = np.full(alpha.shape, -1.0)
     steps = np.arange(0, 1 + _CONNECTED_STEP / 2, _CONNECTED_STEP)
     for below, step in pairwise(steps):
@@ -83,7 +83,13 @@ def _connectivity_error(alpha: Doubles, truth: Doubles, where: Where) -> float:
 
 @dataclass(frozen=True)
 class MaskScores:
-    """Of one mask: intersection over union of the photo and of the band, and the band's share of right pixels."""
+    """Scores of one mask in [0, 1].
+
+    Args:
+        iou: intersection over union in the whole photo.
+        band_iou: intersection over union in the band around the true edge.
+        band_accuracy: share of the band's pixels that are right.
+    """
 
     iou: float
     band_iou: float
@@ -91,7 +97,7 @@ class MaskScores:
 
 
 def mask_scores(matte: Pixels, truth: Where, known: Where, band_px: int = 8) -> MaskScores:
-    """Scores of a matte uint8 (H, W), cut at a half, against the true mask (H, W), in the known pixels (H, W)."""
+    """Returns the scores of a matte uint8 (H, W), cut at 127, against the true mask, where `known` is True."""
     mask, inside = matte > 127, truth.astype(np.uint8)
     to_edge = cv2.distanceTransform(inside, cv2.DIST_L2, 5) + cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
     band = known & (to_edge <= band_px)
@@ -104,9 +110,10 @@ def _iou(mask: Where, truth: Where, where: Where) -> float:
 
 
 def coarse_map(alpha: Pixels, short_side_px: int = 450, stride_px: int = 8) -> Pixels:
-    """What a segmentation network of this stride would find if it were right: probability uint8 (h, w).
+    """Returns the probability map, uint8 (h, w), of a segmentation network of this stride that makes no mistake.
 
-    The true subject (alpha over a half), averaged over each cell of the network's last map, as logits, enlarged.
+    The true subject (alpha over a half) is averaged over each cell of the network's last map, taken as logits, and
+    enlarged.
     """
     height, width = alpha.shape
     scale = short_side_px / min(height, width)

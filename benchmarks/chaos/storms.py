@@ -1,4 +1,7 @@
-"""Bad callers, dying servers and a long mixed load, for the faults. What runs in a process of its own never returns."""
+"""Misbehaving callers, servers that are killed, and a long mixed load.
+
+The functions in `STORMS` never return: each runs in a process of its own, which is killed when it is over.
+"""
 
 import asyncio
 import contextlib
@@ -15,29 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
-from faults_load import Photo, call, channel_to, photo_of, request_of
 from grpc import aio
-from proxy import Proxy
 
 import mattebox
+from chaos.callers import Photo, call, channel_to, photo_of, request_of
+from chaos.proxy import Proxy
+from chaos.watching import process_of
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.local import LocalServer
 
-_GREEDY = 1000
-_IDLE = 500
-_AT_ONCE = 16
-_CANCELLING = 4  # some eighty calls a second, 25 times what a network of 300 ms can do
+_GREEDY = 1000  # requests that the greedy caller keeps in flight
+_IDLE = 500  # connections that send nothing
+_STUCK = 16  # connections that stop half-way
+_CANCELLING = 4  # callers; they make some eighty calls a second, 25 times what a network of 300 ms can answer
 _SAMPLE_S = 1.0
 
 
-def process_of(server: LocalServer) -> psutil.Process:
-    """A server's process."""
-    return psutil.Process(server.pid)
-
-
 def greedy(address: str, photo: Photo, seconds: float) -> None:
-    """Keeps a thousand requests in flight on one connection."""
+    """Keeps a thousand requests in flight on one connection, for this many seconds."""
 
     async def scenario() -> None:
         async with channel_to(address) as channel:
@@ -54,7 +52,7 @@ def greedy(address: str, photo: Photo, seconds: float) -> None:
 
 
 def cancellations(address: str, photo: Photo) -> None:
-    """Calls that are cancelled after 0 to 100 ms."""
+    """Makes calls and cancels each after 0 to 100 ms."""
 
     async def scenario() -> None:
         async with channel_to(address) as channel:
@@ -74,27 +72,27 @@ def cancellations(address: str, photo: Photo) -> None:
 
 
 def uploads_cut(address: str, photo: Photo) -> None:
-    """Connections that break in the middle of a request."""
+    """Closes connections in the middle of a request."""
     _broken(address, photo, up_bytes=len(photo) // 2)
 
 
 def answers_cut(address: str, photo: Photo) -> None:
-    """Connections that break in the middle of an answer."""
+    """Closes connections in the middle of an answer."""
     _broken(address, photo, down_bytes=10_000)
 
 
 def slow_writers(address: str, photo: Photo) -> None:
-    """Requests that stop arriving half-way."""
+    """Sends one half of each request and then nothing more."""
     _stuck(address, photo, up_bytes=len(photo) // 2)
 
 
 def slow_readers(address: str, photo: Photo) -> None:
-    """Answers that nobody takes."""
+    """Reads the first bytes of each answer and then nothing more."""
     _stuck(address, photo, down_bytes=10_000)
 
 
 def idle_connections(address: str, photo: Photo) -> None:  # noqa: ARG001
-    """Five hundred connections that say nothing."""
+    """Opens five hundred connections and sends nothing on them."""
     host, _, port = address.rpartition(":")
     kept = [socket.create_connection((host, int(port))) for _ in range(_IDLE)]
     time.sleep(10_000)
@@ -109,8 +107,8 @@ STORMS: dict[str, Callable[[str, Photo], None]] = {
 
 
 def run_storm(name: str, address: str, photo: Photo) -> None:
-    """One of them, for a process of its own."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # gRPC tells of each broken connection
+    """Runs one of the storms; meant for a process of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # gRPC prints a line for each broken connection
     STORMS[name](address, photo)
 
 
@@ -122,11 +120,11 @@ def _broken(address: str, photo: Photo, up_bytes: int | None = None, down_bytes:
 
 def _stuck(address: str, photo: Photo, up_bytes: int | None = None, down_bytes: int | None = None) -> None:
     with Proxy(address, up_bytes, down_bytes) as proxy:
-        asyncio.run(_try(proxy.address, photo, _AT_ONCE, 10_000))
+        asyncio.run(_try(proxy.address, photo, _STUCK, 10_000))
 
 
 async def _try(address: str, photo: Photo, callers: int, seconds: float) -> None:
-    """Calls on connections of their own, given up after a while."""
+    """Makes one call on each of several connections, and gives all of them up after this many seconds."""
 
     async def one() -> None:
         async with channel_to(address) as channel:
@@ -137,11 +135,11 @@ async def _try(address: str, photo: Photo, callers: int, seconds: float) -> None
 
 
 def under_restarts(model: Path, kill: bool, retries: int, seconds: float) -> Counter[str]:
-    """What the Python client's calls end with while one of two servers is killed, or both are restarted in turn."""
+    """Counts how the Python client's calls end while one of two servers is killed, or both are restarted in turn."""
     outcomes: Counter[str] = Counter()
     over = threading.Event()
     photo = photo_of(800, 600)
-    flags = ["--provider", "cpu", "--engine-threads", "1"]
+    flags = ["--provider", "cpu", "--threads", "1"]
     with ExitStack() as stack:
         one, two = (stack.enter_context(LocalServer([model], flags)) for _ in range(2))
         client = stack.enter_context(mattebox.Client([one.address, two.address], retries=retries))
@@ -174,13 +172,13 @@ def under_restarts(model: Path, kill: bool, retries: int, seconds: float) -> Cou
 
 @dataclass(frozen=True)
 class Soaked:
-    """What a long mixed load left.
+    """What a server looks like after a long mixed load.
 
     Args:
-        requests: that were made.
-        memory_slope: resident bytes a minute, over the second half.
-        descriptors: open ones at the end against the middle.
-        threads: alike.
+        requests: number of requests that were made.
+        memory_slope: growth of the resident memory over the second half, in bytes a minute.
+        descriptors: open file descriptors at the end, as a multiple of those at half of the time.
+        threads: threads at the end, as a multiple of those at half of the time.
     """
 
     requests: int
@@ -190,7 +188,7 @@ class Soaked:
 
 
 def soaked(server: LocalServer, seconds: float) -> Soaked:
-    """Mixed load; the first half is warm-up."""
+    """Puts a mixed load on a server and samples its process over the second half; the first half is warm-up."""
     process, over = process_of(server), threading.Event()
     made: Counter[str] = Counter()
     loader = threading.Thread(target=lambda: asyncio.run(_mixed(server.address, over, made)))
@@ -211,7 +209,7 @@ def soaked(server: LocalServer, seconds: float) -> Soaked:
 
 
 async def _mixed(address: str, over: threading.Event, made: Counter[str]) -> None:
-    """Photos of several sizes, broken ones, calls with too little time, on ever new connections."""
+    """Sends photos of several sizes, broken ones, and calls with too little time, ten on each new connection."""
     photos = [photo_of(width, width * 3 // 4) for width in (320, 640, 1200, 2000)]
     chance = random.Random(0)
 

@@ -1,0 +1,1 @@
+"""Callers that overload, break off and mistreat a server: the parts of `make bench-faults`."""
