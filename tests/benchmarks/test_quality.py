@@ -51,8 +51,8 @@ def test_errors_of_a_matte_by_hand() -> None:
 
 @pytest.mark.parametrize("height", [51, 255])
 def test_the_gradient_error_of_a_step_is_the_integral_of_a_gaussian(height: int) -> None:
-    """The unit-norm derivative of a Gaussian of σ = 1.4 px (Rhemann et al.) answers a step of height h at distance d with
-    2 σ h exp(-d² / 2σ²), whose square, summed over a row, is 4 σ³ sqrt(π) h²."""
+    """The unit-norm derivative of a Gaussian of s = 1.4 px (Rhemann et al.) answers a step of height h at distance d by
+    2 s h exp(-d² / 2s²), whose square, summed over a row, is 4 s³ sqrt(pi) h²."""
     nothing, everywhere = np.zeros((40, 40), np.uint8), np.ones((40, 40), bool)
     a_row = 4 * 1.4**3 * math.sqrt(math.pi) * (height / 255) ** 2
     errors = matte_errors.alpha_errors(step(height), nothing, everywhere)
