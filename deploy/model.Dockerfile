@@ -1,7 +1,6 @@
-# A server and its model in one image, so that both are rolled out, and back, together. Build it in the folder of the
-# artifact:
+# An image of a server and its model, which are rolled out and back together. Build it in the folder of the artifact:
 #   docker build -f deploy/model.Dockerfile --build-arg MODEL=u2netp.onnx -t mattebox-u2netp:0.1.0-cpu models/
-# Not built by Docker yet: README.md beside this file says what has been run.
+# Docker has not built it yet: README.md beside this file says what has been run.
 ARG SERVER_IMAGE=mattebox:0.1.0-cpu
 FROM ${SERVER_IMAGE}
 ARG MODEL

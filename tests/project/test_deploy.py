@@ -1,6 +1,6 @@
-"""What stands in deploy/: names that the server knows, numbers that fit each other, and an image that serves.
+"""The files in deploy/: their names are the server's, their numbers agree, and the image serves.
 
-Schemas and Dockerfiles are checked by `make lint`.
+`make lint` checks their schemas and the Dockerfiles.
 """
 
 import json
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
-# Of Prometheus itself and of its client's process collector.
+# Series of Prometheus itself and of its client's process collector.
 FOREIGN = ("up", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds")
 SERIES = {
     **{name: set(labels) for name, labels in COUNTERS_AND_GAUGES.items()},
@@ -34,7 +34,7 @@ SERIES = {
     **{f"{name}_{kind}": set(labels) for name, labels in HISTOGRAMS.items() for kind in ("sum", "count")},
     **{name: set[str]() for name in FOREIGN},
 }
-# What Prometheus puts on every series, by its own configuration.
+# Labels that Prometheus' configuration adds to every series.
 OF_THE_TARGET = {"job", "instance", "namespace", "pod", "app_kubernetes_io_name"}
 
 
@@ -50,7 +50,7 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
 
 def instruction(name: str, file: str = "Dockerfile") -> list[str]:
-    """What stands behind each such instruction of a Dockerfile, lines joined."""
+    """The arguments of each such instruction of a Dockerfile, with its lines joined."""
     lines = (DEPLOY / file).read_text().replace("\\\n", " ").splitlines()
     return [line.split(maxsplit=1)[1] for line in lines if line.startswith(f"{name} ")]
 
@@ -62,9 +62,9 @@ def image_environment(file: str = "Dockerfile") -> dict[str, str]:
 
 def expressions() -> list[str]:
     adapter = read("kubernetes/prometheus-adapter.yaml")["rules"]["custom"]
-    words = {"<<.Series>>": "mattebox_queue_wait_seconds", "<<.LabelMatchers>>": 'pod=""', "<<.GroupBy>>": "pod"}
+    placeholders = {"<<.Series>>": "mattebox_backlog_seconds", "<<.LabelMatchers>>": 'pod=""', "<<.GroupBy>>": "pod"}
     queries = [rule["metricsQuery"] for rule in adapter]
-    for word, value in words.items():
+    for word, value in placeholders.items():
         queries = [query.replace(word, value) for query in queries]
     return [
         *(target["expr"] for panel in PANELS for target in panel["targets"]),
@@ -92,7 +92,8 @@ def test_queries_that_ask_for_something_else_are_found() -> None:
 def test_the_autoscaler_gets_its_metric() -> None:
     (rule,) = read("kubernetes/prometheus-adapter.yaml")["rules"]["custom"]
     (metric,) = read("kubernetes/base/autoscaler.yaml")["spec"]["metrics"]
-    assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
+    assert metric["pods"]["metric"]["name"] == rule["name"]["as"] == "mattebox_backlog_seconds"
+    assert rule["seriesQuery"].startswith("mattebox_backlog_seconds{")
 
 
 def test_the_dashboard_shows_every_metric() -> None:
@@ -135,19 +136,19 @@ def test_settings_are_known() -> None:
         *(variable["name"] for container in (CONTAINER, tls) for variable in container["env"]),
     ]
     settings = {name.removeprefix("MATTEBOX_").lower() for name in named if name.startswith("MATTEBOX_")}
-    assert len(settings) > 5
+    assert {"threads", "metrics_address", "allow_insecure", "tls_key", "provider"} <= settings
     assert settings <= set(Settings.model_fields)
 
 
 def test_the_image_serves_and_is_healthy(colour_model: Path, tmp_path: Path) -> None:
-    """The server with the image's environment, asked by the image's health check."""
+    """Runs the server in the image's environment, and the image's health check against it."""
     image = {name: value for name, value in image_environment().items() if name.startswith("MATTEBOX_")}
     host, _, _ = image["MATTEBOX_ADDRESS"].rpartition(":")
     assert json.loads(instruction("ENTRYPOINT")[0]) == ["mattebox-server"]
     program, *arguments = json.loads(instruction("HEALTHCHECK")[0].partition("CMD ")[2])
     assert program == "mattebox"
     own = {"MATTEBOX_CACHE_DIR": str(tmp_path), "MATTEBOX_PROVIDER": "cpu"}
-    flags = ["--address", "127.0.0.1:0"]  # the tests listen on loopback only
+    flags = ["--address", "127.0.0.1:0"]  # tests listen on loopback only
 
     def check(port: str) -> int:
         environment = os.environ | image | {"MATTEBOX_ADDRESS": f"{host}:{port}"}
@@ -184,10 +185,30 @@ def test_ports_and_probes_are_the_servers() -> None:
 
 
 def test_threads_are_what_the_limits_allow() -> None:
-    threads = {"MATTEBOX_ENGINE_THREADS", "MATTEBOX_PIXEL_THREADS"}
-    assert {COMPOSE["environment"][name] for name in threads} == {str(COMPOSE["cpus"])}
-    fields = [each["valueFrom"]["resourceFieldRef"] for each in CONTAINER["env"] if each["name"] in threads]
-    assert [field["resource"] for field in fields] == ["limits.cpu"] * len(threads)
+    assert COMPOSE["environment"]["MATTEBOX_THREADS"] == str(COMPOSE["cpus"])
+    (field,) = [
+        each["valueFrom"]["resourceFieldRef"] for each in CONTAINER["env"] if each["name"] == "MATTEBOX_THREADS"
+    ]
+    assert field == {"containerName": CONTAINER["name"], "resource": "limits.cpu"}
+
+
+def test_the_largest_photo_fits_into_the_containers_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default requests take three quarters of the memory that the container has."""
+    assert CONTAINER["resources"]["requests"] == CONTAINER["resources"]["limits"]
+    assert (CONTAINER["resources"]["limits"]["memory"], COMPOSE["mem_limit"]) == ("4Gi", "4g")
+    limit_bytes = 4 * 2**30
+    monkeypatch.setattr("mattebox_server.settings.available_bytes", lambda: limit_bytes)
+    settings = Settings(model=[Path("model.onnx")])
+    assert settings.least_memory_bytes < 0.75 * limit_bytes
+    assert settings.memory.work_bytes == 0.75 * 0.75 * limit_bytes
+    (alert,) = [
+        rule["expr"]
+        for group in read("prometheus/alerts.yml")["groups"]
+        for rule in group["rules"]
+        if rule["alert"] == "MatteboxMemory"
+    ]
+    (bound,) = re.findall(r"process_resident_memory_bytes > (\S+)", alert)
+    assert 0.85 * limit_bytes < float(bound) < 0.95 * limit_bytes
 
 
 def test_nothing_runs_as_root() -> None:
