@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 # cpu and cuda own the same import name, so that one environment holds one of them.
 ENGINE := $(shell [ -e /proc/driver/nvidia/version ] && echo cuda || echo cpu)
 PACKAGES := clients/python/mattebox server/mattebox_server export/mattebox_export
-CHECKED := $(PACKAGES) tests examples benchmarks docs
+CHECKED := $(PACKAGES) tests examples benchmarks docs tools
 
 DEMO := $(VENV)/installed-$(ENGINE)+export-onnx+demo
 EXPORT := $(VENV)/installed-$(ENGINE)+export
 BENCH := $(VENV)/installed-$(ENGINE)+export+bench
 DOCS := $(VENV)/installed-$(ENGINE)+docs
+RELEASE := $(VENV)/installed-$(ENGINE)+cli+release
 ALL := $(VENV)/installed-$(ENGINE)+export+bench+docs+dev
 PROTO := .venv-proto/installed
 # Not --quiet, which would hide the warnings from --strict too.
@@ -20,7 +21,7 @@ SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 TYPESCRIPT := clients/typescript
 NODE_MODULES := $(TYPESCRIPT)/node_modules/.package-lock.json
 
-.PHONY: help demo test lint format proto bench bench-quick bench-compare bench-selftest bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check docs docs-pictures clean
+.PHONY: help demo test lint hooks format proto bench bench-quick bench-compare bench-selftest bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check docs docs-pictures package release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -33,7 +34,7 @@ demo: $(DEMO) ## cut the subject out of real photos into demo/ [MODEL=name] [PHO
 test: $(ALL) ## run all tests [ARGS="-k name"]
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-lint: $(ALL) $(PROTO) $(NODE_MODULES) ## check style, types, the contract, the generated code, the documentation and deploy/
+lint: $(ALL) $(PROTO) $(NODE_MODULES) ## check style, types, the contract, the generated code, the documentation, deploy/ and .github/
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy
@@ -42,6 +43,10 @@ lint: $(ALL) $(PROTO) $(NODE_MODULES) ## check style, types, the contract, the g
 	$(SITE)
 	npm --prefix $(TYPESCRIPT) run --silent lint
 	./deploy/check.sh
+	./.github/check.sh
+
+hooks: $(ALL) ## check the files of each commit in this clone, by the fast ones of these checks
+	$(BIN)/pre-commit install
 
 format: $(ALL) ## bring the code into shape
 	$(BIN)/ruff check --fix $(CHECKED)
@@ -87,6 +92,13 @@ docs: $(DOCS) $(PROTO) ## build the documentation into build/docs/
 
 docs-pictures: $(DEMO) ## make the pictures of the documentation again
 	$(BIN)/python docs/pictures.py
+
+package: $(RELEASE) $(NODE_MODULES) ## build the packages and the bills of materials into dist/ [TAG=v1.2.3]
+	$(BIN)/python tools/package.py $(if $(TAG),--tag "$(TAG)")
+
+release: $(RELEASE) $(PROTO) $(NODE_MODULES) ## make a release in this checkout, publishing nothing: VERSION=1.2.3
+	@test -n "$(VERSION)" || { echo "say which version: make release VERSION=1.2.3"; exit 2; }
+	$(BIN)/python tools/release.py "$(VERSION)"
 
 clean: ## remove everything that the targets made
 	rm -rf $(addprefix $(TYPESCRIPT)/,node_modules build dist) .venv .venv-proto .mypy_cache .pytest_cache .ruff_cache build dist demo
