@@ -1,10 +1,10 @@
-# Every routine task is one command. Each target makes .venv and installs what it needs, and nothing more.
+# Every routine task is one command. Each target makes .venv and installs what the task needs, and nothing more.
 
 PYTHON ?= python3
 VENV := .venv
 comma := ,
 BIN := $(VENV)/bin
-# cpu and cuda own the same import name, so that one environment holds one of them.
+# The extras cpu and cuda own the same import name, so that one environment holds one of them.
 ENGINE := $(shell [ -e /proc/driver/nvidia/version ] && echo cuda || echo cpu)
 PACKAGES := clients/python/mattebox server/mattebox_server export/mattebox_export
 CHECKED := $(PACKAGES) tests examples benchmarks docs tools
@@ -24,7 +24,7 @@ NODE_MODULES := $(TYPESCRIPT)/node_modules/.package-lock.json
 .PHONY: help demo test lint hooks format proto bench bench-quick bench-compare bench-selftest bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check docs docs-pictures package release clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(DEMO) ## cut the subject out of real photos into demo/ [MODEL=name] [PHOTO=path]
 	@model="$$($(BIN)/python examples/choose_model.py $(MODEL))" && \
@@ -45,30 +45,30 @@ lint: $(ALL) $(PROTO) $(NODE_MODULES) ## check style, types, the contract, the g
 	./deploy/check.sh
 	./.github/check.sh
 
-hooks: $(ALL) ## check the files of each commit in this clone, by the fast ones of these checks
+hooks: $(ALL) ## install hooks that check the files of each commit in this clone
 	$(BIN)/pre-commit install
 
-format: $(ALL) ## bring the code into shape
+format: $(ALL) ## format the code and apply the fixes that ruff knows
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
-proto: $(PROTO) $(NODE_MODULES) ## generate the code of the contract
+proto: $(PROTO) $(NODE_MODULES) ## generate the code of the contract in protos/
 	./protos/generate.sh
 
-bench: $(BENCH) ## latency and capacity under load, side by side with other servers; hours [ARGS="--subjects Mattebox"]
+bench: $(BENCH) ## measure latency and capacity under load, beside other servers, for hours [ARGS="--subjects Mattebox"]
 	$(BIN)/python benchmarks/latency.py run $(ARGS)
 
-bench-quick: $(BENCH) ## the same of Mattebox alone, in under 3 minutes [ARGS="--photos mixed"]
+bench-quick: $(BENCH) ## measure latency and capacity of Mattebox alone, in under 3 minutes [ARGS="--photos mixed"]
 	$(BIN)/python benchmarks/latency.py run --quick $(ARGS)
 
-bench-compare: $(BENCH) ## what got slower between two runs: A=folder B=folder
+bench-compare: $(BENCH) ## say what got slower between two runs: A=folder B=folder
 	@test -n "$(A)" -a -n "$(B)" || { echo "say which runs: make bench-compare A=folder B=folder"; exit 2; }
 	$(BIN)/python benchmarks/latency.py compare "$(A)" "$(B)"
 
-bench-selftest: $(BENCH) ## what the load generator itself adds, hides and can do
+bench-selftest: $(BENCH) ## measure the load generator itself: what it adds and what it hides
 	$(BIN)/python benchmarks/latency.py selftest $(ARGS)
 
-bench-engine: $(BENCH) ## time the networks by everything that runs them here [ARGS="--models u2netp"]
+bench-engine: $(BENCH) ## time the networks on every runtime that this machine has [ARGS="--models u2netp"]
 	$(BIN)/python benchmarks/providers.py $(ARGS)
 
 bench-quality: $(DEMO) ## score the mattes of photos whose true mattes are known: DATA=folder [ARGS="--limit 4"]
@@ -78,13 +78,13 @@ bench-quality: $(DEMO) ## score the mattes of photos whose true mattes are known
 bench-pixels: $(DEMO) ## time the stages that touch pixels, against the classic recipe [ARGS="--rounds 9"]
 	$(BIN)/python benchmarks/pixels.py $(ARGS)
 
-bench-faults: $(BENCH) ## overload, deadlines, bad callers, dying servers, fuzz and a soak [ARGS="--only overload"]
+bench-faults: $(BENCH) ## overload the server, mistreat it, kill it, fuzz it and soak it [ARGS="--only overload"]
 	$(BIN)/python benchmarks/faults.py $(ARGS)
 
-bench-folder: $(BENCH) ## a folder by `mattebox remove`, against the server's own throughput [ARGS="--rounds 5"]
+bench-folder: $(BENCH) ## time `mattebox remove` on a folder, against the server's own throughput [ARGS="--rounds 5"]
 	$(BIN)/python benchmarks/folder.py $(ARGS)
 
-gpu-check: $(BENCH) ## on an NVIDIA machine: parity, latency and throughput of cuda and tensorrt [ARGS="--rounds 20"]
+gpu-check: $(BENCH) ## measure parity, latency and throughput of cuda and tensorrt on an NVIDIA GPU [ARGS="--rounds 20"]
 	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
 
 docs: $(DOCS) $(PROTO) ## build the documentation into build/docs/
@@ -118,7 +118,7 @@ $(NODE_MODULES): $(TYPESCRIPT)/package.json $(TYPESCRIPT)/package-lock.json
 	@npm ci --prefix $(TYPESCRIPT) --no-audit --no-fund --loglevel=error
 	@touch $@
 
-# The generated code refuses to import on anything older than these: they are the floors in pyproject.toml.
+# The generated code refuses to import on older versions than these tools', which are the floors in pyproject.toml.
 $(PROTO): protos/requirements.txt
 	@$(PYTHON) -m venv .venv-proto
 	@.venv-proto/bin/python -m pip install --quiet --disable-pip-version-check -r protos/requirements.txt

@@ -1,11 +1,11 @@
 """`make demo` without its installs: choice of the model, composites, contact sheet."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import images
 
@@ -49,7 +49,7 @@ def test_choice(tmp_path: Path) -> None:
     assert run("choose_model.py", "nope", cwd=tmp_path).returncode == 2
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "proto", "bench"])
-def test_make_help_lists_the_targets(target: str) -> None:
+def test_make_help_lists_every_target() -> None:
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     listed = subprocess.run(["make", "help"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert f"make {target} " in listed
+    assert [line.split()[1] for line in listed.splitlines()] == phony.split()
