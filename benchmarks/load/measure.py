@@ -14,7 +14,7 @@ from load.results import Measured
 
 @dataclass(frozen=True)
 class Scope:
-    """What is measured.
+    """The measurements of a subject.
 
     Args:
         plan: how loads are put on a server.

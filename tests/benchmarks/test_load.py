@@ -1,4 +1,4 @@
-"""The load benchmark: what it must not hide, and its whole chain in miniature."""
+"""The load benchmark: stalls show in its figures, and its whole chain runs in miniature."""
 
 import asyncio
 import itertools
@@ -33,14 +33,14 @@ NOBODY = Usage(0.0, 0.0)
 
 
 class Stalling:
-    """Its hundredth call keeps the whole generator busy for a second; the others take no time."""
+    """A caller whose hundredth call blocks the whole generator for a second; its other calls take no time."""
 
     def __init__(self) -> None:
         self._calls = itertools.count(1)
 
     async def call(self, photo: bytes, timeout_s: float) -> Answer:  # noqa: ARG002
         if next(self._calls) == 100:
-            time.sleep(1)  # noqa: ASYNC251 - this is the fault
+            time.sleep(1)  # noqa: ASYNC251 - this stall is what the test is about
         return Answer("OK", len(photo), {})
 
     async def close(self) -> None:
@@ -113,7 +113,7 @@ def test_objectives_are_written_one_way(text: str) -> None:
 
 
 class Absent:
-    """A subject that can't run here."""
+    """A subject that can't run on this machine."""
 
     name = "Absent"
     settings: Mapping[str, str] = {"version": "1"}
@@ -136,7 +136,7 @@ def load(*words: str, cwd: Path | None = None) -> str:
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory, colour_model: Path) -> Path:
-    """The whole chain, with a network of a few nodes."""
+    """The folder of a short run with a network of a few nodes."""
     folder = tmp_path_factory.mktemp("load")
     few = ("--seconds", "1", "--calls", "25", "--concurrencies", "2", "--rates", "5,20", "--starts", "1")
     probes = ("--most-probes", "2", "--objective", "p80<=5s", "--no-selftest")
@@ -213,7 +213,7 @@ def test_a_mix_of_photos_has_the_sizes_and_shares_that_it_says() -> None:
 
 
 def save_photos(folder: Path) -> int:
-    """A JPEG, a PNG and a WebP, of one size in bytes, which is returned; one in a folder within, beside other files."""
+    """Saves a JPEG, a PNG in a subfolder, a WebP and a text file; returns the size in bytes of each photo."""
     (folder / "beach").mkdir(parents=True)
     rgb = np.random.default_rng(1).integers(0, 256, (40, 60, 3), np.uint8)
     names = ("one.JPG", "beach/two.png", "three.webp")
@@ -226,7 +226,7 @@ def save_photos(folder: Path) -> int:
 
 @pytest.fixture
 def scope() -> Scope:
-    """Of which nothing is used by who can't run."""
+    """A scope for a subject that can't run."""
     return Scope(PLAN, (1,), (0.5,), (), Search(Objective(80, 5.0), 1, 1.05, 1), 1, 0.1)
 
 
@@ -243,7 +243,7 @@ def test_compare_says_what_got_slower(run_folder: Path) -> None:
 
 
 def three_times_as_slow(phase: Phase) -> Phase:
-    """All of its calls."""
+    """Returns a phase with three times the latency of every call."""
 
     def slower(encoded: str) -> str:
         values_s, counts = Histogram(encoded).buckets()

@@ -1,4 +1,4 @@
-"""Peers of the load benchmark are started, called and ended; the real ones are tried by `python -m load.peers`."""
+"""Peers of the load benchmark are started, called and ended. `python -m load.peers` tries the real ones."""
 
 import asyncio
 import signal
@@ -78,7 +78,7 @@ def test_a_peer_answers_and_leaves_nothing_behind() -> None:
 
 
 def test_a_peer_ends_with_the_benchmark(tmp_path: Path) -> None:
-    """Even with one that is killed and can't clean up."""
+    """A benchmark that is killed can't stop its peer; the peer's keeper does."""
     script = tmp_path / "benchmark.py"
     script.write_text(
         "import test_peers, time\n"
@@ -131,7 +131,7 @@ def test_all_peers_have_settings() -> None:
 
 
 def test_messages() -> None:
-    """KServe's, byte by byte: tags are number * 8 + 2 for what has a length."""
+    """Messages are compared byte by byte; the tag of a field with a length is its number * 8 + 2."""
     assert BytesValueCodec().decode(BytesValueCodec().encode(b"file")) == b"file"
     codec = InferCodec()
     tensor = b"\x0a\x05photo" + b"\x12\x05UINT8" + b"\x1a\x01\x04"

@@ -1,4 +1,4 @@
-"""`make demo` without its installs: choice of the model, composites, contact sheet."""
+"""`make demo` after its installation: the choice of the model, the composites, the contact sheet."""
 
 import re
 import subprocess

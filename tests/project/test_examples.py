@@ -1,4 +1,4 @@
-"""The examples in the SDK's docstrings, run as they stand against a real server."""
+"""The examples in the SDK's docstrings run as they stand, against a real server."""
 
 import asyncio
 import doctest

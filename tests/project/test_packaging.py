@@ -1,4 +1,4 @@
-"""The wheel, installed elsewhere, as a user gets it."""
+"""The wheel that a user gets, installed elsewhere."""
 
 import subprocess
 import sys
