@@ -8,7 +8,6 @@ answer of each network, and from a coarse map of the true matte, which judges th
 
 import argparse
 import json
-import time
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from statistics import mean
@@ -162,31 +161,28 @@ def simulate(case: Case) -> Found:
     return Found(probability, hard_mask(probability, None, frozenset((0,))))
 
 
-def mattes(method: MatteMethod, cases: list[Case], found: list[Found]) -> tuple[list[Pixels], float]:
-    """Makes the matte of each photo; returns the mattes and the mean milliseconds."""
-    started = time.perf_counter()
+def mattes(method: MatteMethod, cases: list[Case], found: list[Found]) -> list[Pixels]:
+    """Makes the matte of each photo, uint8 (H, W)."""
     options = MatteOptions(method, keep_edge_colors=True)
-    made = [
+    return [
         make_matte(case.photo, each.probability, each.mask, options).alpha
         for case, each in zip(cases, found, strict=True)
     ]
-    return made, (time.perf_counter() - started) * 1000 / max(1, len(cases))
 
 
 def score_masks(source: str, method: MatteMethod, cases: list[Case], found: list[Found]) -> dict[str, Any]:
     """Returns the mean scores of a method over the photos with masks."""
-    made, ms = mattes(method, cases, found)
-    scores = [mask_scores(matte, case.truth > 0, case.known) for matte, case in zip(made, cases, strict=True)]
-    return {"photos": "masks", "map": source, "method": method.value, "ms": ms, **means(scores)}
+    pairs = zip(mattes(method, cases, found), cases, strict=True)
+    scores = [mask_scores(matte, case.truth > 0, case.known) for matte, case in pairs]
+    return {"photos": "masks", "map": source, "method": method.value, **means(scores)}
 
 
 def score_alphas(source: str, method: MatteMethod, cases: list[Case], found: list[Found]) -> dict[str, Any]:
     """Returns a method's mean errors over the photos with mattes, in the trimap's unknown band and in all."""
-    made, ms = mattes(method, cases, found)
-    pairs = list(zip(made, cases, strict=True))
+    pairs = list(zip(mattes(method, cases, found), cases, strict=True))
     band = [alpha_errors(matte, case.truth, ~case.known) for matte, case in pairs]
     whole = [alpha_errors(matte, case.truth, np.ones_like(case.known)) for matte, case in pairs]
-    result = {"photos": "mattes", "map": source, "method": method.value, "ms": ms, **means(band)}
+    result = {"photos": "mattes", "map": source, "method": method.value, **means(band)}
     return {**result, **{f"whole_{name}": value for name, value in means(whole).items()}}
 
 
@@ -278,12 +274,12 @@ def show(rows: list[dict[str, Any]], colors: dict[str, float]) -> None:
     for kind, columns in tables.items():
         chosen = [row for row in rows if row["photos"] == kind and columns[0] in row]
         table = Table(title=f"photos with {kind}", box=SIMPLE)
-        for column in ("map", "method", "ms", *columns):
+        for column in ("map", "method", *columns):
             table.add_column(column, justify="left" if column in ("map", "method") else "right")
         for row in chosen:
             digits = 4 if kind == "masks" else 2
             values = [f"{row[column]:.{digits}f}" for column in columns]
-            table.add_row(row["map"], row["method"], f"{row['ms']:.1f}", *values)
+            table.add_row(row["map"], row["method"], *values)
         if chosen:
             console.print(table)
     if colors:

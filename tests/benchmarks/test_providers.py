@@ -5,6 +5,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 import pytest
+from serving import measure_serving
 
 from benchmark_scripts import run
 
@@ -30,3 +31,10 @@ def test_gpu_check_says_what_is_missing() -> None:
     done = run("gpu_check.py")
     assert done.returncode == 1
     assert "NVIDIA" in done.stdout
+
+
+def test_the_server_is_compared_with_its_pipeline(brightness_model: Path) -> None:
+    assert set(measure_serving(brightness_model, 1, 1)) == {
+        "latency_server_to_in_process",
+        "throughput_server_to_in_process",
+    }
