@@ -4,7 +4,8 @@ set -eu
 cd "$(dirname "$0")/.."
 bin="$PWD/.venv/bin"
 
-"$bin/actionlint" .github/workflows/*.yml
+# Without the tools that it would find on some machines and not on others.
+"$bin/actionlint" -shellcheck= -pyflakes= .github/workflows/*.yml
 check() {
     schema="$1"
     shift
