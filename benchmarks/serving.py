@@ -5,11 +5,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from statistics import median
 
 import cv2
-import skimage.data
+from chaos.callers import photo_of
 
 import mattebox
 from mattebox_server.admission.admission import Admission
@@ -45,7 +46,7 @@ def measure_starts(model: Path, threads: int) -> dict[str, float]:
                 with LocalServer([model], flags) as server:
                     starts.append(time.perf_counter() - started_s)
                     with mattebox.Client(server.address) as client:
-                        times = [_seconds(lambda: client.remove_background(photo())) for _ in range(6)]
+                        times = [_seconds(lambda: client.remove_background(_photo())) for _ in range(6)]
                     first.append(times[0] / median(times[1:]))
     return {
         "warm_to_cold": round(median(w / c for w, c in zip(warm, cold, strict=True)), 3),
@@ -91,7 +92,7 @@ async def _many(pipeline: Pipeline, count: int) -> None:
     places = asyncio.Semaphore(_CONCURRENCY)
 
     async def one() -> None:
-        request = RemovalRequest(EncodedPhoto(photo()), output=_OUTPUT)
+        request = RemovalRequest(EncodedPhoto(_photo()), output=_OUTPUT)
         async with places:
             with pipeline.admission.entry(Origin()) as entry:
                 await pipeline.remove_background(request, entry, Timeline())
@@ -100,20 +101,13 @@ async def _many(pipeline: Pipeline, count: int) -> None:
 
 
 def _remove(client: mattebox.Client) -> object:
-    return client.remove_background(photo(), output=mattebox.Output(format="jpeg"))
+    return client.remove_background(_photo(), output=mattebox.Output(format="jpeg"))
 
 
-def photo() -> bytes:
+@cache
+def _photo() -> bytes:
     """Returns a photo of 0.26 megapixels as a JPEG file."""
-    return _PHOTO
-
-
-def _encode() -> bytes:
-    astronaut = cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", astronaut, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
-
-
-_PHOTO = _encode()
+    return photo_of(512, 512)
 
 
 def _seconds(run: Callable[[], object]) -> float:

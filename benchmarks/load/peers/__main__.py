@@ -7,14 +7,13 @@ import time
 from pathlib import Path
 from statistics import median
 
-import cv2
 import psutil
-import skimage.data
 
 from load.drivers import CannotRun
 from load.peers import peers
 from load.peers.callers import PeerCaller
 from load.peers.peer import Peer, RunningPeer
+from load.photos import one_photo
 
 _CALLS, _AT_ONCE, _TIMEOUT_S = 10, 4, 60.0
 
@@ -33,7 +32,7 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, help="folder for one cutout of each peer")
     arguments = parser.parse_args()
-    photo = _photo()
+    photo = one_photo().files[0]
     chosen = peers("same engine" if arguments.same_engine else "as shipped", arguments.threads, photo)
     return max([_try(peer, photo, arguments.out) for peer in chosen if peer.name in (arguments.name or names)])
 
@@ -86,13 +85,6 @@ async def _in_turn(caller: PeerCaller, photo: bytes) -> list[str]:
     statuses = [(await caller.call(photo, _TIMEOUT_S)).status for _ in range(_CALLS)]
     await caller.close()
     return statuses
-
-
-def _photo() -> bytes:
-    """Returns a photo of 1000x667 px as a JPEG file."""
-    astronaut = cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR)
-    enlarged = cv2.resize(astronaut, (1000, 1000), interpolation=cv2.INTER_CUBIC)[:667]
-    return cv2.imencode(".jpg", enlarged, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
 
 if __name__ == "__main__":
