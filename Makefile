@@ -13,9 +13,9 @@ DEMO := $(VENV)/installed-$(ENGINE)+export-onnx+demo
 EXPORT := $(VENV)/installed-$(ENGINE)+export
 BENCH := $(VENV)/installed-$(ENGINE)+export+bench
 DOCS := $(VENV)/installed-$(ENGINE)+docs
-RELEASE := $(VENV)/installed-$(ENGINE)+cli+release
 ALL := $(VENV)/installed-$(ENGINE)+export+bench+docs+dev
 PROTO := .venv-proto/installed
+RELEASE := $(VENV)/installed-$(ENGINE)+cli+release
 # Not --quiet, which would hide the warnings from --strict too.
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 TYPESCRIPT := clients/typescript

@@ -139,7 +139,7 @@ def under_restarts(model: Path, kill: bool, retries: int, seconds: float) -> Cou
     outcomes: Counter[str] = Counter()
     over = threading.Event()
     photo = photo_of(800, 600)
-    flags = ["--provider", "cpu", "--threads", "1"]
+    flags = ["--provider", "cpu", "--threads", "1", "--drain-seconds", "0.5"]
     with ExitStack() as stack:
         one, two = (stack.enter_context(LocalServer([model], flags)) for _ in range(2))
         client = stack.enter_context(mattebox.Client([one.address, two.address], retries=retries))
