@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mattebox_server.engine.config import ProviderName
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.lifecycle import Backoff
-from mattebox_server.engine.network import BatchLimits, Network
+from mattebox_server.engine.network import Network, NetworkLimits
 from mattebox_server.engine.session import Maps, Stop
 from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.spec import ModelSpec, Stretch, Weights
@@ -106,10 +106,10 @@ class FakeFiles:
 def engine_of(
     *sessions: FakeSession,
     max_batch: int = 1,
-    max_queue: int = 64,
     files: FakeFiles | None = None,
     backoff: Backoff | None = None,
 ) -> Engine:
     """An engine with one session a network."""
-    limits = BatchLimits(max_batch, 0.05, max_queue)
-    return Engine([Network([session], limits) for session in sessions], files or FakeFiles(), 1, backoff)
+    return Engine(
+        [Network([session], NetworkLimits(max_batch)) for session in sessions], files or FakeFiles(), 1, backoff
+    )

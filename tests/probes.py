@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fakes import spec
 from mattebox_server.engine.batcher import Batcher
 from mattebox_server.engine.inference import Inference
-from mattebox_server.engine.network import BatchLimits, Network
+from mattebox_server.engine.network import Network, NetworkLimits
 from mattebox_server.engine.session import Maps, Stop
 from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.spec import ModelSpec
@@ -25,7 +25,7 @@ GOOD, RAISES, EXITS, BAD_FOREGROUND, BAD_CLASSES, TOO_LARGE = range(6)
 POISON = [RAISES, EXITS, BAD_FOREGROUND, BAD_CLASSES]
 SMALL, WIDE, TALL = (3, 4), (3, 5), (6, 4)
 ENOUGH_S = 20.0  # for anything that must happen; nothing waits that long unless it hangs
-ROOMY = BatchLimits(max_batch=4, max_wait_s=1000.0, max_queue=100)
+ROOMY = NetworkLimits(max_batch=4, passed_over_s=1000.0)
 
 
 def photo(number: int, mode: int = GOOD, shape: tuple[int, int] = SMALL) -> Pixels:
@@ -216,13 +216,13 @@ class Bench:
 
 @contextmanager
 def bench(
-    device: Device, sessions: list[Probe], limits: BatchLimits | Mapping[str, BatchLimits] = ROOMY, runs: int = 1
+    device: Device, sessions: list[Probe], limits: NetworkLimits | Mapping[str, NetworkLimits] = ROOMY, runs: int = 1
 ) -> Generator[Bench]:
     device.runs = runs
     networks: dict[str, Network] = {}
     for name in dict.fromkeys(probe.spec.name for probe in sessions):
         replicas = [probe for probe in sessions if probe.spec.name == name]
-        networks[name] = Network(replicas, limits if isinstance(limits, BatchLimits) else limits[name])
+        networks[name] = Network(replicas, limits if isinstance(limits, NetworkLimits) else limits[name])
     the = Bench(device, sessions, networks)
     the.batcher = Batcher(runs, the.note_failing)
     try:
@@ -236,7 +236,7 @@ def bench(
 
 @contextmanager
 def busy(
-    device: Device, limits: BatchLimits = ROOMY, *, saliency: bool = False, cost_s: float = 0.0
+    device: Device, limits: NetworkLimits = ROOMY, *, saliency: bool = False, cost_s: float = 0.0
 ) -> Generator[Bench]:
     """One session that is at work on photo 0 until it is released."""
     with bench(device, [Probe(device, saliency=saliency, cost_s=cost_s).hold()], limits) as the:

@@ -15,7 +15,7 @@ from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.session import Stop
-from mattebox_server.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, UnknownModel
+from mattebox_server.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, UnknownModel
 from mattebox_server.imaging.pixels import Pixels
 
 
@@ -224,25 +224,6 @@ def test_photos_that_wait_share_a_run() -> None:
         return [(int(answer.foreground[0, 0]), answer.batch_size) for answer in await asyncio.gather(*calls)]
 
     assert asyncio.run(ask()) == [(0, 1), (1, 3), (2, 3), (3, 3), (4, 2), (5, 2)]
-    engine.close()
-
-
-def test_a_full_queue_refuses_with_a_time_to_wait() -> None:
-    session = FakeSession()
-    session.gate.clear()
-    engine = engine_of(session, max_queue=1)
-
-    async def ask() -> None:
-        running, waiting = (asyncio.create_task(infer(engine, photo(n))) for n in (1, 2))
-        await asyncio.sleep(0.05)
-        with pytest.raises(Overloaded) as caught:
-            await infer(engine, photo(3))
-        assert caught.value.retry_after_s > 0
-        session.gate.set()
-        await asyncio.gather(running, waiting)
-
-    asyncio.run(ask())
-    assert session.ran == [1, 2]
     engine.close()
 
 

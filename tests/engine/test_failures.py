@@ -25,7 +25,7 @@ from structlog.testing import capture_logs
 from mattebox_server.engine import network as network_module
 from mattebox_server.engine.batcher import Batcher
 from mattebox_server.engine.inference import Inference, is_out_of_memory
-from mattebox_server.engine.network import BatchLimits, BatchSize, Network, Replica
+from mattebox_server.engine.network import BatchSize, Network, NetworkLimits, Replica
 from mattebox_server.errors import InferenceFailed, NotServing, Overloaded
 from probes import (
     ENOUGH_S,
@@ -43,7 +43,7 @@ from probes import (
     photo,
 )
 
-ALONE = BatchLimits(1, 1000.0, 100)
+ALONE = NetworkLimits(1, 1000.0)
 
 
 @pytest.fixture(name="device")
@@ -430,7 +430,7 @@ def test_everyone_gets_exactly_one_outcome(
     def note_outcome(number: int, _: Future[Inference]) -> None:
         outcomes.update([number])
 
-    with bench(device, [session() for _ in range(runs)], BatchLimits(max_batch, 0.01, 1000), runs) as the:
+    with bench(device, [session() for _ in range(runs)], NetworkLimits(max_batch, 0.01), runs) as the:
         threads = [threading.Thread(target=work, args=(plan,)) for plan in crowd]
         mender = Mender(the, session)
         for thread in (mender, *threads):

@@ -29,7 +29,7 @@ from fakes import FakeSession
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.engine.batcher import Batcher
-from mattebox_server.engine.network import BatchLimits, Network
+from mattebox_server.engine.network import Network, NetworkLimits
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
 from mattebox_server.telemetry import metrics
@@ -319,7 +319,7 @@ def test_runs_are_counted_once_whatever_their_batch() -> None:
 
     session, observer = FakeSession(), Observer()
     session.gate.clear()
-    network = Network([session], BatchLimits(4, 0.05, 64), observer)
+    network = Network([session], NetworkLimits(4), observer)
 
     def failing(_: Network, __: int) -> None:
         raise NotImplementedError

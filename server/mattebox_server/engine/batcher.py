@@ -69,7 +69,6 @@ class Batcher:
 
         Raises:
             NotServing: no session of the network is in service.
-            Overloaded: the network's queue is full.
             RuntimeError: the batcher is closed.
         """
         request = Request(image, kept, deadline_s, time.monotonic())
@@ -125,19 +124,11 @@ class Batcher:
 
     def _enqueue(self, network: Network, request: Request) -> Outcomes:
         network.require_serving()
-        outcomes: Outcomes = {}
-        full = len(network.waiting) >= network.limits.max_queue
-        if full and not (self._free_runs and network.idle):
-            outcomes = network.take_expired(request.queued_s)
-            if (waiting := len(network.waiting)) >= network.limits.max_queue:
-                raise Overloaded(
-                    f"{waiting} photos wait for the network", network.photo_s * (waiting + 1), "queue_full"
-                )
         if not network.waiting:  # it wakes: the time in which it asked for nothing is no credit
             network.virtual_s = max(network.virtual_s, self._virtual_s)
         network.waiting[request.future] = request
         self._awake[network] = None
-        return outcomes | self._start_runs(request.queued_s)
+        return self._start_runs(request.queued_s)
 
     def _start_runs(self, now_s: float) -> Outcomes:
         """Uses every free run for which there is a request and an idle session; returns what expired meanwhile."""
@@ -181,10 +172,9 @@ class Batcher:
 
     def _run(self, network: Network, replica: Replica, requests: list[Request]) -> None:
         started_s = time.monotonic()
-        attempts, given = deque([requests]), 0
+        attempts = deque([requests])
         while attempts:
             outcomes, again = self._attempt(network, replica, attempts.popleft())
-            given += sum(not isinstance(outcome, Abandoned) for outcome in outcomes.values())
             attempts.extend(again)
             failing = replica.failures >= network.limits.max_failures
             if failing:  # it would fail on them too
@@ -195,7 +185,7 @@ class Batcher:
                     self._begun.pop(request.future, None)
                 if not attempts:  # before the callers know, so that whoever asks again finds the session free
                     self._free_runs += 1
-                    network.charge(given, time.monotonic() - started_s)
+                    network.virtual_s += time.monotonic() - started_s
                     outcomes |= self._dismiss(network, replica) if failing else {}
                     network.idle += [] if failing else [replica]
                     outcomes |= self._start_runs(time.monotonic())

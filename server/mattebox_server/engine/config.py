@@ -43,7 +43,6 @@ class EngineConfig:
         sessions: runs that go on at once on the device, and replicas of each network.
         max_batch: photos in one run; None means 1 on CPUs, where larger batches win nothing, and 8 on GPUs.
         batch_wait_s: how long a waiting photo may be passed over for a fuller batch.
-        max_queue: photos that may wait for one network.
         max_failures: photos in a row that a session may fail on before it is rebuilt.
         static_sizes: width and height of photos in pixels, for whose aspect a CPU gets a session of its own.
         observer: gets the phases of starts, and the runs.
@@ -58,7 +57,6 @@ class EngineConfig:
     sessions: int = 1
     max_batch: int | None = None
     batch_wait_s: float = 0.05
-    max_queue: int = 64
     max_failures: int = 3
     static_sizes: tuple[tuple[int, int], ...] = ()
     observer: EngineObserver = field(default_factory=Unobserved)

@@ -74,7 +74,7 @@ class Engine:
         Raises:
             InvalidRequest: the network takes no photo of that aspect here.
             NotServing: the network failed and is being rebuilt.
-            Overloaded: too many photos wait for the network, or the device has no memory for this one.
+            Overloaded: the device has no memory for this photo.
             DeadlineExceeded: the deadline passed before the run could start; nothing was run.
             InferenceFailed: the network failed.
         """

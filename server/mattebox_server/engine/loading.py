@@ -24,7 +24,7 @@ from mattebox_server.engine.config import (
 )
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import run_session
-from mattebox_server.engine.network import BatchLimits, Network
+from mattebox_server.engine.network import Network, NetworkLimits
 from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.engine.providers import Device, find_device
 from mattebox_server.engine.session import OnnxSession, Session
@@ -128,7 +128,7 @@ def _require_unchanged(file: ModelFile) -> None:
 
 def _network(artifact: Artifact, options: EngineConfig) -> Network:
     sessions = _open(artifact, options)
-    limits = BatchLimits(sessions[0].max_batch, options.batch_wait_s, options.max_queue, options.max_failures)
+    limits = NetworkLimits(sessions[0].max_batch, options.batch_wait_s, options.max_failures)
     return Network(sessions, limits, options.observer)
 
 

@@ -18,23 +18,22 @@ from mattebox_server.engine.session import Session
 from mattebox_server.errors import DeadlineExceeded, NotServing
 from mattebox_server.imaging.pixels import Pixels
 
-_UNMEASURED_PHOTO_S = 0.5
-_NEWEST_SHARE = 0.2  # weight of the newest run in the moving average of the seconds a photo
 # Other processes on the device come and go, so that less memory is not for ever. A try that fails costs one run.
 _FULL_RUNS_TO_GROW = 500
 
 
 @dataclass(frozen=True)
-class BatchLimits:
-    """What one network may collect, photos a run and requests that wait, and how often a session may fail.
+class NetworkLimits:
+    """How a network collects photos, and how often its sessions may fail.
 
-    A request that waited longer than `max_wait_s` goes next in its network, even if more wait of another shape. A
-    session that fails on `max_failures` photos in a row is taken out of service.
+    Args:
+        max_batch: largest number of photos in one run.
+        passed_over_s: seconds after which the oldest photo of the queue goes next, even if more wait of another shape.
+        max_failures: number of photos in a row after which a session that fails on them is taken out of service.
     """
 
-    max_batch: int
-    max_wait_s: float
-    max_queue: int
+    max_batch: int = 1
+    passed_over_s: float = 0.05
     max_failures: int = 3
 
 
@@ -120,7 +119,7 @@ class Network:
     """
 
     def __init__(
-        self, sessions: Sequence[Session], limits: BatchLimits, observer: EngineObserver | None = None
+        self, sessions: Sequence[Session], limits: NetworkLimits, observer: EngineObserver | None = None
     ) -> None:
         if not sessions:
             raise ValueError("every network needs a session")
@@ -135,9 +134,7 @@ class Network:
         self.idle = list(self.replicas)
         self.waiting: dict[Future[Inference], Request] = {}
         self.virtual_s = 0.0
-        self.photo_s = _UNMEASURED_PHOTO_S
         self.retry_after_s = 1.0
-        self._measured = False
 
     @property
     def sessions(self) -> tuple[Session, ...]:
@@ -180,16 +177,8 @@ class Network:
                 batch.append(request)
         return batch
 
-    def charge(self, photos: int, taken_s: float) -> None:
-        """Accounts for a run that gave so many photos; one that was stopped gave none."""
-        self.virtual_s += taken_s
-        if not photos:
-            return
-        self.photo_s += (taken_s / photos - self.photo_s) * (_NEWEST_SHARE if self._measured else 1)
-        self._measured = True
-
     def _next_shape(self, now_s: float) -> tuple[int, ...]:
-        if now_s - self.oldest().queued_s > self.limits.max_wait_s:
+        if now_s - self.oldest().queued_s > self.limits.passed_over_s:
             return self.oldest().image.shape
         counts = Counter(request.image.shape for request in self.waiting.values())
         # Both the counter and `max` keep the order of arrival: ties go to the oldest.
