@@ -246,7 +246,7 @@ def busy(
 
 def device_with_clock(monkeypatch: pytest.MonkeyPatch) -> Device:
     clock = Clock()
-    for module in ("batcher", "inference"):
+    for module in ("batcher", "turn", "inference"):
         monkeypatch.setattr(f"mattebox_server.engine.{module}.time", SimpleNamespace(monotonic=clock))
     return Device(clock)
 

@@ -762,7 +762,7 @@ def test_any_order_of_events(
     device = Device(Clock())
     sessions = [session.hold() for session in probes(device)]
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("batcher", "inference"):
+        for module in ("batcher", "turn", "inference"):
             patch.setattr(f"mattebox_server.engine.{module}.time", SimpleNamespace(monotonic=device.clock))
         with bench(device, sessions, limits, runs) as the:
             play = Play(the, sessions, limits)

@@ -5,18 +5,17 @@ another network, so that a request which holds a network runs on the very one th
 """
 
 import math
-import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from mattebox_server.engine.batch import Request
 from mattebox_server.engine.config import ProviderName
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.observer import EngineObserver, Unobserved
 from mattebox_server.engine.session import Session
-from mattebox_server.errors import DeadlineExceeded, NotServing
-from mattebox_server.imaging.pixels import Pixels
+from mattebox_server.errors import NotServing
 
 # Other processes on the device come and go, so that less memory is not for ever. A try that fails costs one run.
 _FULL_RUNS_TO_GROW = 500
@@ -35,21 +34,6 @@ class NetworkLimits:
     max_batch: int = 1
     passed_over_s: float = 0.05
     max_failures: int = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """A photo uint8 (h, w, 3) in the queue; see `Batcher.submit`. `abandoned` once nobody waits for it."""
-
-    image: Pixels
-    kept: frozenset[int]
-    deadline_s: float | None
-    queued_s: float
-    future: Future[Inference] = field(default_factory=Future[Inference])
-    abandoned: threading.Event = field(default_factory=threading.Event)
-
-
-Outcomes = dict[Request, Inference | BaseException]
 
 
 @dataclass(eq=False)
@@ -159,10 +143,9 @@ class Network:
         """The one that waits for the longest time."""
         return next(iter(self.waiting.values()))
 
-    def take_expired(self, now_s: float) -> Outcomes:
+    def take_late(self, now_s: float) -> list[Request]:
         """Takes those out of the queue whose deadline has passed."""
-        late = expired(self.waiting.values(), now_s)
-        return {request: error for request, error in late.items() if self._take(request)}
+        return [request for request in list(self.waiting.values()) if request.is_late(now_s) and self._take(request)]
 
     def take_all(self) -> list[Request]:
         """Empties the queue."""
@@ -187,9 +170,3 @@ class Network:
     def _take(self, request: Request) -> bool:
         del self.waiting[request.future]
         return request.future.set_running_or_notify_cancel()  # False if just cancelled; if not, it can't be any more
-
-
-def expired(requests: Iterable[Request], now_s: float) -> Outcomes:
-    """Those whose deadline has passed, with the error that says so."""
-    late = [request for request in requests if request.deadline_s is not None and now_s >= request.deadline_s]
-    return {request: DeadlineExceeded("the deadline passed in the engine's queue") for request in late}
