@@ -93,7 +93,6 @@ class Result:
 def main() -> int:
     """Prints a table, writes JSON; returns 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device-id", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=50, help="measurements of each figure (default: 50)")
     parser.add_argument("--models", default=",".join(_MODELS), help="by commas")
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/.cache"), help="folder for models and engines")
@@ -101,11 +100,11 @@ def main() -> int:
     arguments = parser.parse_args()
     logs.configure("console", "info")  # TensorRT builds for minutes, and says so
     try:
-        gpu = find_gpu(arguments.device_id)
+        gpu = find_gpu()
     except ProviderUnavailable as error:
         print(f"gpu-check: {error}")
         return 1
-    options = EngineConfig(device_id=arguments.device_id, cache_dir=arguments.cache / "compiled", max_batch=_BATCH)
+    options = EngineConfig(cache_dir=arguments.cache / "compiled", max_batch=_BATCH)
     results = [
         measure(model, combination, options, arguments)
         for model in arguments.models.split(",")
@@ -151,11 +150,10 @@ def open_session(model: str, how: Combination, options: EngineConfig, cache: Pat
     asked = EngineConfig(
         precision=how.running,
         threads=options.threads,
-        device_id=options.device_id,
         cache_dir=options.cache_dir,
         max_batch=options.max_batch,
     )
-    return OnnxSession(read_artifact(path), find_device(how.provider, options.device_id), asked)
+    return OnnxSession(read_artifact(path), find_device(how.provider), asked)
 
 
 def parity(

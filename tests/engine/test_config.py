@@ -24,7 +24,7 @@ from mattebox_server.engine.nvidia import Gpu, find_gpu
 from mattebox_server.engine.providers import Device, cache_facts
 from mattebox_server.spec import Letterbox, ModelSpec, Precision, ShortSide, Stretch
 
-OPTIONS = EngineConfig(device_id=2, max_batch=4)
+OPTIONS = EngineConfig(max_batch=4)
 RECIPE = ShortSide(short_side_px=450, max_long_side_px=1800)
 
 
@@ -71,7 +71,7 @@ def test_openvino_is_told_the_precision_both_ways() -> None:
 
 def test_cuda() -> None:
     found = cuda_options(OPTIONS, "fp32")
-    assert (found["device_id"], found["use_tf32"], found["prefer_nhwc"]) == ("2", "0", "1")
+    assert (found["use_tf32"], found["prefer_nhwc"]) == ("0", "1")
     assert found["cudnn_conv_algo_search"] == "HEURISTIC"
     assert "gpu_mem_limit" not in found
     limited = cuda_options(replace(OPTIONS, gpu_memory_bytes=2**30), "tf32")
@@ -138,7 +138,7 @@ def test_the_key_of_a_compiled_model_changes_with_all_that_it_depends_on() -> No
 
 def test_no_nvidia_driver_is_said() -> None:
     with pytest.raises(ProviderUnavailable, match="no NVIDIA driver"):
-        find_gpu(0, "libno-such-driver.so.1")
+        find_gpu("libno-such-driver.so.1")
 
 
 def test_tf32_came_with_ampere() -> None:

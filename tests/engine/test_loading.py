@@ -35,7 +35,7 @@ OPTIONS = EngineConfig(provider="cpu")
 
 
 def onnx_session(model: Path, options: EngineConfig = OPTIONS) -> OnnxSession:
-    return OnnxSession(read_artifact(model), find_device("cpu", 0), options)
+    return OnnxSession(read_artifact(model), find_device("cpu"), options)
 
 
 class Broken:
@@ -101,9 +101,6 @@ class Compiled(Broken):
         super().__init__(whole, kind)
         self.cache = cache
         self.fate = ""
-
-    def prove_static(self) -> None:
-        """There are none."""
 
     def keep_compiled(self) -> None:
         self.fate = "kept"
@@ -252,7 +249,7 @@ def test_runs_on_buffers_of_the_device(colour_model: Path) -> None:
     """The GPU's way of running, on the one device that is everywhere: the same numbers, buffers used again."""
     whole = onnx_session(colour_model, EngineConfig(provider="cpu", max_batch=2))
     plain = ort.InferenceSession(colour_model, providers=["CPUExecutionProvider"])
-    bound = session._Bound(plain, "cpu", 0)  # pyright: ignore[reportPrivateUsage]
+    bound = session._Bound(plain, "cpu")  # pyright: ignore[reportPrivateUsage]
     rng = np.random.default_rng(0)
     kept: list[tuple[NDArray[Any], NDArray[Any]]] = []
     for size in [(64, 64), (64, 80), (64, 64), *((64, 90 + n) for n in range(10)), (64, 64)]:
@@ -271,38 +268,13 @@ def test_runs_on_buffers_of_the_device(colour_model: Path) -> None:
 def test_a_run_that_fails_gives_its_buffers_back(colour_model: Path) -> None:
     """What they hold of the device's memory is what the next try needs."""
     plain = ort.InferenceSession(colour_model, providers=["CPUExecutionProvider"])
-    bound = session._Bound(plain, "cpu", 0)  # pyright: ignore[reportPrivateUsage]
+    bound = session._Bound(plain, "cpu")  # pyright: ignore[reportPrivateUsage]
     photos = np.zeros((1, 64, 64, 3), np.uint8)
     bound.run({"image": photos, "keep": np.zeros((1, 4), np.float32)})
     with pytest.raises(Exception, match="keep"):
         bound.run({"image": photos[:, :32], "keep": np.zeros((1, 9), np.float32)})
     assert not bound._bindings  # pyright: ignore[reportPrivateUsage]
     bound.run({"image": photos, "keep": np.zeros((1, 4), np.float32)})
-
-
-def test_frequent_sizes_get_sessions_of_their_own(colour_model: Path, brightness_model: Path) -> None:
-    """The same numbers, and only for photos of that aspect: all others go the usual way."""
-    whole = onnx_session(colour_model)
-    options = EngineConfig(provider="cpu", static_sizes=((4000, 3000), (640, 480), (300, 400)))
-    static = onnx_session(colour_model, options)
-    sizes = {(64, 85), (85, 64)}
-    assert set(static._static) == sizes  # pyright: ignore[reportPrivateUsage]
-    keep = np.array([[0, 1, 0, 1]], np.float32)
-    for size in (*sizes, (64, 64), (64, 96)):
-        photos = selfcheck.synthetic_photo(*size, 3)[np.newaxis]
-        found, expected = static.run(photos, keep), whole.run(photos, keep)
-        assert (found.foreground == expected.foreground).all()
-        assert found.classes is not None
-        assert (found.classes == expected.classes).all()
-    fixed = onnx_session(brightness_model, options)
-    assert not fixed._static  # pyright: ignore[reportPrivateUsage]  # it is of one size anyway
-    with (
-        LocalServer(
-            [colour_model], ["--provider", "cpu", "--static-size", "96x64", "--static-size", "64x96"]
-        ) as server,
-        mattebox.Client(server.address) as client,
-    ):
-        assert client.remove_background(images.encode(images.scene())).width == 96
 
 
 def test_a_network_of_one_photo_a_run_never_gets_more(folder: Path) -> None:

@@ -330,9 +330,9 @@ def test_a_reload_keeps_the_provider(model: Path, monkeypatch: pytest.MonkeyPatc
     (old,) = load_engine([model], OPTIONS).networks
     asked: list[str] = []
 
-    def find(provider: ProviderName, device_id: int) -> Device:
+    def find(provider: ProviderName) -> Device:
         asked.append(provider)
-        return find_device(provider, device_id)
+        return find_device(provider)
 
     monkeypatch.setattr(loading, "find_device", find)
     assert files.open(old).provider == "cpu"

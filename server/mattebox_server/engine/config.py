@@ -37,28 +37,20 @@ class EngineConfig:
         provider: to run on; auto is the first of `LADDER` that works.
         precision: to compute in; auto is the fastest that the device has and the artifact allows.
         threads: of all runs together, on a CPU.
-        device_id: of the GPU.
         gpu_memory_bytes: most that one session's arena may take on a GPU; None for all there is.
         cache_dir: folder of compiled models; None for no cache.
         sessions: runs that go on at once on the device, and replicas of each network.
         max_batch: photos in one run; None means 1 on CPUs, where larger batches win nothing, and 8 on GPUs.
-        batch_wait_s: how long a waiting photo may be passed over for a fuller batch.
-        max_failures: photos in a row that a session may fail on before it is rebuilt.
-        static_sizes: width and height of photos in pixels, for whose aspect a CPU gets a session of its own.
         observer: gets the phases of starts, and the runs.
     """
 
     provider: ProviderName | Literal["auto"] = "auto"
     precision: RequestedPrecision = "auto"
     threads: int = 1
-    device_id: int = 0
     gpu_memory_bytes: int | None = None
     cache_dir: Path | None = None
     sessions: int = 1
     max_batch: int | None = None
-    batch_wait_s: float = 0.05
-    max_failures: int = 3
-    static_sizes: tuple[tuple[int, int], ...] = ()
     observer: EngineObserver = field(default_factory=Unobserved)
 
     @property
@@ -127,10 +119,9 @@ def openvino_config(precision: RunningPrecision, threads: int, cache: Path | Non
     return {"load_config": json.dumps({"CPU": config})}
 
 
-def cuda_options(options: EngineConfig, precision: RunningPrecision) -> dict[str, str]:
+def cuda_options(config: EngineConfig, precision: RunningPrecision) -> dict[str, str]:
     """Options of onnxruntime's CUDA provider for one session."""
     found = {
-        "device_id": str(options.device_id),
         "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE costs hundreds of ms for every new shape
         "cudnn_conv_use_max_workspace": "1",  # else cuDNN may not take its fastest kernels
         "arena_extend_strategy": "kSameAsRequested",  # the arena must not double on every new shape
@@ -138,27 +129,26 @@ def cuda_options(options: EngineConfig, precision: RunningPrecision) -> dict[str
         "use_tf32": "1" if precision == "tf32" else "0",  # never behind the back of who asks for fp32
         "do_copy_in_default_stream": "1",  # one stream for copies and kernels, which the session waits for
     }
-    if options.gpu_memory_bytes is not None:
-        found["gpu_mem_limit"] = str(options.gpu_memory_bytes)
+    if config.gpu_memory_bytes is not None:
+        found["gpu_mem_limit"] = str(config.gpu_memory_bytes)
     return found
 
 
-def tensorrt_options(options: EngineConfig, spec: ModelSpec, cache: Path | None) -> dict[str, str]:
+def tensorrt_options(config: EngineConfig, spec: ModelSpec, cache: Path | None) -> dict[str, str]:
     """Options of onnxruntime's TensorRT provider for one session.
 
     fp16 is not among them: it is written in the graph, and TensorRT 11 dropped the flag.
     """
-    least, best, most = profile_shapes(spec, options.max_batch_on("tensorrt"))
+    least, best, most = profile_shapes(spec, config.max_batch_on("tensorrt"))
     found = {
-        "device_id": str(options.device_id),
         # Shapes of every dynamic input, so that no engine is ever built inside of a request.
         "trt_profile_min_shapes": least,
         "trt_profile_opt_shapes": best,
         "trt_profile_max_shapes": most,
         "trt_builder_optimization_level": "3",  # TensorRT's own default, said aloud: 5 builds for many minutes
     }
-    if options.gpu_memory_bytes is not None:
-        found["trt_max_workspace_size"] = str(options.gpu_memory_bytes)
+    if config.gpu_memory_bytes is not None:
+        found["trt_max_workspace_size"] = str(config.gpu_memory_bytes)
     if cache is not None:
         found |= {
             "trt_engine_cache_enable": "1",
@@ -169,20 +159,12 @@ def tensorrt_options(options: EngineConfig, spec: ModelSpec, cache: Path | None)
     return found
 
 
-def fixed_lengths(options: EngineConfig, provider: ProviderName, size: tuple[int, int] | None) -> dict[str, int]:
-    """Lengths of the input that are known before any photo comes, by their names in the artifact.
+def fixed_lengths(config: EngineConfig, provider: ProviderName) -> dict[str, int]:
+    """Lengths of the network's input that are known before any photo comes, by their names in the artifact.
 
-    CPUs win by them: a ResNet-101's run takes 3 % less time when all are known, U2-Net-p's 2 % with the batch alone.
-
-    Args:
-        options: of the engine.
-        provider: that runs the session.
-        size: height and width of the network's input, if the session is for one size only.
+    CPUs gain by a batch that is known to be 1: a run of U2-Net-p takes 2 % less time.
     """
-    if provider in GPU_PROVIDERS:
-        return {}
-    fixed = {"batch": 1} if options.max_batch_on(provider) == 1 else {}
-    return fixed if size is None else fixed | {"height": size[0], "width": size[1]}
+    return {"batch": 1} if provider not in GPU_PROVIDERS and config.max_batch_on(provider) == 1 else {}
 
 
 def input_bounds(spec: ModelSpec, provider: ProviderName) -> tuple[int, int] | None:

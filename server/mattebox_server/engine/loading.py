@@ -40,7 +40,7 @@ _ASPECTS = ((3, 2), (4, 3), (3, 4), (2, 3), (1, 1), (16, 9), (9, 16))
 _WARM_UP_S = 5.0  # a first time costs some 100 ms: where a run takes seconds, no caller would notice
 
 
-def load_engine(paths: Sequence[Path], options: EngineConfig) -> Engine:
+def load_engine(paths: Sequence[Path], config: EngineConfig) -> Engine:
     """Reads, compiles, proves and warms up every model.
 
     Raises:
@@ -53,10 +53,10 @@ def load_engine(paths: Sequence[Path], options: EngineConfig) -> Engine:
     if len(set(names)) != len(names):
         raise StartupError(f"two models have the same name: {', '.join(sorted(names))}")
     files = {name: ModelFile(path, state) for name, path, state in zip(names, paths, states, strict=True)}
-    networks = [_network(artifact, options) for artifact in artifacts]
+    networks = [_network(artifact, config) for artifact in artifacts]
     for file in files.values():
         _require_unchanged(file)
-    return Engine(networks, ModelFiles(files, options), options.sessions)
+    return Engine(networks, ModelFiles(files, config), config.sessions)
 
 
 @dataclass
@@ -82,11 +82,11 @@ class ModelFiles:
 
     Args:
         files: by the networks' names.
-        options: of the engine.
+        config: of the engine.
     """
 
-    def __init__(self, files: Mapping[str, ModelFile], options: EngineConfig) -> None:
-        self._files, self._options = files, options
+    def __init__(self, files: Mapping[str, ModelFile], config: EngineConfig) -> None:
+        self._files, self._config = files, config
 
     def open(self, old: Network) -> Network:
         """See `Opener`."""
@@ -95,7 +95,7 @@ class ModelFiles:
         artifact = read_artifact(file.path)
         if artifact.spec.name != name:
             raise StartupError(f"{file.path} is named {artifact.spec.name} now, not {name}: a reload keeps the name")
-        network = _network(artifact, replace(self._options, provider=old.provider))
+        network = _network(artifact, replace(self._config, provider=old.provider))
         _require_unchanged(file)
         return network
 
@@ -106,7 +106,7 @@ class ModelFiles:
         if artifact.spec != network.spec:
             raise StartupError(f"{path} is another model than the one that is served: reload it (SIGHUP)")
         gc.collect()  # the traceback of the failure may hold the old session in a cycle, and all that it has on a GPU
-        return _ready(artifact, find_device(network.provider, self._options.device_id), self._options)
+        return _ready(artifact, find_device(network.provider), self._config)
 
     def changed(self) -> list[str]:
         """See `Opener`."""
@@ -126,15 +126,15 @@ def _require_unchanged(file: ModelFile) -> None:
         raise StartupError(f"{file.path} changed while it was loaded")
 
 
-def _network(artifact: Artifact, options: EngineConfig) -> Network:
-    sessions = _open(artifact, options)
-    limits = NetworkLimits(sessions[0].max_batch, options.batch_wait_s, options.max_failures)
-    return Network(sessions, limits, options.observer)
+def _network(artifact: Artifact, config: EngineConfig) -> Network:
+    sessions = _open(artifact, config)
+    limits = NetworkLimits(sessions[0].max_batch)
+    return Network(sessions, limits, config.observer)
 
 
-def _open(artifact: Artifact, options: EngineConfig) -> list[OnnxSession]:
-    asked = options.provider
-    sessions = _on_ladder(artifact, options) if asked == "auto" else _by_name(artifact, asked, options)
+def _open(artifact: Artifact, config: EngineConfig) -> list[OnnxSession]:
+    asked = config.provider
+    sessions = _on_ladder(artifact, config) if asked == "auto" else _by_name(artifact, asked, config)
     session, spec = sessions[0], artifact.spec
     log.info(
         "model loaded",
@@ -161,53 +161,52 @@ def _open(artifact: Artifact, options: EngineConfig) -> list[OnnxSession]:
     return sessions
 
 
-def _by_name(artifact: Artifact, provider: ProviderName, options: EngineConfig) -> list[OnnxSession]:
+def _by_name(artifact: Artifact, provider: ProviderName, config: EngineConfig) -> list[OnnxSession]:
     try:
-        return _on_provider(artifact, provider, options)
+        return _on_provider(artifact, provider, config)
     except ProviderUnavailable as error:
         raise StartupError(f"{artifact.path} can't run on {provider}: {error}") from error
 
 
-def _on_ladder(artifact: Artifact, options: EngineConfig) -> list[OnnxSession]:
+def _on_ladder(artifact: Artifact, config: EngineConfig) -> list[OnnxSession]:
     reasons: list[str] = []
     for provider in LADDER:
         try:
-            return _on_provider(artifact, provider, options)
+            return _on_provider(artifact, provider, config)
         except ProviderUnavailable as error:
             log.info("provider left out", model=artifact.spec.name, provider=provider, reason=str(error))
             reasons.append(f"{provider}: {error}")
     raise StartupError(f"no provider can run {artifact.path}: {'; '.join(reasons)}")
 
 
-def _on_provider(artifact: Artifact, provider: ProviderName, options: EngineConfig) -> list[OnnxSession]:
+def _on_provider(artifact: Artifact, provider: ProviderName, config: EngineConfig) -> list[OnnxSession]:
     """As many sessions as there are runs at once; each is proven by itself."""
-    device = find_device(provider, options.device_id)
-    return [_ready(artifact, device, options) for _ in range(options.sessions)]
+    device = find_device(provider)
+    return [_ready(artifact, device, config) for _ in range(config.sessions)]
 
 
-def _ready(artifact: Artifact, device: Device, options: EngineConfig) -> OnnxSession:
-    session = _proven(artifact, device, options)
-    with _phase("warm up", artifact.spec.name, device.provider, options.observer) as facts:
+def _ready(artifact: Artifact, device: Device, config: EngineConfig) -> OnnxSession:
+    session = _proven(artifact, device, config)
+    with _phase("warm up", artifact.spec.name, device.provider, config.observer) as facts:
         facts["runs"] = warm_up(session, session.max_batch)
     return session
 
 
-def _proven(artifact: Artifact, device: Device, options: EngineConfig) -> OnnxSession:
+def _proven(artifact: Artifact, device: Device, config: EngineConfig) -> OnnxSession:
     """A session that computes what the network says; what a cache holds is compiled anew if it doesn't."""
-    with _phase("compile", artifact.spec.name, device.provider, options.observer) as facts:
-        session = OnnxSession(artifact, device, options)
+    with _phase("compile", artifact.spec.name, device.provider, config.observer) as facts:
+        session = OnnxSession(artifact, device, config)
         facts["cache"] = session.cache
     was_compiled_before = session.cache == "hit"
     try:
-        with _phase("check", artifact.spec.name, device.provider, options.observer) as facts:
+        with _phase("check", artifact.spec.name, device.provider, config.observer) as facts:
             facts.update(check_session(session))
-            session.prove_static()
     except ProviderUnavailable as error:
         session.forget_compiled()
         if not was_compiled_before:
             raise
         log.warning("what was compiled before is not what it was", model=artifact.spec.name, reason=str(error))
-        return _proven(artifact, device, options)
+        return _proven(artifact, device, config)
     session.keep_compiled()
     return session
 

@@ -10,20 +10,17 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from mattebox_server.engine import selfcheck
 from mattebox_server.engine.artifact import Artifact
 from mattebox_server.engine.config import (
     GPU_PROVIDERS,
     EngineConfig,
     ProviderName,
-    ProviderUnavailable,
     input_bounds,
 )
 from mattebox_server.engine.providers import Device, create_session
 from mattebox_server.errors import StartupError
 from mattebox_server.imaging.pixels import Pixels
-from mattebox_server.imaging.preprocess import content_size
-from mattebox_server.spec import BACKGROUND, ModelSpec, ShortSide
+from mattebox_server.spec import ModelSpec
 
 _IMAGE, _KEEP, _FOREGROUND, _CLASSES = "image", "keep", "foreground", "classes"
 _SIGNATURES: dict[str, tuple[list[str], list[str]]] = {
@@ -111,80 +108,58 @@ class OnnxSession:
             Whoever has proven it calls `keep_compiled`, else `forget_compiled`.
     """
 
-    def __init__(self, artifact: Artifact, device: Device, options: EngineConfig) -> None:
+    def __init__(self, artifact: Artifact, device: Device, config: EngineConfig) -> None:
         """Opens an artifact on a device.
 
         Raises:
             ProviderUnavailable: the provider can't run it here.
             StartupError: its inputs and outputs are not what its spec says.
         """
-        opened = create_session(artifact, device, options)
+        opened = create_session(artifact, device, config)
         _check_signature(artifact, opened.session)
-        self._static: dict[tuple[int, int], _Plain] = {}
         self.spec = artifact.spec
         self.provider: ProviderName = device.provider
         self.precision: str = opened.precision
         self.bounds = input_bounds(artifact.spec, device.provider)
-        self._compiled = [opened.compiled]
+        self._compiled = opened.compiled
         fixed = isinstance(opened.session.get_inputs()[0].shape[0], int)
-        self.max_batch = 1 if fixed else options.max_batch_on(device.provider)
+        self.max_batch = 1 if fixed else config.max_batch_on(device.provider)
         self._runner: _Plain | _Bound = (
-            _Bound(opened.session, "cuda", options.device_id)
-            if device.provider in GPU_PROVIDERS
-            else _Plain(opened.session)
+            _Bound(opened.session, "cuda") if device.provider in GPU_PROVIDERS else _Plain(opened.session)
         )
-        for size in static_sizes(artifact.spec, device.provider, options):
-            opened = create_session(artifact, device, options, size)
-            self._compiled.append(opened.compiled)
-            self._static[size] = _Plain(opened.session)
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
         """See `Session.run`. It stops between two nodes of the graph, which for OpenVINO and TensorRT is one node."""
         feeds: dict[str, NDArray[Any]] = {_IMAGE: images}
         if keep is not None:
             feeds[_KEEP] = keep
-        runner = self._static.get((images.shape[1], images.shape[2]), self._runner)
         options = ort.RunOptions()
         if stop is not None:
             stop.on_ask(partial(setattr, options, "terminate", True))
-        outputs = runner.run(feeds, options)
+        outputs = self._runner.run(feeds, options)
         return Maps(outputs[0], outputs[1] if len(outputs) > 1 else None)
 
     @property
     def cache(self) -> str:
-        """See the class."""
-        entries = [entry for entry in self._compiled if entry is not None]
-        return "none" if not entries else "hit" if all(entry.is_warm for entry in entries) else "miss"
+        """Where the compiled network came from.
+
+        Returns:
+            "hit" if the cache had it, "miss" if it was compiled now, "none" if the provider has nothing to keep.
+        """
+        return "none" if self._compiled is None else "hit" if self._compiled.is_warm else "miss"
 
     def keep_compiled(self) -> None:
-        """Publishes what was compiled: it computes what it should."""
-        for entry in self._compiled:
-            if entry is not None:
-                entry.publish()
-                entry.discard()
+        """Puts the compiled network into the cache, because its answer to the check photo was right."""
+        if self._compiled is not None:
+            self._compiled.publish()
+            self._compiled.discard()
 
     def forget_compiled(self) -> None:
-        """Removes what was compiled, now or before: it doesn't."""
-        for entry in self._compiled:
-            if entry is not None:
-                if entry.is_warm:
-                    entry.reject()
-                entry.discard()
-
-    def prove_static(self) -> None:
-        """Holds the sessions for one size against the one for all, which answers the check photo.
-
-        Raises:
-            ProviderUnavailable: one of them computes something else.
-        """
-        for size, static in self._static.items():
-            feeds: dict[str, NDArray[Any]] = {_IMAGE: selfcheck.synthetic_photo(*size, 0)[np.newaxis]}
-            if self.spec.kind == "semantic":
-                feeds[_KEEP] = np.array([[label != BACKGROUND for label in self.spec.labels]], np.float32)
-            found, expected = static.run(feeds)[0], self._runner.run(feeds)[0]
-            apart = float(np.abs(found.astype(int) - expected).mean())
-            if not selfcheck.is_within_limits(self.precision, apart, None):
-                raise ProviderUnavailable(f"its session of {size[1]}x{size[0]} is {apart:.1f} levels off")
+        """Deletes the compiled network, in the cache too, because its answer to the check photo was wrong."""
+        if self._compiled is not None:
+            if self._compiled.is_warm:
+                self._compiled.reject()
+            self._compiled.discard()
 
 
 class _Plain:
@@ -213,8 +188,8 @@ class _Bound:
     stream: the results are there after `synchronize_outputs`.
     """
 
-    def __init__(self, session: ort.InferenceSession, device: str, device_id: int) -> None:
-        self._session, self._place = session, (device, device_id)
+    def __init__(self, session: ort.InferenceSession, device: str) -> None:
+        self._session, self._device = session, device
         self._outputs = [output.name for output in session.get_outputs()]
         self._bindings: dict[tuple[int, ...], _Buffers] = {}
 
@@ -249,18 +224,7 @@ class _Bound:
         return _Buffers(binding, inputs, outputs)
 
     def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ort.OrtValue:
-        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, *self._place)
-
-
-def static_sizes(spec: ModelSpec, provider: ProviderName, options: EngineConfig) -> set[tuple[int, int]]:
-    """Heights and widths of the network's input that get a session of their own.
-
-    Networks of one input size have it anyway, and GPUs choose kernels for each shape by themselves.
-    """
-    if provider in GPU_PROVIDERS or not isinstance(spec.resize, ShortSide):
-        return set()
-    sizes = (content_size(width, height, spec.resize) for width, height in options.static_sizes)
-    return {(height, width) for width, height in sizes}
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, self._device, 0)
 
 
 def _check_signature(artifact: Artifact, session: ort.InferenceSession) -> None:

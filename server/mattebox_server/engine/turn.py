@@ -53,7 +53,7 @@ class Turn:
         return batch
 
     def abandon(self, future: Future[Inference]) -> None:
-        """Notes that nobody waits for a future, and stops the run if it is for nobody else. The caller holds the lock."""
+        """Notes that nobody waits for a future, and stops the run if it is for nobody else. Needs the lock."""
         if future in self._requests:
             self._requests[future].abandoned.set()
             if self._running is not None and self._running.is_abandoned:
