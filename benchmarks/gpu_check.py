@@ -29,9 +29,9 @@ from mattebox_server import logs
 from mattebox_server.engine import selfcheck
 from mattebox_server.engine.artifact import read_artifact
 from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable, RequestedPrecision
-from mattebox_server.engine.loading import check_session
 from mattebox_server.engine.nvidia import find_gpu
 from mattebox_server.engine.providers import find_device
+from mattebox_server.engine.selfcheck import check_session
 from mattebox_server.engine.session import OnnxSession
 from mattebox_server.spec import BACKGROUND
 

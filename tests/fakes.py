@@ -6,6 +6,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from mattebox_server.engine import selfcheck
 from mattebox_server.engine.config import ProviderName
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.lifecycle import Backoff
@@ -14,8 +15,12 @@ from mattebox_server.engine.session import Maps, Stop
 from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.spec import ModelSpec, Stretch, Weights
 
+CHECK_SHAPE = (8, 8, 3)  # of the check photo; no other photo of a test has it
+CHECK_PHOTO = selfcheck.synthetic_photo(8, 8, 0)
+
 
 def spec(name: str) -> ModelSpec:
+    """The description of a network that a FakeSession stands for."""
     return ModelSpec(
         name=name,
         kind="semantic",
@@ -26,11 +31,15 @@ def spec(name: str) -> ModelSpec:
         weights=Weights(source="test", sha256="0" * 64, trained=True),
         licence="none",
         tools={},
+        expectation=selfcheck.expect(8, 8, 0, CHECK_PHOTO[..., 0], CHECK_PHOTO[..., 2]),
     )
 
 
 class FakeSession:
-    """Answers with the photo's own first channel as foreground, once `gate` is open."""
+    """Answers with the photo's first channel as foreground and its third as classes, once `gate` is open.
+
+    It fails on photos whose first pixel has 66 as its second channel; where it is `broken`, on the check photo too.
+    """
 
     provider: ProviderName = "cpu"
     precision = "fp32"
@@ -41,6 +50,8 @@ class FakeSession:
         self.gate = threading.Event()
         self.gate.set()
         self.stopped, self.can_stop, self.running = threading.Event(), True, False
+        self.broken = False
+        self.checks = 0  # runs of the check photo
         self.ran: list[int] = []  # the first photo of each batch
         self.batches: list[int] = []
         self.kept: list[list[float]] = []
@@ -58,6 +69,11 @@ class FakeSession:
                     raise RuntimeError("stopped")
         finally:
             self.running = False
+        if self.broken:
+            raise RuntimeError("the device is on fire")
+        if images.shape[1:] == CHECK_SHAPE:
+            self.checks += 1
+            return Maps(images[..., 0], images[..., 2])
         assert keep is not None
         self.ran.append(int(images[0, 0, 0, 0]))
         self.batches.append(len(images))

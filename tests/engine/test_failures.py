@@ -241,6 +241,41 @@ def test_a_session_that_fails_three_times_in_a_row_is_out_of_service(device: Dev
         assert (caught.value.retry_after_s > 0, caught.value.limit) == (True, "rebuilding")
 
 
+def test_photos_that_make_a_session_fail_do_not_take_it_out_of_service(device: Device) -> None:
+    """However many a caller sends: it answers the check photo as it should."""
+    with capture_logs() as logs, bench(device, [Probe(device)], ALONE) as the:
+        for number in range(10):
+            assert isinstance(the.submit(number, mode=RAISES).exception(ENOUGH_S), InferenceFailed)
+        assert numbers([the.submit(20)]) == [20]
+        for number in range(2):  # an answer lets the count start anew
+            assert isinstance(the.submit(number, mode=RAISES).exception(ENOUGH_S), InferenceFailed)
+        assert (the.sessions[0].checks, the.failed) == (3, [])
+    told = "a session failed on photos, but answers the check photo as it should"
+    assert [(entry["event"], entry["photos"]) for entry in logs] == [(told, 3)] * 3
+
+
+def test_a_batch_of_photos_that_make_a_session_fail(device: Device) -> None:
+    """The check comes between two of them; all are tried, and each fails by itself."""
+    with busy(device, replace(ROOMY, max_batch=6)) as the:
+        futures = [the.submit(n, mode=RAISES if n < 5 else GOOD) for n in range(1, 7)]
+        the.release()
+        kinds = [type(future.exception(ENOUGH_S)) for future in futures]
+        assert (the.sessions[0].checks, the.failed) == (1, [])
+    assert kinds == [InferenceFailed] * 4 + [type(None)] * 2
+    assert device.ran == [[0], [1, 2, 3, 4, 5, 6], *([n] for n in range(1, 7))]
+
+
+def test_a_session_that_gives_a_wrong_answer_to_the_check_photo_is_out_of_service(device: Device) -> None:
+    with capture_logs() as logs, bench(device, [Probe(device)], ALONE) as the:
+        the.sessions[0].lies = True
+        for number in range(3):
+            assert isinstance(the.submit(number, mode=RAISES).exception(ENOUGH_S), InferenceFailed)
+        assert (the.sessions[0].checks, the.failed) == (1, [("net", 0)])
+        with pytest.raises(NotServing):
+            the.submit(4)
+    assert "computes something else" in logs[0]["reason"]
+
+
 def test_who_waits_for_the_last_session_is_told(device: Device) -> None:
     limits = replace(ALONE, max_failures=1)
     with busy(device, limits) as the:
@@ -325,7 +360,9 @@ def test_the_threads_survive_whoever_rebuilds(device: Device) -> None:
     def explode(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    network = Network([Probe(device)], replace(ALONE, max_failures=1))
+    session = Probe(device)
+    session.broken = True
+    network = Network([session], replace(ALONE, max_failures=1))
     other = Network([Probe(device, "other")], ALONE)
     batcher = Batcher(1, explode)
     with capture_logs() as logs:

@@ -23,8 +23,9 @@ from mattebox_server.engine.artifact import read_artifact, read_metadata
 from mattebox_server.engine.cache import CacheEntry
 from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable
 from mattebox_server.engine.engine import Engine
-from mattebox_server.engine.loading import check_session, load_engine, warm_up
+from mattebox_server.engine.loading import load_engine, warm_up
 from mattebox_server.engine.providers import find_device
+from mattebox_server.engine.selfcheck import check_session
 from mattebox_server.engine.session import Maps, OnnxSession, Stop
 from mattebox_server.errors import StartupError
 from mattebox_server.imaging.pixels import Pixels

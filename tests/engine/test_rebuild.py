@@ -38,10 +38,25 @@ def ask(engine: Engine, number: int = 1, order: int = 0, name: str = "") -> int:
     return int(asyncio.run(engine.infer(network, photo(number, order), frozenset(), None)).foreground[0, 0])
 
 
-def break_network(engine: Engine, name: str = "") -> None:
+def broken_session(name: str = "a") -> FakeSession:
+    session = FakeSession(name)
+    session.broken = True
+    return session
+
+
+def fail(engine: Engine, network: Network) -> None:
     for _ in range(3):
         with pytest.raises(InferenceFailed):
-            ask(engine, order=FIRE, name=name)
+            asyncio.run(engine.infer(network, photo(1, FIRE), frozenset(), None))
+
+
+def break_network(engine: Engine) -> None:
+    """Breaks the default network's sessions, and asks until the engine knows."""
+    network = engine.network("")
+    for session in network.sessions:
+        assert isinstance(session, FakeSession)
+        session.broken = True
+    fail(engine, network)
 
 
 def until(happened: Callable[[], bool]) -> None:
@@ -160,6 +175,17 @@ def test_close_ends_the_wait_for_an_attempt(files: FakeFiles) -> None:
     assert files.calls == 0
 
 
+def test_photos_that_make_a_network_fail_take_it_from_nobody(files: FakeFiles) -> None:
+    """One caller could send them for ever; the check photo tells whether it is the session that is ill."""
+    session = FakeSession("a")
+    engine = engine_of(session, files=files, backoff=SOON)
+    for number in range(5):
+        fail(engine, engine.network(""))
+        assert ask(engine, number) == number
+    assert (session.checks, files.calls) == (5, 0)
+    engine.close()
+
+
 # Replaced
 
 
@@ -241,12 +267,10 @@ def test_a_reload_takes_the_place_of_a_rebuild(files: FakeFiles) -> None:
 
 
 def test_an_old_network_that_fails_is_not_rebuilt(files: FakeFiles) -> None:
-    engine = engine_of(FakeSession("a"), files=files, backoff=SOON)
+    engine = engine_of(broken_session(), files=files, backoff=SOON)
     old = engine.network("")
     engine.reload()
-    for _ in range(3):
-        with pytest.raises(InferenceFailed):
-            asyncio.run(engine.infer(old, photo(1, FIRE), frozenset(), None))
+    fail(engine, old)
     until(lambda: all(thread.name != "rebuilding" for thread in threading.enumerate()))
     assert files.calls == 1
     with pytest.raises(NotServing):

@@ -184,7 +184,7 @@ class Batcher:
         started_s, network, replica = time.monotonic(), turn.network, turn.replica
         while turn.batches:
             batch = turn.run_next()
-            is_ill = replica.failures >= network.limits.max_failures
+            is_ill = turn.session_is_ill()
             with self._locked():
                 if is_ill:
                     self._dismiss(turn)

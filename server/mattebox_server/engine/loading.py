@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from mattebox_server.engine import selfcheck
 from mattebox_server.engine.artifact import Artifact, FileState, file_state, read_artifact
 from mattebox_server.engine.config import (
     GPU_PROVIDERS,
@@ -27,8 +26,9 @@ from mattebox_server.engine.inference import run_session
 from mattebox_server.engine.network import Network, NetworkLimits
 from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.engine.providers import Device, find_device
+from mattebox_server.engine.selfcheck import check_session
 from mattebox_server.engine.session import OnnxSession, Session
-from mattebox_server.errors import InferenceFailed, StartupError
+from mattebox_server.errors import StartupError
 from mattebox_server.imaging.preprocess import content_size
 from mattebox_server.spec import Letterbox, ModelSpec
 
@@ -209,34 +209,6 @@ def _proven(artifact: Artifact, device: Device, config: EngineConfig) -> OnnxSes
         return _proven(artifact, device, config)
     session.keep_compiled()
     return session
-
-
-def check_session(session: Session) -> dict[str, float]:
-    """Asks the device what the exporter asked the network itself, and compares.
-
-    Returns:
-        How far the answers are apart, for the log.
-
-    Raises:
-        ProviderUnavailable: farther than the precision explains: the device computes nonsense.
-    """
-    spec, expected = session.spec, session.spec.expectation
-    if expected is None:
-        raise ProviderUnavailable("the model doesn't say what its network should answer")
-    photo = selfcheck.synthetic_photo(expected.height_px, expected.width_px, expected.seed)
-    try:
-        (found,) = run_session(session, [photo], [spec.foreground_classes])
-    except InferenceFailed as error:
-        raise ProviderUnavailable(str(error)) from error
-    levels, share = selfcheck.deviation(expected, found.foreground, found.classes)
-    apart = {"mean_levels": round(levels, 3)} | ({} if share is None else {"same_classes": round(share, 4)})
-    if not selfcheck.is_within_limits(session.precision, levels, share):
-        raise ProviderUnavailable(
-            f"it computes something else than the network: in {session.precision}, a check photo's foreground is"
-            f" {levels:.1f} grey levels off on average"
-            + ("" if share is None else f" and classes agree on {share:.1%}")
-        )
-    return apart
 
 
 def warm_up(session: Session, max_batch: int) -> int:

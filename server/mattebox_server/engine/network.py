@@ -28,7 +28,7 @@ class NetworkLimits:
     Args:
         max_batch: largest number of photos in one run.
         passed_over_s: seconds after which the oldest photo of the queue goes next, even if more wait of another shape.
-        max_failures: number of photos in a row after which a session that fails on them is taken out of service.
+        max_failures: number of photos in a row that a session may fail on before it must answer the check photo.
     """
 
     max_batch: int = 1

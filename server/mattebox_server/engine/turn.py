@@ -11,6 +11,7 @@ import structlog
 from mattebox_server.engine.batch import Batch, Request
 from mattebox_server.engine.inference import Abandoned, Inference, run_session
 from mattebox_server.engine.network import Network, Replica
+from mattebox_server.engine.selfcheck import check_session
 from mattebox_server.engine.session import Stop
 from mattebox_server.errors import OutOfMemory, Overloaded
 
@@ -51,6 +52,24 @@ class Turn:
             self._run(batch)
         self.batches.extend(batch.smaller)
         return batch
+
+    def session_is_ill(self) -> bool:
+        """Whether the session has failed on several photos in a row, and fails on the check photo as well.
+
+        If it gives the right answer to the check photo, the photos are at fault: the session stays in service, and the
+        count of its failures starts anew. Else one caller's photos could take the model from all others.
+        """
+        photos, name = self.replica.failures, self.network.spec.name
+        if photos < self.network.limits.max_failures:
+            return False
+        try:
+            check_session(self.replica.session)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the session can't be trusted
+            log.error("a session fails on the check photo too", model=name, photos=photos, reason=str(error))
+            return True
+        self.replica.failures = 0
+        log.warning("a session failed on photos, but answers the check photo as it should", model=name, photos=photos)
+        return False
 
     def abandon(self, future: Future[Inference]) -> None:
         """Notes that nobody waits for a future, and stops the run if it is for nobody else. Needs the lock."""
