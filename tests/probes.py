@@ -17,7 +17,7 @@ from fakes import CHECK_PHOTO, CHECK_SHAPE, spec
 from mattebox_server.engine import selfcheck
 from mattebox_server.engine.batcher import Batcher
 from mattebox_server.engine.inference import Inference
-from mattebox_server.engine.network import Network, NetworkLimits
+from mattebox_server.engine.network import Network, NetworkLimits, Replica
 from mattebox_server.engine.session import Maps, Stop
 from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.spec import ModelSpec
@@ -187,7 +187,7 @@ class Bench:
     failed: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])  # networks, attempts without an answer
     first: "Future[Inference]" = field(default_factory=Future[Inference])
 
-    def note_failing(self, network: Network, attempts: int) -> None:
+    def note_failing(self, network: Network, attempts: int, _: Callable[[Replica], None]) -> None:
         with self.device.changed:
             self.failed.append((network.spec.name, attempts))
             self.device.changed.notify_all()

@@ -321,7 +321,7 @@ def test_runs_are_counted_once_whatever_their_batch() -> None:
     session.gate.clear()
     network = Network([session], NetworkLimits(4), observer)
 
-    def failing(_: Network, __: int) -> None:
+    def failing(*_: object) -> None:
         raise NotImplementedError
 
     batcher = Batcher(1, failing)

@@ -23,6 +23,10 @@ from mattebox_server.imaging.pixels import Pixels
 
 log = structlog.stdlib.get_logger(__name__)
 
+OnFailing = Callable[[Network, int, Callable[[Replica], None]], None]
+"""Has a session of the network rebuilt. The number is that of the attempts at rebuilding it since it last answered a
+caller; the function puts the new session into service."""
+
 
 class Batcher:
     """The queues of one device and the threads that run its sessions. All methods may be called from any thread.
@@ -33,10 +37,10 @@ class Batcher:
     Args:
         runs: number of runs that go on at once on the device, over all networks.
         on_failing: called on a worker thread when a session has been taken out of service, before any caller gets its
-            error. Its second argument is the number of attempts at rebuilding that session since it last answered.
+            error.
     """
 
-    def __init__(self, runs: int, on_failing: Callable[[Network, int], None]) -> None:
+    def __init__(self, runs: int, on_failing: OnFailing) -> None:
         if runs < 1:
             raise ValueError("runs must be at least 1")
         self._on_failing = on_failing
@@ -215,6 +219,6 @@ class Batcher:
 
     def _tell_failing(self, network: Network, attempts: int) -> None:
         try:
-            self._on_failing(network, attempts)
+            self._on_failing(network, attempts, partial(self.restore, network))
         except BaseException:  # the callers still wait
             log.exception("a failing session is left as it is", model=network.spec.name)

@@ -27,8 +27,8 @@ class Engine:
         self, networks: Sequence[Network], opener: Opener, runs: int = 1, backoff: Backoff | None = None
     ) -> None:
         self._opener = opener
-        self._batcher = Batcher(runs, self._rebuild)
-        self._lifecycle = Lifecycle(networks, opener, self._batcher.restore, backoff or Backoff())
+        self._lifecycle = Lifecycle(networks, opener, backoff or Backoff())
+        self._batcher = Batcher(runs, self._lifecycle.rebuild)
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -104,9 +104,6 @@ class Engine:
         """Ends the runs; those that wait are dropped, those that run are waited for."""
         self._lifecycle.close()
         self._batcher.close()
-
-    def _rebuild(self, network: Network, attempts: int) -> None:
-        self._lifecycle.rebuild(network, attempts)
 
 
 def _tell(ran: Callable[[float], None], future: Future[Inference]) -> None:

@@ -59,21 +59,14 @@ class Lifecycle:
     Args:
         networks: at the start.
         opener: of their successors.
-        restore: puts a session into service.
         backoff: between attempts to rebuild a session.
     """
 
-    def __init__(
-        self,
-        networks: Sequence[Network],
-        opener: Opener,
-        restore: Callable[[Network, Replica], None],
-        backoff: Backoff,
-    ) -> None:
+    def __init__(self, networks: Sequence[Network], opener: Opener, backoff: Backoff) -> None:
         self._networks = {network.spec.name: network for network in networks}
         if not networks or len(self._networks) != len(networks):
             raise ValueError("an engine needs networks, each with a name of its own")
-        self._opener, self._restore, self._backoff = opener, restore, backoff
+        self._opener, self._backoff = opener, backoff
         self._changed = threading.Condition()  # guards all that follows, and the networks
         self._closed = False
         self._building = 0
@@ -97,16 +90,17 @@ class Lifecycle:
         with self._changed:
             self._tell = tell
 
-    def rebuild(self, network: Network, attempts: int) -> None:
+    def rebuild(self, network: Network, attempts: int, restore: Callable[[Replica], None]) -> None:
         """Puts a session into service in the place of one that was taken out of it; returns at once.
 
         Args:
             network: whose session failed.
-            attempts: that have led to no answer yet.
+            attempts: number of attempts at rebuilding the session since it last answered a caller.
+            restore: puts the new session into service.
         """
         log.error("a session failed and is being rebuilt", model=network.spec.name, left=len(network.replicas))
         self._notify()
-        work = threading.Thread(target=self._rebuild, args=(network, attempts), name="rebuilding", daemon=True)
+        work = threading.Thread(target=self._rebuild, args=(network, attempts, restore), name="rebuilding", daemon=True)
         work.start()
 
     def reload(self, names: Sequence[str]) -> None:
@@ -122,7 +116,7 @@ class Lifecycle:
             self._closed = True
             self._changed.notify_all()
 
-    def _rebuild(self, network: Network, attempts: int) -> None:
+    def _rebuild(self, network: Network, attempts: int, restore: Callable[[Replica], None]) -> None:
         while self._wait_turn(network, attempts):
             attempts += 1
             try:
@@ -132,7 +126,7 @@ class Lifecycle:
                 _log_failure("the session can't be rebuilt", network.spec.name, error)
                 continue
             log.info("session rebuilt", model=network.spec.name, attempts=attempts)
-            self._restore(network, replica)
+            restore(replica)
             self._notify()
             return
 
