@@ -122,7 +122,7 @@ def test_a_link_is_not_trusted(tmp_path: Path) -> None:
 def test_rejected_by_the_provider(tmp_path: Path) -> None:
     cold(tmp_path).publish()
     entry = warm(tmp_path)
-    entry.reject()
+    entry.reject("a test")
     assert not entry.is_warm
     (entry.folder / "model.blob").write_bytes(b"anew")
     assert entry.publish()

@@ -18,13 +18,14 @@ import images
 import mattebox
 import networks
 from conftest import run_export
-from mattebox_server.engine import loading, providers, selfcheck, session
+from mattebox_server.engine import providers, proving, selfcheck, session
 from mattebox_server.engine.artifact import read_artifact, read_metadata
 from mattebox_server.engine.cache import CacheEntry
 from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable
 from mattebox_server.engine.engine import Engine
-from mattebox_server.engine.loading import load_engine, warm_up
+from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.providers import find_device
+from mattebox_server.engine.proving import warm_up
 from mattebox_server.engine.selfcheck import check_session
 from mattebox_server.engine.session import Maps, OnnxSession, Stop
 from mattebox_server.errors import StartupError
@@ -131,7 +132,7 @@ def test_nonsense_from_a_cache_is_compiled_anew_once(
         made.append(Compiled(whole, "as it is" if kind == "whole" else kind, cache))
         return made[-1]
 
-    monkeypatch.setattr(loading, "OnnxSession", session_of)
+    monkeypatch.setattr(proving, "OnnxSession", session_of)
     if fates[-1] == "kept":
         load_engine([colour_model], OPTIONS).close()
     else:
@@ -193,16 +194,16 @@ def test_a_long_phase_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch, colo
         return OnnxSession(*arguments)
 
     events_seen = threading.Event()
-    tell = loading.log.info
+    tell = proving.log.info
 
     def info(event: str, **facts: Any) -> None:
-        if event == "still at it":
+        if event == "phase goes on":
             events_seen.set()
         tell(event, **facts)
 
-    monkeypatch.setattr(loading, "_STILL_AT_IT_S", 0.01)
-    monkeypatch.setattr(loading, "OnnxSession", slow)
-    monkeypatch.setattr(loading.log, "info", info, raising=False)
+    monkeypatch.setattr(proving, "_REPORT_S", 0.01)
+    monkeypatch.setattr(proving, "OnnxSession", slow)
+    monkeypatch.setattr(proving.log, "info", info, raising=False)
     load_engine([colour_model], OPTIONS).close()
     assert events_seen.is_set()
 
@@ -214,7 +215,7 @@ def test_a_model_for_another_provider_runs_but_says_so(folder: Path) -> None:
     with capture_logs() as events:
         load_engine([folder / "for-openvino.onnx"], OPTIONS).close()
     (warning,) = [event for event in events if event["log_level"] == "warning"]
-    assert warning["mend"] == "mattebox-export --target cpu"
+    assert warning["remedy"] == "mattebox-export --target cpu"
 
 
 def test_half_precision_is_refused_by_a_cpu(colour_model: Path, folder: Path) -> None:

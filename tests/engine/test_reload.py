@@ -25,7 +25,7 @@ import images
 import mattebox
 import networks
 from conftest import run_export
-from mattebox_server.engine import loading
+from mattebox_server.engine import loading, proving
 from mattebox_server.engine.artifact import FileBytes, file_state, read_artifact
 from mattebox_server.engine.config import EngineConfig, ProviderName
 from mattebox_server.engine.engine import Engine
@@ -305,15 +305,15 @@ def test_a_file_that_changes_while_it_is_loaded_is_refused(
 ) -> None:
     """Its description and its graph may come from two artifacts."""
     files, (old,) = files_of(model), load_engine([model], OPTIONS).networks
-    proven = loading._proven  # pyright: ignore[reportPrivateUsage]
+    open_proven = proving.open_proven
 
     def meanwhile(*arguments: Any) -> OnnxSession:
-        opened = proven(*arguments)
+        opened = open_proven(*arguments)
         install(new_model, model)
         return opened
 
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "_proven", meanwhile)
+        patch.setattr(loading, "open_proven", meanwhile)
         with pytest.raises(StartupError, match="changed while it was loaded"):
             files.open(old)
         install(colour_model, model)

@@ -1,4 +1,4 @@
-"""A model file, read as far as that goes without a provider."""
+"""A model file: its spec, and the state of the file. Reading them needs no onnxruntime."""
 
 import hashlib
 import os
@@ -16,9 +16,9 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class FileBytes:
-    """The bytes of an open file, read where they are asked for.
+    """The bytes of an open file, of which only the slices that are asked for are read.
 
-    Not a mapping: a file that somebody cuts short meanwhile would end the process.
+    The file isn't mapped into memory, because a mapped file that somebody cuts short ends the process.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -36,7 +36,7 @@ class FileBytes:
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells a file from the one that was there before, whether replaced or written over."""
+    """A file's time, size and inode, of which one changes when the file is replaced or written over."""
 
     modified_ns: int
     size_bytes: int
@@ -44,7 +44,7 @@ class FileState:
 
 
 def file_state(path: Path) -> FileState | None:
-    """None if there is no such file, or none that can be looked at."""
+    """The state of a file; None if there is no such file, or it can't be looked at."""
     try:
         found = path.stat()
     except OSError:
@@ -54,13 +54,18 @@ def file_state(path: Path) -> FileState | None:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model file and what it says of itself."""
+    """A model file and its spec.
+
+    Args:
+        path: place of the file.
+        spec: the file's description of itself.
+    """
 
     path: Path
     spec: ModelSpec
 
     def sha256(self) -> str:
-        """Digest of the whole file: graph, weights and spec."""
+        """Digest of the whole file (graph, weights and spec), in hexadecimal digits."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -69,7 +74,7 @@ def read_artifact(path: Path) -> Artifact:
     """Reads the spec of a model file.
 
     Raises:
-        StartupError: it can't be read, or is no Mattebox artifact.
+        StartupError: the file can't be read, or is no Mattebox artifact.
     """
     try:
         with path.open("rb") as file:
@@ -85,13 +90,16 @@ def read_artifact(path: Path) -> Artifact:
 
 
 def read_metadata(data: bytes | FileBytes) -> dict[str, str]:
-    """The metadata properties of an ONNX file, without a look at its graph.
+    """The metadata properties of an ONNX file.
 
-    onnxruntime tells them only of a session, which costs half a second for a ResNet-101; what is wanted are a few
-    hundred bytes behind the graph, whose length stands before it.
+    onnxruntime gives them for an open session only, which takes half a second for a ResNet-101. This function skips the
+    graph, whose length stands before it, and reads the few hundred bytes behind it.
+
+    Args:
+        data: the whole file.
 
     Raises:
-        ValueError: the bytes are no protobuf message.
+        ValueError: the bytes are not a whole protobuf message.
     """
     properties: dict[str, str] = {}
     for number, start, end in _fields(data, 0, len(data)):
@@ -102,7 +110,7 @@ def read_metadata(data: bytes | FileBytes) -> dict[str, str]:
 
 
 def _fields(data: bytes | FileBytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, start and end of each field of a message; https://protobuf.dev/programming-guides/encoding."""
+    """Number, start and end of each field of a protobuf message (https://protobuf.dev/programming-guides/encoding)."""
     while start < end:
         tag, start = _varint(data, start, end)
         match tag & 7:

@@ -221,4 +221,4 @@ class Batcher:
         try:
             self._on_failing(network, attempts, partial(self.restore, network))
         except BaseException:  # the callers still wait
-            log.exception("a failing session is left as it is", model=network.spec.name)
+            log.exception("a session that failed isn't rebuilt", model=network.spec.name)

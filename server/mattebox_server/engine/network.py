@@ -1,7 +1,7 @@
-"""One artifact on its sessions: what runs it, and the photos that wait for it.
+"""A network that is loaded: its sessions, and the queue of the photos that wait for it.
 
-Plain data and its rules; the batcher holds its lock around everything that changes. An artifact that is loaded anew is
-another network, so that a request which holds a network runs on the very one that its photo was prepared for.
+The batcher guards everything that changes here by its lock. When a model's file is loaded anew it becomes another
+network, so that a photo always runs on the network that it was prepared for.
 """
 
 import math
@@ -17,7 +17,7 @@ from mattebox_server.engine.observer import EngineObserver, Unobserved
 from mattebox_server.engine.session import Session
 from mattebox_server.errors import NotServing
 
-# Other processes on the device come and go, so that less memory is not for ever. A try that fails costs one run.
+# Other processes on the device come and go, so that memory that is short may be free later. A try costs one run.
 _FULL_RUNS_TO_GROW = 500
 
 
@@ -38,13 +38,13 @@ class NetworkLimits:
 
 @dataclass(eq=False)
 class Replica:
-    """A session in service, and how it does. Only the thread that runs it changes it.
+    """A session in service and its failures. Only the thread that runs the session changes them.
 
     Args:
-        session: that runs.
-        rebuilds: attempts that it took to build it again; 0 for one that was there from the start.
-        failures: photos in a row that it failed on, each alone in a run.
-        answered: whether it has answered any photo.
+        session: one of the network's sessions.
+        rebuilds: number of attempts that it took to rebuild the session; 0 if it was there from the start.
+        failures: number of photos in a row that the session failed on, each alone in a run.
+        answered: whether the session has answered any photo.
     """
 
     session: Session
@@ -55,12 +55,12 @@ class Replica:
 
 @dataclass
 class BatchSize:
-    """Photos in a run: the limit, or fewer since the device ran out of memory.
+    """The largest number of photos in one run, which falls when the device runs out of memory and rises again later.
 
     Args:
-        limit: what was asked for.
-        now: what fits.
-        full_runs: of that many photos, that went well since it changed.
+        limit: largest number that the operator allows.
+        now: largest number that fits into the device's memory.
+        full_runs: number of runs of `now` photos that went well since `now` changed.
     """
 
     limit: int
@@ -68,11 +68,11 @@ class BatchSize:
     full_runs: int = 0
 
     def shrink(self, photos: int) -> None:
-        """A run of so many photos was too large."""
+        """Halves the size, because a run of so many photos had no room."""
         self.now, self.full_runs = min(self.now, math.ceil(photos / 2)), 0
 
     def note_success(self, photos: int) -> bool:
-        """A run of so many photos went well; returns whether larger ones are tried from now on."""
+        """Counts a run of so many photos that went well; returns whether the size has doubled after many of them."""
         if self.now == self.limit or photos < self.now:
             return False
         self.full_runs += 1
@@ -83,23 +83,25 @@ class BatchSize:
 
 
 class Network:
-    """An artifact that is loaded.
+    """An artifact, the sessions that run it, and the photos that wait for it.
 
     Args:
-        sessions: its replicas. None runs twice at once.
-        limits: what it may collect.
-        observer: gets the runs.
+        sessions: sessions of the artifact, one for each run that may go on at once.
+        limits: rules by which photos are collected into batches.
+        observer: gets a report of each run.
 
     Attributes:
         spec: the artifact's description of itself.
-        provider: execution provider that really runs it.
-        precision: numeric precision that it really runs in.
-        bounds: see `Session.bounds`.
-        replicas: in service; without any, nobody can be answered.
-        idle: of these, those that don't run.
-        waiting: in the order of arrival.
-        virtual_s: grows by the seconds of the network's runs; who waits with the least goes next.
-        retry_after_s: when to ask again while it is not serving.
+        provider: execution provider that really runs the network.
+        precision: numeric precision that the network really runs in.
+        bounds: shortest and longest side, in pixels, of the images that the sessions take; None if they take all that
+            the spec allows.
+        replicas: sessions in service; without any, no photo can be answered.
+        idle: sessions in service that don't run at the moment.
+        waiting: requests in the queue by their futures, in the order of arrival.
+        virtual_s: seconds that the network has used the device; of all networks with a queue, the one with the least
+            goes next.
+        retry_after_s: seconds after which callers may ask again while no session is in service.
     """
 
     def __init__(
@@ -122,7 +124,7 @@ class Network:
 
     @property
     def sessions(self) -> tuple[Session, ...]:
-        """Those in service."""
+        """The sessions in service."""
         return tuple(replica.session for replica in self.replicas)
 
     @property
@@ -131,7 +133,7 @@ class Network:
         return bool(self.replicas)
 
     def not_serving(self) -> NotServing:
-        """What callers are told while no session is in service."""
+        """The error that callers get while no session is in service."""
         return NotServing(f"the model {self.spec.name} failed and is being rebuilt", self.retry_after_s, "rebuilding")
 
     def require_serving(self) -> None:
@@ -140,19 +142,19 @@ class Network:
             raise self.not_serving()
 
     def oldest(self) -> Request:
-        """The one that waits for the longest time."""
+        """The request that has waited for the longest time."""
         return next(iter(self.waiting.values()))
 
     def take_late(self, now_s: float) -> list[Request]:
-        """Takes those out of the queue whose deadline has passed."""
+        """Takes the requests out of the queue whose deadline has passed."""
         return [request for request in list(self.waiting.values()) if request.is_late(now_s) and self._take(request)]
 
     def take_all(self) -> list[Request]:
-        """Empties the queue."""
+        """Takes all requests out of the queue."""
         return [request for request in list(self.waiting.values()) if self._take(request)]
 
     def take_batch(self, now_s: float) -> list[Request]:
-        """Takes those out of the queue that share the next run."""
+        """Takes the requests out of the queue that share the next run: of one shape, oldest first."""
         batch: list[Request] = []
         shape = self._next_shape(now_s) if self.waiting else None
         for request in [request for request in self.waiting.values() if request.image.shape == shape]:
@@ -164,9 +166,9 @@ class Network:
         if now_s - self.oldest().queued_s > self.limits.passed_over_s:
             return self.oldest().image.shape
         counts = Counter(request.image.shape for request in self.waiting.values())
-        # Both the counter and `max` keep the order of arrival: ties go to the oldest.
+        # Of shapes that are equally frequent the oldest wins, because the counter and `max` keep the order of arrival.
         return max(counts, key=lambda shape: min(counts[shape], self.size.now))
 
     def _take(self, request: Request) -> bool:
         del self.waiting[request.future]
-        return request.future.set_running_or_notify_cancel()  # False if just cancelled; if not, it can't be any more
+        return request.future.set_running_or_notify_cancel()  # False if it was cancelled; from now on it can't be

@@ -140,7 +140,7 @@ def _initialise(
         raise
     except Exception as error:  # onnxruntime raises its own types, all of them undocumented
         if entry is not None and entry.is_warm:
-            entry.reject()
+            entry.reject("the provider can't load it")
             return _initialise(artifact, device, config, precision, entry)
         raise ProviderUnavailable(f"{_EP_NAMES[device.provider]} can't load the network: {error}") from error
     session.disable_fallback()

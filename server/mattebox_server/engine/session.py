@@ -1,4 +1,4 @@
-"""One network, loaded and ready to run."""
+"""A session: one network that is loaded into onnxruntime and ready to run."""
 
 import threading
 from collections.abc import Callable
@@ -27,12 +27,12 @@ _SIGNATURES: dict[str, tuple[list[str], list[str]]] = {
     "semantic": ([_IMAGE, _KEEP], [_FOREGROUND, _CLASSES]),
     "saliency": ([_IMAGE], [_FOREGROUND]),
 }
-_BOUND_SHAPES = 8  # shapes whose device buffers are kept; six aspects make up nearly all photos
+_BOUND_SHAPES = 8  # number of shapes whose buffers are kept; six aspects make up nearly all photos
 
 
 @dataclass(frozen=True)
 class Maps:
-    """What the network found in a batch.
+    """What the network found in a batch of photos.
 
     Args:
         foreground: uint8 (N, h, w), round(255 x probability of the subject).
@@ -44,7 +44,7 @@ class Maps:
 
 
 class Stop:
-    """Lets a run end before its end, once nobody waits for what it finds. Any thread may ask."""
+    """A request to end a run early, because nobody waits for its answer. Any thread may make it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,7 +52,7 @@ class Stop:
         self.asked = False
 
     def ask(self) -> None:
-        """The run may end now."""
+        """Asks the run to end now."""
         with self._lock:
             self.asked = True
             act = self._act
@@ -60,7 +60,7 @@ class Stop:
             act()
 
     def on_ask(self, act: Callable[[], None]) -> None:
-        """What ends the run; done at once if it was asked for before."""
+        """Sets the function that ends the run, and calls it at once if the run was asked to end before."""
         with self._lock:
             self._act = act
             asked = self.asked
@@ -69,7 +69,7 @@ class Stop:
 
 
 class Session(Protocol):
-    """What the engine needs of a network; onnxruntime's is one, tests bring their own."""
+    """What the engine needs of a session. `OnnxSession` is the real one; the tests have others."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -78,23 +78,26 @@ class Session(Protocol):
 
     @property
     def provider(self) -> ProviderName:
-        """Execution provider that really runs it."""
+        """Execution provider that really runs the network."""
         ...
 
     @property
     def precision(self) -> str:
-        """Numeric precision that it really runs in."""
+        """Numeric precision that the network really runs in."""
         ...
 
     @property
     def bounds(self) -> tuple[int, int] | None:
-        """Shortest and longest side that it takes, in pixels; None if that is what the spec's policy gives."""
+        """Shortest and longest side, in pixels, of images that it takes; None if it takes all that the spec allows."""
         ...
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
-        """Runs a batch: images uint8 (N, h, w, 3) BGR, keep float32 (N, C) of 0 and 1, or None for saliency.
+        """Runs a batch of photos. It may raise any exception, above all once `stop` was asked for.
 
-        May raise anything once `stop` is asked for; a session that can't stop ends its run.
+        Args:
+            images: uint8 (N, h, w, 3) BGR at the network's size.
+            keep: float32 (N, C), 1 for each class that is the subject, else 0; None for a saliency network.
+            stop: request to end the run early; a session that can't do that runs to the end.
         """
         ...
 
@@ -102,18 +105,23 @@ class Session(Protocol):
 class OnnxSession:
     """A Mattebox artifact on onnxruntime.
 
+    Once its answer to the check photo is known, either `keep_compiled` or `forget_compiled` must be called.
+
     Attributes:
-        max_batch: photos in one run: as the options say, but 1 if the artifact's own batch is fixed.
-        cache: "hit" if it was compiled before, "miss" if it was compiled now, "none" if there is nothing to keep.
-            Whoever has proven it calls `keep_compiled`, else `forget_compiled`.
+        spec: the artifact's description of itself.
+        provider: execution provider that runs the network.
+        precision: numeric precision that the network runs in.
+        bounds: shortest and longest side, in pixels, of the images that it takes; None if it takes all that the spec
+            allows.
+        max_batch: largest number of photos in one run: as configured, but 1 if the artifact itself says so.
     """
 
     def __init__(self, artifact: Artifact, device: Device, config: EngineConfig) -> None:
         """Opens an artifact on a device.
 
         Raises:
-            ProviderUnavailable: the provider can't run it here.
-            StartupError: its inputs and outputs are not what its spec says.
+            ProviderUnavailable: the provider can't run the artifact on this device.
+            StartupError: the artifact's inputs and outputs are not what its spec says.
         """
         opened = create_session(artifact, device, config)
         _check_signature(artifact, opened.session)
@@ -129,7 +137,11 @@ class OnnxSession:
         )
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
-        """See `Session.run`. It stops between two nodes of the graph, which for OpenVINO and TensorRT is one node."""
+        """Runs a batch of photos, as `Session` describes.
+
+        A run that is asked to end does so between two nodes of the graph. OpenVINO and TensorRT make one node of the
+        whole network, so that there the run goes on to its end.
+        """
         feeds: dict[str, NDArray[Any]] = {_IMAGE: images}
         if keep is not None:
             feeds[_KEEP] = keep
@@ -158,12 +170,12 @@ class OnnxSession:
         """Deletes the compiled network, in the cache too, because its answer to the check photo was wrong."""
         if self._compiled is not None:
             if self._compiled.is_warm:
-                self._compiled.reject()
+                self._compiled.reject("its answer to the check photo was wrong")
             self._compiled.discard()
 
 
 class _Plain:
-    """Runs on arrays in the host's memory."""
+    """Runs a session on arrays in the host's memory."""
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
@@ -174,7 +186,7 @@ class _Plain:
 
 @dataclass(frozen=True)
 class _Buffers:
-    """What one shape of a batch is bound to."""
+    """The buffers on the device for one shape of a batch."""
 
     binding: ort.IOBinding
     inputs: dict[str, ort.OrtValue]
@@ -182,9 +194,9 @@ class _Buffers:
 
 
 class _Bound:
-    """Runs on buffers on the device, which are made once for each shape of a batch and used again.
+    """Runs a session on buffers of the device, which are made once for each shape of a batch and used again.
 
-    Without it every run would allocate and copy inside of onnxruntime. The run only queues its work on the device's
+    Without such buffers onnxruntime would allocate and copy in every run. A run only queues its work on the device's
     stream: the results are there after `synchronize_outputs`.
     """
 
@@ -197,12 +209,12 @@ class _Bound:
         try:
             return self._run(feeds, options)
         except BaseException:
-            self._bindings.clear()  # where the device ran out of memory, the next try needs what they hold
+            self._bindings.clear()  # if the device ran out of memory, the next run needs what these buffers hold
             raise
 
     def _run(self, feeds: dict[str, NDArray[Any]], options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
         shape = feeds[_IMAGE].shape
-        # The last one used goes to the end; the first is the one that was not used for the longest time.
+        # The buffers in use go to the end, so that the first are those that were not used for the longest time.
         self._bindings[shape] = self._bindings.pop(shape) if shape in self._bindings else self._bind(feeds)
         while len(self._bindings) > _BOUND_SHAPES:
             del self._bindings[next(iter(self._bindings))]
