@@ -85,7 +85,7 @@ def test_weights_of_rewritten_convolutions_are_not_kept_twice() -> None:
     assert not {"kernel0", "kernel1", "kernel2"} & {weights.name for weights in form.graph.initializer}
     assert len(form.SerializeToString()) < 2 * len(PLAIN.SerializeToString()) + 30_000
     as_it_is, about = bring_to_form(PLAIN, "cpu", "fp32")
-    assert (as_it_is, about) == (PLAIN, "as it is")
+    assert (as_it_is, about) == (PLAIN, "unchanged")
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -117,7 +117,7 @@ def test_joined_channels_that_somebody_else_needs_stay_joined() -> None:
             case _:
                 join.attribute[0].i = 2
         form, about = bring_to_form(model, "cpu", "fp32")
-        assert about == "as it is", change
+        assert about == "unchanged", change
         assert form == model, change
 
 
@@ -138,7 +138,7 @@ def test_the_artifact_says_what_it_was_made_for(folder: Path) -> None:
     options = ["custom", "--core", core, "--labels", ",".join(networks.COLOUR_LABELS), "-o", folder / "t.onnx"]
     options += ["--mean", "0,0,0", "--std", "1,1,1"]
     lines = run_export(*options)
-    assert any(f"form for {best_target()} (this machine's best" in line for line in lines)
+    assert any(f"form for {best_target()} (the best of this machine" in line for line in lines)
     for target, precision in (("cpu", "fp32"), ("openvino", "fp32"), ("cuda", "fp32"), ("cuda", "fp16")):
         run_export(*options, "--target", target, "--precision", precision)
         spec = read_artifact(folder / "t.onnx").spec

@@ -24,8 +24,8 @@ from mattebox_server.imaging.pixels import Pixels
 log = structlog.stdlib.get_logger(__name__)
 
 OnFailing = Callable[[Network, int, Callable[[Replica], None]], None]
-"""Has a session of the network rebuilt. The number is that of the attempts at rebuilding it since it last answered a
-caller; the function puts the new session into service."""
+"""Takes a network of which a session was taken out of service, the number of attempts at rebuilding that session since
+it last answered a caller, and the function that puts a new session into service."""
 
 
 class Batcher:
@@ -45,12 +45,12 @@ class Batcher:
             raise ValueError("runs must be at least 1")
         self._on_failing = on_failing
         self._changed = threading.Condition()  # guards the networks and all that follows
-        self._queued: dict[Network, None] = {}  # networks for which photos wait, in the order in which that began
+        self._queued: dict[Network, None] = {}  # networks with a queue, in the order in which their queues began
         self._free_runs = runs
-        self._turns: set[Turn] = set()  # begun and not over
-        self._begun: deque[Turn] = deque()  # turns that no thread has taken yet
-        self._calls: list[Callable[[], object]] = []  # to be made as soon as the lock is free
-        self._virtual_s = 0.0  # where the network that runs stood when it was chosen
+        self._turns: set[Turn] = set()  # turns that are not over
+        self._begun: deque[Turn] = deque()  # those of them that no thread has taken yet
+        self._calls: list[Callable[[], object]] = []  # calls to make when the lock is released
+        self._virtual_s = 0.0  # virtual time of the device: that of the network that was chosen last
         self._closed = False
         # Daemons: a batcher that nobody closes must not keep the process from ending.
         self._threads = [threading.Thread(target=self._work, name=f"engine-{n}", daemon=True) for n in range(runs)]
@@ -121,14 +121,14 @@ class Batcher:
 
     @contextmanager
     def _locked(self) -> Generator[None]:
-        """Holds the lock, and makes the calls that are due once it is released, as these may use the batcher."""
+        """Holds the lock, and makes the calls of `_calls` when it is released, because they may use the batcher."""
         with self._changed:
             yield
             calls, self._calls = self._calls, []
         for call in calls:
             try:
                 call()
-            except BaseException:  # a callback's, and the other callers still wait
+            except BaseException:  # of one caller's callback; the other callers still wait for their answers
                 log.exception("a callback failed")
 
     def _end(self, request: Request, outcome: Outcome) -> None:
@@ -136,7 +136,7 @@ class Batcher:
 
     def _enqueue(self, network: Network, request: Request) -> None:
         network.require_serving()
-        if not network.waiting:  # the time in which the network asked for nothing is no credit
+        if not network.waiting:  # a network gains nothing by the time in which it had no queue
             network.virtual_s = max(network.virtual_s, self._virtual_s)
         network.waiting[request.future] = request
         self._queued[network] = None
@@ -170,7 +170,7 @@ class Batcher:
             with self._changed:
                 taken = network.waiting.pop(future, None)
                 self._forget_if_empty(network)
-            if taken:  # for those who wait with `concurrent.futures.wait`
+            if taken:  # `concurrent.futures.wait` needs this to notice the cancellation
                 future.set_running_or_notify_cancel()
 
     def _work(self) -> None:
@@ -181,7 +181,7 @@ class Batcher:
                     return
                 turn = self._begun.popleft()
             self._take_turn(turn)
-            del turn  # an idle thread keeps nobody's photos, and no network that is replaced
+            del turn  # else an idle thread would keep the photos, and a network that is replaced
 
     def _take_turn(self, turn: Turn) -> None:
         """Runs a batch, and then the smaller ones that it is split into, until each of their requests has ended."""
@@ -194,7 +194,7 @@ class Batcher:
                     self._dismiss(turn)
                 for request, outcome in batch.ended:
                     self._end(request, outcome)
-                if not turn.batches:  # before the callers know, so that whoever asks again finds the session free
+                if not turn.batches:  # before the callers get their answers, so that the next photo finds a free run
                     self._turns.remove(turn)
                     self._free_runs += 1
                     network.virtual_s += time.monotonic() - started_s
@@ -202,9 +202,9 @@ class Batcher:
                     self._start_runs()
 
     def _dismiss(self, turn: Turn) -> None:
-        """Takes a session out of service, on which those that are left of the turn would fail too.
+        """Takes a session out of service, and ends the requests that are left of its turn, which would fail too.
 
-        If it was the network's last session, the requests in the queue end as well.
+        If it was the network's last session, the requests in the network's queue end as well.
         """
         network, replica = turn.network, turn.replica
         network.replicas.remove(replica)
@@ -220,5 +220,5 @@ class Batcher:
     def _tell_failing(self, network: Network, attempts: int) -> None:
         try:
             self._on_failing(network, attempts, partial(self.restore, network))
-        except BaseException:  # the callers still wait
+        except BaseException:  # the callers still wait for their errors
             log.exception("a session that failed isn't rebuilt", model=network.spec.name)

@@ -46,7 +46,7 @@ class Turn:
         self._stop = Stop()
 
     def run_next(self) -> Batch:
-        """Runs the next batch; those of its requests that haven't ended afterwards are in `batches` again."""
+        """Runs the next batch; its requests that haven't ended afterwards are in `batches` again, in smaller ones."""
         batch = self.batches.popleft()
         if self._begin(batch):
             self._run(batch)
@@ -64,7 +64,7 @@ class Turn:
             return False
         try:
             check_session(self.replica.session)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the session can't be trusted
+        except BaseException as error:  # noqa: BLE001 - after any error the session can't be trusted
             log.error("a session fails on the check photo too", model=name, photos=photos, reason=str(error))
             return True
         self.replica.failures = 0
@@ -79,7 +79,7 @@ class Turn:
                 self._stop.ask()
 
     def _begin(self, batch: Batch) -> bool:
-        """Whether there is anything to run."""
+        """Prepares the run of a batch; returns False if none of its requests is to run now."""
         with self._lock:
             if len(batch.requests) > self.network.size.now:  # the device ran out of memory since the batch was chosen
                 batch.try_halves()
@@ -97,7 +97,7 @@ class Turn:
             batch.fail(error)
         except OutOfMemory as error:
             self._make_room(batch, error)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the thread goes on
+        except BaseException as error:  # noqa: BLE001 - the thread must go on after any error
             self._blame(batch, error)
         else:
             batch.answer(found, started_s)
@@ -133,7 +133,7 @@ class Turn:
             batch.fail(Overloaded("the device is out of memory", _MEMORY_RETRY_S, "device_memory"))
 
     def _blame(self, batch: Batch, error: BaseException) -> None:
-        """Counts a photo that failed alone; of several, one may have made all fail, so each is tried alone."""
+        """Counts a failure on a single photo; the photos of a larger batch are tried one by one instead."""
         photos = len(batch.requests)
         if photos > 1:  # the callers don't see the error if each photo succeeds alone
             log.warning("a batch failed", model=self.network.spec.name, photos=photos, reason=repr(error))
