@@ -193,7 +193,7 @@ class Bench:
             self.device.changed.notify_all()
 
     def waiting(self, name: str) -> int:
-        return self.batcher.waiting(self.networks[name])
+        return len(self.networks[name].waiting)
 
     def release(self) -> None:
         for session in self.sessions:

@@ -279,21 +279,6 @@ def test_an_old_network_that_fails_is_not_rebuilt(files: FakeFiles) -> None:
     engine.close()
 
 
-def test_reloads_go_one_after_the_other(files: FakeFiles) -> None:
-    engine = engine_of(FakeSession("a"), files=files)
-    files.gate.clear()
-    threads = [threading.Thread(target=engine.reload) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    until(lambda: files.inside == 1)
-    time.sleep(0.1)  # the others would be there by now
-    files.gate.set()
-    for thread in threads:
-        thread.join(ENOUGH_S)
-    assert (files.calls, files.most_inside) == (3, 1)
-    engine.close()
-
-
 # Whoever asks
 
 

@@ -100,11 +100,6 @@ class Batcher:
             network.idle.append(replica)
             self._start_runs()
 
-    def waiting(self, network: Network) -> int:
-        """Number of requests in a network's queue."""
-        with self._changed:
-            return len(network.waiting)
-
     def close(self) -> None:
         """Cancels the requests that wait, and waits for those that run.
 

@@ -75,7 +75,6 @@ class Lifecycle:
         self._closed = False
         self._building = 0
         self._tell: Callable[[], None] = lambda: None
-        self._reloading = threading.Lock()  # reloads go one after the other
 
     @property
     def networks(self) -> dict[str, Network]:
@@ -108,11 +107,13 @@ class Lifecycle:
         work.start()
 
     def reload(self, names: Sequence[str]) -> None:
-        """Loads networks anew from their files. If that fails, the reason is logged and the old network stays."""
-        with self._reloading:
-            for name in names:
-                if not self._closed:
-                    self._replace(self.networks[name])
+        """Loads networks anew from their files. If that fails, the reason is logged and the old network stays.
+
+        Only one thread at a time may reload.
+        """
+        for name in names:
+            if not self._closed:
+                self._replace(self.networks[name])
 
     def close(self) -> None:
         """Begins no further reload or rebuild, and calls nobody; a network that is being opened is dropped later."""

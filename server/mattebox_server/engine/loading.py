@@ -128,8 +128,7 @@ def _network(artifact: Artifact, config: EngineConfig) -> Network:
 
 
 def _open(artifact: Artifact, config: EngineConfig) -> list[OnnxSession]:
-    asked = config.provider
-    sessions = _on_ladder(artifact, config) if asked == "auto" else _by_name(artifact, asked, config)
+    sessions = _on_first_provider(artifact, config)
     session, spec = sessions[0], artifact.spec
     log.info(
         "model loaded",
@@ -156,22 +155,18 @@ def _open(artifact: Artifact, config: EngineConfig) -> list[OnnxSession]:
     return sessions
 
 
-def _by_name(artifact: Artifact, provider: ProviderName, config: EngineConfig) -> list[OnnxSession]:
-    try:
-        return _on_provider(artifact, provider, config)
-    except ProviderUnavailable as error:
-        raise StartupError(f"{artifact.path} can't run on {provider}: {error}") from error
-
-
-def _on_ladder(artifact: Artifact, config: EngineConfig) -> list[OnnxSession]:
+def _on_first_provider(artifact: Artifact, config: EngineConfig) -> list[OnnxSession]:
+    """Opens an artifact on the provider that is asked for, or for `auto` on the first of the ladder that works."""
+    providers = LADDER if config.provider == "auto" else (config.provider,)
     reasons: list[str] = []
-    for provider in LADDER:
+    for provider in providers:
         try:
             return _on_provider(artifact, provider, config)
         except ProviderUnavailable as error:
-            log.info("provider left out", model=artifact.spec.name, provider=provider, reason=str(error))
-            reasons.append(f"{provider}: {error}")
-    raise StartupError(f"no provider can run {artifact.path}: {'; '.join(reasons)}")
+            reasons.append(f"on {provider}: {error}")
+            if config.provider == "auto":
+                log.info("provider left out", model=artifact.spec.name, provider=provider, reason=str(error))
+    raise StartupError(f"{artifact.path} can't run {'; '.join(reasons)}")
 
 
 def _on_provider(artifact: Artifact, provider: ProviderName, config: EngineConfig) -> list[OnnxSession]:
