@@ -1,4 +1,4 @@
-"""A session that the tests control, in place of onnxruntime's."""
+"""Sessions and model files that the tests control, in place of onnxruntime's and real ones."""
 
 import threading
 import time
@@ -86,7 +86,7 @@ class FakeSession:
 
 
 class FakeFiles:
-    """An `Opener` of such sessions, once `gate` is open and all of `failures` have been raised."""
+    """An `Opener` that opens FakeSessions, once `gate` is open and all of `failures` have been raised."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -125,7 +125,7 @@ def engine_of(
     files: FakeFiles | None = None,
     backoff: Backoff | None = None,
 ) -> Engine:
-    """An engine with one session a network."""
+    """An engine with one network for each session."""
     return Engine(
         [Network([session], NetworkLimits(max_batch)) for session in sessions], files or FakeFiles(), 1, backoff
     )

@@ -1,4 +1,4 @@
-"""Sessions, a device and a clock that the tests of the batcher control."""
+"""Sessions, a device and a clock that are controlled by the tests of the batcher."""
 
 import threading
 from collections.abc import Callable, Generator, Mapping
@@ -25,7 +25,7 @@ from mattebox_server.spec import ModelSpec
 GOOD, RAISES, EXITS, BAD_FOREGROUND, BAD_CLASSES, TOO_LARGE = range(6)
 POISON = [RAISES, EXITS, BAD_FOREGROUND, BAD_CLASSES]
 SMALL, WIDE, TALL = (3, 4), (3, 5), (6, 4)
-ENOUGH_S = 20.0  # for anything that must happen; nothing waits that long unless it hangs
+ENOUGH_S = 20.0  # longest wait for anything that must happen, and usually happens at once
 ROOMY = NetworkLimits(max_batch=4, passed_over_s=1000.0)
 
 
@@ -40,7 +40,7 @@ def code(kept: frozenset[int]) -> int:
 
 
 class Clock:
-    """`time.monotonic`, as far as the batcher sees."""
+    """Takes the place of `time.monotonic` in the batcher."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -58,7 +58,7 @@ class Batch:
 
 @dataclass(eq=False)
 class Device:
-    """What all sessions of a test share. They can't fail a test themselves, because the batcher catches it."""
+    """The device that all sessions of a test share. It collects problems, because the batcher catches exceptions."""
 
     clock: Clock | None = None
     runs: int = 1
@@ -99,9 +99,9 @@ class Device:
 
 
 class Probe:
-    """Answers with the photo's number as foreground and its kept classes, as a binary number, as classes.
+    """A session that answers with the photo's number as foreground, and its kept classes, as one number, as classes.
 
-    A held session stays in each run until `step`, except where it tries again what it has run before.
+    A held session stays in each run until `step`, but for runs of photos that it has run before.
     """
 
     provider: Literal["cpu"] = "cpu"
@@ -216,7 +216,7 @@ class Bench:
         return self.batcher.submit(self.networks[name], photo(number, mode, shape), kept, deadline_s)
 
     def start(self, number: int, name: str = "net", *, mode: int = GOOD) -> "Future[Inference]":
-        """Submits what a free device runs alone, and waits until it runs."""
+        """Submits a photo to a free device, which runs it alone, and waits until it runs."""
         future = self.submit(number, name, mode=mode)
         self.device.until(lambda: any(batch.numbers == [number] for batch in self.device.inside))
         return future
@@ -246,7 +246,7 @@ def bench(
 def busy(
     device: Device, limits: NetworkLimits = ROOMY, *, saliency: bool = False, cost_s: float = 0.0
 ) -> Generator[Bench]:
-    """One session that is at work on photo 0 until it is released."""
+    """A bench with one session, which runs photo 0 until it is released."""
     with bench(device, [Probe(device, saliency=saliency, cost_s=cost_s).hold()], limits) as the:
         the.first = the.start(0)
         yield the

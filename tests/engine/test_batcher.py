@@ -69,7 +69,7 @@ def test_a_busy_engine_collects_and_everyone_gets_their_own_rows(device: Device)
         assert answer.classes is not None
         assert (answer.foreground == np.full(SMALL, number)).all()
         assert (answer.classes == np.full(SMALL, code(indices))).all()
-    for answer in answers[1:]:  # nobody holds the whole batch
+    for answer in answers[1:]:  # no answer is a view of the whole batch
         assert answer.foreground.base is None
         assert answer.classes is not None
         assert answer.classes.base is None
@@ -163,7 +163,7 @@ def order(device: Device) -> str:
 
 
 def run_both(device: Device, counts: tuple[int, int], costs_s: tuple[float, float]) -> str:
-    """A first run of `a`, then so many of each that wait; returns who ran."""
+    """Runs `a` once while so many photos of both networks queue up; returns the networks in the order of runs."""
     sessions = [Probe(device, name, cost_s=cost_s).hold() for name, cost_s in zip("ab", costs_s, strict=True)]
     with bench(device, sessions, NetworkLimits(1, 1000.0)) as the:
         the.start(0, "a")
@@ -225,7 +225,7 @@ def test_the_cancelled_leave_the_queue_at_once(device: Device) -> None:
 def test_cancelled_in_the_very_moment_of_the_choice(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     with busy(device) as the:
         cancelled, other = the.submit(1), the.submit(2)
-        # As if the thread that cancels had been stopped before it came to tell the batcher.
+        # The thread that cancels is stopped before it reaches the batcher.
         monkeypatch.setattr(cancelled, "_invoke_callbacks", lambda: None)
         assert cancelled.cancel()
         assert the.waiting("net") == 2
@@ -606,7 +606,7 @@ KINDS: dict[str, st.SearchStrategy[Ask | Cancel | Step | Advance]] = {
     "step": st.builds(Step, INDEX),
     "advance": st.builds(Advance, st.sampled_from([0.5, 1.0, 3.0])),
 }
-# Far more questions than answers, so that queues grow.
+# Photos come far more often than runs end, so that queues grow.
 EVENT = st.sampled_from(["ask"] * 12 + ["step"] * 4 + ["cancel", "advance"]).flatmap(lambda kind: KINDS[kind])
 EVENTS = st.lists(EVENT, min_size=40, max_size=80)
 LIMITS = st.fixed_dictionaries(
@@ -618,12 +618,12 @@ LIMITS = st.fixed_dictionaries(
 
 
 def probes(device: Device) -> list[Probe]:
-    """A network with one session, one with two, and one that is no semantic one."""
+    """Sessions of three networks: one with one session, one with two, and a saliency network."""
     return [Probe(device, "one"), Probe(device, "two"), Probe(device, "two"), Probe(device, "salient", saliency=True)]
 
 
 class Play:
-    """Plays events one by one against a device where all runs are held, and knows after each what must be."""
+    """Plays events one by one on a device whose runs are all held, and checks the queues after each."""
 
     def __init__(self, the: Bench, sessions: list[Probe], limits: Mapping[str, NetworkLimits]) -> None:
         self.the, self.device, self.sessions, self.limits = the, the.device, sessions, limits
@@ -684,7 +684,7 @@ class Play:
             assert batch.numbers == self._choice(queue, self.limits[batch.session.spec.name])
 
     def _choice(self, queue: list[Asked], limits: NetworkLimits) -> list[int]:
-        """Who must go next of one network."""
+        """The numbers of the photos of one network that must go next."""
         shapes = [asked.ask.shape for asked in queue]
         if now_s(self.device) - queue[0].queued_s > limits.passed_over_s:
             shape = shapes[0]
@@ -694,7 +694,7 @@ class Play:
         return [asked.number for asked in queue if asked.ask.shape == shape][: limits.max_batch]
 
     def _settle(self) -> None:
-        """Waits until each chosen request is in a session and each one taken out of a queue has been told."""
+        """Waits until each chosen request is in a session, and each other one that left a queue has ended."""
 
         def settled() -> bool:
             inside = sum(len(batch.numbers) for batch in self.device.inside)
@@ -709,7 +709,7 @@ class Play:
             assert not (waiting and self._could_start(name)), "a free device waits"
 
     def _check_batch(self, batch: Batch) -> str:
-        """Runs on the batcher's threads, before the run."""
+        """The problem with a batch that is about to run, called on the batcher's threads; "" if there is none."""
         first_time = [n for n in batch.numbers if n < len(self.asked) and not self.asked[n].future.running()]
         if first_time:
             return f"{first_time} ran, though no longer wanted"
@@ -722,7 +722,7 @@ class Play:
 
 
 def check_outcomes(asked: list[Asked], device: Device) -> None:
-    """What must hold of every request in the end, however things went."""
+    """Checks the outcome of every request, in any order of events."""
     together = {number for numbers in device.ran if len(numbers) > 1 for number in numbers}
     ran = {number for numbers in device.ran for number in numbers}
     for one in asked:
@@ -779,7 +779,7 @@ def test_any_order_of_events(
 
 @st.composite
 def crowds(draw: st.DrawFn) -> list[list[tuple[Ask, bool]]]:
-    """For each thread, what it asks and whether it then gives up an earlier one."""
+    """For each thread, the photos that it submits, and whether it then cancels an earlier one."""
     patience_s = [None, None, None, -1.0, 0.0003, 0.002, 60.0]
     return draw(
         st.lists(st.lists(st.tuples(asks(patience_s), st.booleans()), min_size=20, max_size=50), min_size=2, max_size=4)
@@ -787,7 +787,7 @@ def crowds(draw: st.DrawFn) -> list[list[tuple[Ask, bool]]]:
 
 
 @given(crowd=crowds(), limits=LIMITS, runs=st.integers(1, 4), fails_from=st.sampled_from([2, 3, 1000]))
-@settings(deadline=None, max_examples=40, phases=[Phase.explicit, Phase.generate])  # threads don't shrink
+@settings(deadline=None, max_examples=40, phases=[Phase.explicit, Phase.generate])  # threads can't be shrunk
 def test_a_crowd(
     crowd: list[list[tuple[Ask, bool]]], limits: dict[str, NetworkLimits], runs: int, fails_from: int
 ) -> None:
@@ -795,7 +795,7 @@ def test_a_crowd(
     sessions = probes(device)
     for session in sessions:
         session.nap_s = 0.0003  # lets the other threads in
-        session.fails_from = fails_from  # too much for the device's memory, say: only the poisonous may fail
+        session.fails_from = fails_from  # larger batches fail, but of their photos only the bad ones
     device.check = lambda batch: (
         "" if len(batch.numbers) <= limits[batch.session.spec.name].max_batch else "too many in a batch"
     )

@@ -1,4 +1,4 @@
-"""What each provider is told, and what a compiled model is found by: all of it testable without the device."""
+"""The options of each provider and the key of a compiled model, neither of which needs the device."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def model(resize: ShortSide | Stretch | Letterbox = RECIPE, precision: Precision
     ],
 )
 def test_precision(provider: ProviderName, artifact: Precision, native: str, possible: list[str]) -> None:
-    """auto is the fastest of what is possible; what is not is refused by name."""
+    """`auto` takes the fastest possible precision; one that is not possible is refused by name."""
     subject, has = model(precision=artifact), frozenset(native.split())
     for requested in ("fp32", "tf32", "bf16", "fp16"):
         if requested in possible:
@@ -84,7 +84,7 @@ def test_tensorrt_knows_the_shapes_of_every_input() -> None:
     assert found["trt_profile_opt_shapes"] == "image:1x450x600x3,keep:1x3"
     assert found["trt_profile_max_shapes"] == "image:4x900x900x3,keep:4x3"
     assert found["trt_engine_cache_path"] == found["trt_timing_cache_path"] == "/c"
-    assert not any("fp16" in name for name in found)  # written in the graph
+    assert not any("fp16" in name for name in found)  # the graph itself is in fp16
     assert not any("cache" in name for name in tensorrt_options(OPTIONS, model(), None))
 
 

@@ -104,7 +104,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 
 def test_a_run_that_nobody_waits_for_is_stopped() -> None:
-    """So that callers who cancel cost the others little; the session is as good as before."""
+    """Callers who cancel cost the others little, and the session works as before."""
     session = FakeSession()
     session.gate.clear()
     engine = engine_of(session)
@@ -172,7 +172,7 @@ def test_a_session_that_can_not_stop_ends_its_run() -> None:
 
 
 def test_onnxruntime_stops(colour_model: Path) -> None:
-    """Between two nodes; the session runs on as if nothing had been."""
+    """A run ends between two nodes, and the session works as before."""
     engine = load_engine([colour_model], EngineConfig(provider="cpu"))
     session = engine.networks[0].sessions[0]
     image, keep = np.zeros((1, 64, 96, 3), np.uint8), np.ones((1, 4), np.float32)

@@ -1,4 +1,4 @@
-"""Sessions that fail and devices without memory: what becomes of the photos, of the session and of later batches."""
+"""Sessions that fail, and devices without memory: the outcome of the photos, the session and later batches."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_an_odd_batch(device: Device) -> None:
 
 
 def test_one_photo_without_room_is_asked_to_come_back(device: Device) -> None:
-    """And the session is not to blame, however often that happens."""
+    """A lack of memory never takes the session out of service, however often it occurs."""
     with busy(device) as the:
         futures = [the.submit(n, mode=TOO_LARGE if n == 2 else GOOD) for n in (1, 2, 3, 4)]
         the.release()
@@ -192,7 +192,7 @@ def test_a_batch_stays_within_its_bounds(limit: int, runs: list[tuple[int, bool]
 
 
 def test_onnxruntime_without_memory(colour_model: Path) -> None:
-    """The real thing: a process that may not have more memory, and the words that onnxruntime has for it."""
+    """A process whose memory is limited: onnxruntime's error is known as a lack of memory."""
     code = f"""
 import asyncio, resource
 import numpy as np
@@ -242,7 +242,7 @@ def test_a_session_that_fails_three_times_in_a_row_is_out_of_service(device: Dev
 
 
 def test_photos_that_make_a_session_fail_do_not_take_it_out_of_service(device: Device) -> None:
-    """However many a caller sends: it answers the check photo as it should."""
+    """However many of them come, the session stays in service, because its answer to the check photo is right."""
     with capture_logs() as logs, bench(device, [Probe(device)], ALONE) as the:
         for number in range(10):
             assert isinstance(the.submit(number, mode=RAISES).exception(ENOUGH_S), InferenceFailed)
@@ -255,7 +255,7 @@ def test_photos_that_make_a_session_fail_do_not_take_it_out_of_service(device: D
 
 
 def test_a_batch_of_photos_that_make_a_session_fail(device: Device) -> None:
-    """The check comes between two of them; all are tried, and each fails by itself."""
+    """The check photo runs between two of them; all are tried, and each fails on its own."""
     with busy(device, replace(ROOMY, max_batch=6)) as the:
         futures = [the.submit(n, mode=RAISES if n < 5 else GOOD) for n in range(1, 7)]
         the.release()
@@ -352,7 +352,7 @@ def test_a_session_that_is_put_back_serves(device: Device) -> None:
             if answers:
                 assert numbers([the.submit(7)]) == [7]
         break_session(the)
-        # What it took to rebuild counts until the session has answered somebody.
+        # The attempts at rebuilding a session count until it has answered a photo.
         assert the.failed == [("net", 0), ("net", 3), ("net", 5), ("net", 0), ("net", 1)]
 
 
@@ -383,7 +383,7 @@ def until(happened: Callable[[], bool]) -> None:
 
 
 def test_nothing_holds_a_network_that_nobody_uses(device: Device) -> None:
-    """So that its memory on the device is free, as soon as the last request is done, without a collector's help."""
+    """Its memory on the device is free as soon as the last request has ended, without the garbage collector."""
     batcher = Batcher(1, Bench(device, [], {}).note_failing)
     session = Probe(device)
     network = Network([session], ALONE)
@@ -397,7 +397,7 @@ def test_nothing_holds_a_network_that_nobody_uses(device: Device) -> None:
         wait([cancelled], ENOUGH_S)
         device.batches.clear()
         del session, network, futures, cancelled
-        until(lambda: gone() is None)  # the thread lets go a moment after the last answer
+        until(lambda: gone() is None)  # the thread drops its reference a moment after the last answer
     finally:
         gc.enable()
         batcher.close()
@@ -443,11 +443,11 @@ def crowds(draw: st.DrawFn) -> list[list[int]]:
     room=st.integers(1, 8),
     good_runs=st.integers(1, 12),
 )
-@settings(deadline=None, max_examples=30, phases=[Phase.explicit, Phase.generate])  # threads don't shrink
+@settings(deadline=None, max_examples=30, phases=[Phase.explicit, Phase.generate])  # threads can't be shrunk
 def test_everyone_gets_exactly_one_outcome(
     crowd: list[list[int]], runs: int, max_batch: int, room: int, good_runs: int
 ) -> None:
-    """While sessions break after some runs and are put back by another thread, and memory is short."""
+    """Sessions break after some runs, another thread replaces them, and memory is short."""
     device, count, outcomes = Device(), itertools.count(), Counter[int]()
     asked: list[tuple[int, int, Future[Inference]]] = []
 

@@ -1,4 +1,4 @@
-"""A server serves only what it has proven: whole files, the right numbers, on the device that it says."""
+"""A server serves only whole files whose networks give the right answer to the check photo."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def onnx_session(model: Path, options: EngineConfig = OPTIONS) -> OnnxSession:
 
 
 class Broken:
-    """A session whose device computes something else."""
+    """A session whose device computes something else than the network."""
 
     provider: ProviderName
 
@@ -83,7 +83,7 @@ def test_nonsense_of_a_saliency_network(brightness_model: Path, kind: str) -> No
 
 
 def test_nonsense_stops_the_server(colour_model: Path, folder: Path) -> None:
-    """The file of another network: what it answers is not what its spec says."""
+    """A file with another network's weights gives another answer to the check photo than its spec says."""
     model = onnx.load_model_from_string(colour_model.read_bytes())
     for weights in model.graph.initializer:
         if list(weights.dims) == [4, 3, 1, 1]:
@@ -144,7 +144,7 @@ def test_nonsense_from_a_cache_is_compiled_anew_once(
 def test_a_compiled_model_is_kept_only_when_it_is_proven(
     colour_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a provider that writes into its folder, as OpenVINO does."""
+    """A provider that writes into the folder of the cache, as OpenVINO does, leaves only a checked model there."""
     initialise = providers._initialise  # pyright: ignore[reportPrivateUsage]
 
     def entry_of(*_: object) -> CacheEntry:
@@ -248,7 +248,7 @@ def test_warm_up_runs_every_usual_shape_but_on_the_cpu_provider(colour_model: Pa
 
 
 def test_runs_on_buffers_of_the_device(colour_model: Path) -> None:
-    """The GPU's way of running, on the one device that is everywhere: the same numbers, buffers used again."""
+    """Buffers of the device, as GPUs use them, give the same numbers on the CPU, and are used again."""
     whole = onnx_session(colour_model, EngineConfig(provider="cpu", max_batch=2))
     plain = ort.InferenceSession(colour_model, providers=["CPUExecutionProvider"])
     bound = session._Bound(plain, "cpu")  # pyright: ignore[reportPrivateUsage]
@@ -268,7 +268,7 @@ def test_runs_on_buffers_of_the_device(colour_model: Path) -> None:
 
 
 def test_a_run_that_fails_gives_its_buffers_back(colour_model: Path) -> None:
-    """What they hold of the device's memory is what the next try needs."""
+    """The next run may need the memory that these buffers hold."""
     plain = ort.InferenceSession(colour_model, providers=["CPUExecutionProvider"])
     bound = session._Bound(plain, "cpu")  # pyright: ignore[reportPrivateUsage]
     photos = np.zeros((1, 64, 64, 3), np.uint8)
@@ -329,7 +329,7 @@ def test_a_model_without_an_expectation_is_refused(colour_model: Path, tmp_path:
 
 
 def test_the_check_photo_is_the_same_everywhere() -> None:
-    """The exporter and every server must make the same one, or its answers mean nothing."""
+    """The exporter and every server must draw the same photo, or the answers can't be compared."""
     photo = selfcheck.synthetic_photo(30, 40, 1)
     assert photo.shape == (30, 40, 3)
     assert photo.max() <= 240

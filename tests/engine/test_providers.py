@@ -1,4 +1,4 @@
-"""No provider but the one that was asked for, and a reason for each that is not to be had."""
+"""A network runs on the provider that was asked for, or there is a reason why it can't."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""An engine's networks with files that the tests control: rebuilt when they fail, replaced when their files are."""
+"""Networks of an engine whose files the tests control: sessions are rebuilt, networks are replaced."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fail(engine: Engine, network: Network) -> None:
 
 
 def break_network(engine: Engine) -> None:
-    """Breaks the default network's sessions, and asks until the engine knows."""
+    """Breaks the default network's sessions, and sends photos until they are out of service."""
     network = engine.network("")
     for session in network.sessions:
         assert isinstance(session, FakeSession)
@@ -116,7 +116,7 @@ def test_a_network_that_fails_is_rebuilt_until_it_serves(files: FakeFiles) -> No
 
 
 def test_attempts_count_until_a_caller_was_answered(files: FakeFiles) -> None:
-    """Else a session that passes its check and fails its callers would be rebuilt every second."""
+    """A session that passes its check when it is opened, and fails it again later, isn't rebuilt every second."""
     seen: list[int] = []
 
     class Noting(Backoff):
@@ -159,7 +159,7 @@ def test_close_waits_for_no_attempt(files: FakeFiles) -> None:
     assert engine.is_building
     files.gate.set()
     until(lambda: not engine.is_building)
-    assert changes == []  # the loop that would be told may be gone
+    assert changes == []  # the event loop of the callback may be closed by then
 
 
 def test_close_ends_the_wait_for_an_attempt(files: FakeFiles) -> None:
@@ -176,7 +176,7 @@ def test_close_ends_the_wait_for_an_attempt(files: FakeFiles) -> None:
 
 
 def test_photos_that_make_a_network_fail_take_it_from_nobody(files: FakeFiles) -> None:
-    """One caller could send them for ever; the check photo tells whether it is the session that is ill."""
+    """One caller may send them for ever: the sessions answer the check photo, and stay in service."""
     session = FakeSession("a")
     engine = engine_of(session, files=files, backoff=SOON)
     for number in range(5):

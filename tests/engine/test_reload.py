@@ -1,4 +1,4 @@
-"""Model files that are replaced while a server runs: with real files, real networks and real servers."""
+"""Model files that are replaced while a server runs, with real files, networks and servers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ENOUGH_S = 60.0
 
 @pytest.fixture(scope="module")
 def new_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Named as `colour`, but with other weights, other labels and another input size."""
+    """A model that is named `colour` too, but has other weights, other labels and another input size."""
     folder = tmp_path_factory.mktemp("new")
     core = networks.save_half_size_core(folder / "core.onnx")
     options = ("--name", "colour", "--labels", ",".join(NEW_LABELS), "--resize", "stretch:48x32")
@@ -55,18 +55,18 @@ def new_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(colour_model: Path, tmp_path: Path) -> Path:
-    """A file that the test may replace."""
+    """A copy of a model file that the test may replace."""
     return Path(shutil.copy(colour_model, tmp_path / "model.onnx"))
 
 
 def install(new: Path, path: Path) -> None:
-    """Replaces a file at once, as whoever deploys should."""
+    """Replaces a file by renaming, as one should in production."""
     shutil.copy(new, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)
 
 
 def damage(model: Path, path: Path) -> Path:
-    """The file of a network that computes something else than it says."""
+    """Writes a model file whose network computes something else than its spec says."""
     loaded = onnx.load_model_from_string(model.read_bytes())
     for weights in loaded.graph.initializer:
         if list(weights.dims) == [4, 3, 1, 1]:
@@ -98,7 +98,7 @@ def digest(model: Path) -> str:
 
 
 def test_a_reload_under_load_drops_no_call(colour_model: Path, new_model: Path, model: Path) -> None:
-    """And each answer comes from one network, whole: its labels are those of its weights."""
+    """Each answer comes from one network as a whole: its labels belong to its weights."""
     labels = {digest(colour_model): set(networks.COLOUR_LABELS), digest(new_model): set(NEW_LABELS)}
     assert len(labels) == 2
     over = threading.Event()
@@ -173,7 +173,7 @@ def test_changed_files_are_found(new_model: Path, model: Path, brightness_model:
 
 
 def test_the_end_of_the_server_waits_for_no_reload(model: Path) -> None:
-    """TensorRT builds for minutes, and nothing can interrupt it."""
+    """A reload may take minutes, as TensorRT's builds do, and nothing can interrupt it."""
     code = (
         "import sys, time; from pathlib import Path\n"
         "from mattebox_server import app, settings\n"
@@ -196,7 +196,7 @@ def test_the_end_of_the_server_waits_for_no_reload(model: Path) -> None:
 
 
 def ask(engine: Engine) -> int:
-    """Of a red photo, of which all is foreground."""
+    """The least foreground of a red photo, which is all foreground."""
     red = np.zeros((64, 64, 3), np.uint8)
     red[..., 2] = 255
     return int(asyncio.run(engine.infer(engine.network(""), red, frozenset({1}), None)).foreground.min())
@@ -207,7 +207,7 @@ def is_up(engine: Engine) -> bool:
 
 
 def break_sessions(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
-    """Those that there are now fail; others don't."""
+    """Makes all sessions fail that there are now, but not later ones."""
     broken, run = engine.networks[0].sessions, OnnxSession.run
 
     def failing(self: OnnxSession, *arguments: Any) -> Maps:
@@ -246,7 +246,7 @@ def test_a_real_network_that_fails_is_rebuilt_from_its_file(
 def test_a_rebuild_takes_no_other_artifact(
     monkeypatch: pytest.MonkeyPatch, colour_model: Path, new_model: Path, model: Path, engine: Engine
 ) -> None:
-    """Whoever replaced the file hasn't asked for it yet; and one network can't be two artifacts."""
+    """The new file was not asked for yet, and the sessions of one network must be of one artifact."""
     install(new_model, model)
     with capture_logs() as logs:
         break_sessions(monkeypatch, engine)
@@ -304,7 +304,7 @@ def test_a_file_that_is_gone_is_said_once(colour_model: Path, model: Path) -> No
 def test_a_file_that_changes_while_it_is_loaded_is_refused(
     monkeypatch: pytest.MonkeyPatch, colour_model: Path, new_model: Path, model: Path
 ) -> None:
-    """Its description and its graph may come from two artifacts."""
+    """Its spec and its graph could be those of two artifacts."""
     files, (old,) = files_of(model), load_engine([model], OPTIONS).networks
     open_proven = proving.open_proven
 
@@ -326,7 +326,7 @@ def test_a_file_that_changes_while_it_is_loaded_is_refused(
 
 
 def test_a_reload_keeps_the_provider(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `auto`, a device that has no room for two networks would be left for a slower one."""
+    """With `auto`, a GPU that has no room for two networks would be left for a slower provider."""
     files = ModelFiles({"colour": ModelFile(model, file_state(model))}, replace(OPTIONS, provider="auto"))
     (old,) = load_engine([model], OPTIONS).networks
     asked: list[str] = []

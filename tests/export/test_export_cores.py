@@ -1,4 +1,4 @@
-"""Cores that are odd: exported where they can be, else refused with a reason; nothing is written then."""
+"""Unusual cores: they are exported, or refused with a reason before anything is written."""
 
 from pathlib import Path
 
@@ -110,7 +110,7 @@ def test_old_files_list_their_weights_as_inputs(folder: Path) -> None:
 
 
 def test_a_core_with_the_artifacts_own_names_inside_a_branch(folder: Path) -> None:
-    """Its input is called `classes`, and both branches of an If use it from outside."""
+    """The core's input is called `classes`, and both branches of an If use it from outside."""
     value = onnx.helper.make_tensor_value_info
     shape: list[str | int] = ["n", 3, 8, 8]
 
