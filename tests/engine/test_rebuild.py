@@ -198,7 +198,7 @@ def test_requests_end_on_the_network_that_they_were_prepared_for(files: FakeFile
         old.gate.clear()
         running = asyncio.create_task(engine.infer(prepared, photo(1), frozenset(), None))
         waiting = asyncio.create_task(engine.infer(prepared, photo(2), frozenset(), None))
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(until, lambda: old.running and len(prepared.waiting) == 1)
         await asyncio.to_thread(engine.reload)
         new = asyncio.create_task(engine.infer(engine.network("a"), photo(3), frozenset(), None))
         late = asyncio.create_task(engine.infer(prepared, photo(4), frozenset(), None))
@@ -295,7 +295,7 @@ def test_who_asks_while_a_reload_goes_on_gets_another(files: FakeFiles) -> None:
     until(lambda: files.calls == 2 and not engine.is_building)
     reloader.close()
     reloader.ask()
-    time.sleep(0.05)
+    until(lambda: all(thread.name != "reloading" for thread in threading.enumerate()))
     assert (files.calls, files.most_inside) == (2, 1)
     engine.close()
 
@@ -304,11 +304,12 @@ def test_nobody_looks_at_the_files_unasked(files: FakeFiles) -> None:
     engine = engine_of(FakeSession("a"), files=files)
     files.news = ["a"]
     quiet = Reloader(engine, None)
-    time.sleep(0.1)
-    assert files.calls == 0
+    quiet.ask()
+    until(lambda: files.calls == 1)
+    assert files.news == ["a"]
     quiet.close()
     looking = Reloader(engine, 0.01)
-    until(lambda: files.calls == 1)
+    until(lambda: files.calls == 2)
     looking.close()
     engine.close()
 

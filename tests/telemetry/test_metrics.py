@@ -30,6 +30,7 @@ from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.engine.batcher import Batcher
 from mattebox_server.engine.network import Network, NetworkLimits
+from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
 from mattebox_server.telemetry import metrics
@@ -306,12 +307,9 @@ def test_an_address_in_use_stops_the_start(metered: LocalServer, colour_model: P
 
 
 def test_runs_are_counted_once_whatever_their_batch() -> None:
-    class Observer:
+    class Observer(EngineObserver):
         def __init__(self) -> None:
             self.runs: list[tuple[str, str, int]] = []
-
-        def phase(self, phase: str, model: str, seconds: float) -> None:
-            raise NotImplementedError
 
         def run(self, model: str, provider: str, photos: int, seconds: float) -> None:
             assert seconds >= 0

@@ -17,13 +17,8 @@ _KEY, _VALUE = 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-@dataclass(frozen=True)
-class FileState:
-    """A file's time, size and inode, of which one changes when the file is replaced or written over."""
-
-    modified_ns: int
-    size_bytes: int
-    inode: int
+FileState = tuple[int, int, int]
+"""Time, size and inode of a file, of which one changes when the file is replaced or written over."""
 
 
 def file_state(path: Path) -> FileState | None:
@@ -32,7 +27,7 @@ def file_state(path: Path) -> FileState | None:
         found = path.stat()
     except OSError:
         return None
-    return FileState(found.st_mtime_ns, found.st_size, found.st_ino)
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mattebox_server.engine.observer import EngineObserver, Unobserved
+from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch, Target
 
 ProviderName = Literal["cpu", "openvino", "cuda", "tensorrt"]
@@ -53,7 +53,7 @@ class EngineConfig:
     cache_dir: Path | None = None
     sessions: int = 1
     max_batch: int | None = None
-    observer: EngineObserver = field(default_factory=Unobserved)
+    observer: EngineObserver = field(default_factory=EngineObserver)
 
     @property
     def threads_per_run(self) -> int:

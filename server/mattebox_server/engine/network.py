@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mattebox_server.engine.batch import Request
 from mattebox_server.engine.config import ProviderName
 from mattebox_server.engine.inference import Inference
-from mattebox_server.engine.observer import EngineObserver, Unobserved
+from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.engine.session import Session
 from mattebox_server.errors import NotServing
 
@@ -114,7 +114,7 @@ class Network:
         first = sessions[0]
         self.spec, self.precision, self.bounds = first.spec, first.precision, first.bounds
         self.provider: ProviderName = first.provider
-        self.limits, self.observer = limits, observer or Unobserved()
+        self.limits, self.observer = limits, observer or EngineObserver()
         self.size = BatchSize(limits.max_batch, limits.max_batch)
         self.replicas = [Replica(session) for session in sessions]
         self.idle = list(self.replicas)

@@ -22,6 +22,7 @@ from mattebox_server.errors import StartupError
 from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.spec import ModelSpec
 
+_Feeds = dict[str, NDArray[Any]]  # inputs by name
 _IMAGE, _KEEP, _FOREGROUND, _CLASSES = "image", "keep", "foreground", "classes"
 _SIGNATURES: dict[str, tuple[list[str], list[str]]] = {
     "semantic": ([_IMAGE, _KEEP], [_FOREGROUND, _CLASSES]),
@@ -69,27 +70,24 @@ class Stop:
 
 
 class Session(Protocol):
-    """What the engine needs of a session. `OnnxSession` is the real one; the tests have others."""
+    """What the engine needs of a session. `OnnxSession` is the real one; the tests have others.
+
+    Attributes:
+        spec: the artifact's description of itself.
+        provider: execution provider that really runs the network.
+        precision: numeric precision that the network really runs in.
+        bounds: shortest and longest side, in pixels, of the images that it takes; None if it takes all that the spec
+            allows.
+    """
 
     @property
-    def spec(self) -> ModelSpec:
-        """The artifact's description of itself."""
-        ...
-
+    def spec(self) -> ModelSpec: ...  # noqa: D102
     @property
-    def provider(self) -> ProviderName:
-        """Execution provider that really runs the network."""
-        ...
-
+    def provider(self) -> ProviderName: ...  # noqa: D102
     @property
-    def precision(self) -> str:
-        """Numeric precision that the network really runs in."""
-        ...
-
+    def precision(self) -> str: ...  # noqa: D102
     @property
-    def bounds(self) -> tuple[int, int] | None:
-        """Shortest and longest side, in pixels, of images that it takes; None if it takes all that the spec allows."""
-        ...
+    def bounds(self) -> tuple[int, int] | None: ...  # noqa: D102
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
         """Runs a batch of photos. It may raise any exception, above all once `stop` was asked for.
@@ -108,11 +106,6 @@ class OnnxSession:
     Once its answer to the check photo is known, either `keep_compiled` or `forget_compiled` must be called.
 
     Attributes:
-        spec: the artifact's description of itself.
-        provider: execution provider that runs the network.
-        precision: numeric precision that the network runs in.
-        bounds: shortest and longest side, in pixels, of the images that it takes; None if it takes all that the spec
-            allows.
         max_batch: largest number of photos in one run: as configured, but 1 if the artifact itself says so.
     """
 
@@ -132,8 +125,10 @@ class OnnxSession:
         self._compiled = opened.compiled
         fixed = isinstance(opened.session.get_inputs()[0].shape[0], int)
         self.max_batch = 1 if fixed else config.max_batch_on(device.provider)
-        self._runner: _Plain | _Bound = (
-            _Bound(opened.session, "cuda") if device.provider in GPU_PROVIDERS else _Plain(opened.session)
+        self._run: Callable[[_Feeds, ort.RunOptions], list[NDArray[Any]]] = (
+            _Bound(opened.session, "cuda").run
+            if device.provider in GPU_PROVIDERS
+            else partial(opened.session.run, None)
         )
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
@@ -142,13 +137,13 @@ class OnnxSession:
         A run that is asked to end does so between two nodes of the graph. OpenVINO and TensorRT make one node of the
         whole network, so that there the run goes on to its end.
         """
-        feeds: dict[str, NDArray[Any]] = {_IMAGE: images}
+        feeds: _Feeds = {_IMAGE: images}
         if keep is not None:
             feeds[_KEEP] = keep
         options = ort.RunOptions()
         if stop is not None:
             stop.on_ask(partial(setattr, options, "terminate", True))
-        outputs = self._runner.run(feeds, options)
+        outputs = self._run(feeds, options)
         return Maps(outputs[0], outputs[1] if len(outputs) > 1 else None)
 
     @property
@@ -164,7 +159,6 @@ class OnnxSession:
         """Puts the compiled network into the cache, because its answer to the check photo was right."""
         if self._compiled is not None:
             self._compiled.publish()
-            self._compiled.discard()
 
     def forget_compiled(self) -> None:
         """Deletes the compiled network, in the cache too, because its answer to the check photo was wrong."""
@@ -172,16 +166,6 @@ class OnnxSession:
             if self._compiled.is_warm:
                 self._compiled.reject("its answer to the check photo was wrong")
             self._compiled.discard()
-
-
-class _Plain:
-    """Runs a session on arrays in the host's memory."""
-
-    def __init__(self, session: ort.InferenceSession) -> None:
-        self._session = session
-
-    def run(self, feeds: dict[str, NDArray[Any]], options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
-        return self._session.run(None, feeds, options)
 
 
 @dataclass(frozen=True)
@@ -205,14 +189,14 @@ class _Bound:
         self._outputs = [output.name for output in session.get_outputs()]
         self._bindings: dict[tuple[int, ...], _Buffers] = {}
 
-    def run(self, feeds: dict[str, NDArray[Any]], options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
+    def run(self, feeds: _Feeds, options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
         try:
             return self._run(feeds, options)
         except BaseException:
             self._bindings.clear()  # if the device ran out of memory, the next run needs what these buffers hold
             raise
 
-    def _run(self, feeds: dict[str, NDArray[Any]], options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
+    def _run(self, feeds: _Feeds, options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
         shape = feeds[_IMAGE].shape
         # The buffers in use go to the end, so that the first are those that were not used for the longest time.
         self._bindings[shape] = self._bindings.pop(shape) if shape in self._bindings else self._bind(feeds)
@@ -225,7 +209,7 @@ class _Bound:
         buffers.binding.synchronize_outputs()
         return [output.numpy().copy() for output in buffers.outputs]  # on a CPU numpy() is a view of the buffer
 
-    def _bind(self, feeds: dict[str, NDArray[Any]]) -> _Buffers:
+    def _bind(self, feeds: _Feeds) -> _Buffers:
         binding = self._session.io_binding()
         inputs = {name: self._buffer(value.shape, value.dtype) for name, value in feeds.items()}
         for name, value in inputs.items():
