@@ -34,6 +34,7 @@ from mattebox_server.engine.loading import ModelFile, ModelFiles, load_engine
 from mattebox_server.engine.providers import Device, find_device
 from mattebox_server.engine.session import Maps, OnnxSession
 from mattebox_server.errors import InferenceFailed, NotServing, StartupError
+from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.local import LocalServer
 
 OPTIONS = EngineConfig(provider="cpu")
@@ -242,6 +243,26 @@ def test_a_real_network_that_fails_is_rebuilt_from_its_file(
     phases = [entry["phase"] for entry in logs if entry["event"] == "phase"]
     assert phases == ["compile", "check", "warm up"]
     assert engine.networks[0].spec.weights.sha256 == digest(colour_model)
+
+
+def test_photos_that_a_real_network_fails_on_do_not_take_it_out_of_service(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
+    """The session fails on photos of 64x64 only, and answers the check photo, which is larger."""
+    (session,), run = engine.networks[0].sessions, OnnxSession.run
+
+    def failing(self: OnnxSession, images: Pixels, *arguments: Any) -> Maps:
+        if images.shape == (1, 64, 64, 3):
+            raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
+        return run(self, images, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxSession, "run", failing)
+        for _ in range(7):
+            with pytest.raises(InferenceFailed):
+                ask(engine)
+    assert ask(engine) > 200
+    assert engine.networks[0].sessions == (session,)
 
 
 def test_a_rebuild_takes_no_other_artifact(

@@ -96,7 +96,7 @@ def _fields(file: BinaryIO, wanted: Container[int]) -> Iterator[tuple[int, bytes
             case kind if kind == _VARINT:
                 _varint(file)
             case kind if kind == _BYTES:
-                length = min(_varint(file), size)  # `seek` fails in its own way beyond 2^63
+                length = min(_varint(file), size)  # `seek` raises OverflowError from 2^63 on
                 if tag >> 3 in wanted:
                     yield tag >> 3, _read(file, length)
                 else:
