@@ -1,4 +1,4 @@
-"""`make gpu-check`: what no test can show without a GPU. Parity, latency and throughput of every GPU provider.
+"""`make gpu-check`: parity, latency and throughput of every GPU provider, which no test can show without a GPU.
 
 Each network runs on cuda (fp32, tf32, fp16, and with its atrous convolutions rewritten) and on TensorRT (fp16), each
 on the artifact that `mattebox-export` makes for it. Parity is against the fp32 artifact on the CPU provider, at two
@@ -29,9 +29,9 @@ from mattebox_server import logs
 from mattebox_server.engine import selfcheck
 from mattebox_server.engine.artifact import read_artifact
 from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable, RequestedPrecision
-from mattebox_server.engine.loading import check_session
 from mattebox_server.engine.nvidia import find_gpu
 from mattebox_server.engine.providers import find_device
+from mattebox_server.engine.selfcheck import check_session
 from mattebox_server.engine.session import OnnxSession
 from mattebox_server.spec import BACKGROUND
 
@@ -41,12 +41,12 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Combination:
-    """One row: where a network runs, in what precision, in which form.
+    """How a network runs in one row of the table.
 
     Args:
-        provider: that runs it.
-        running: precision that is asked for.
-        target: form of the artifact.
+        provider: execution provider.
+        running: precision that the engine is asked for.
+        target: target that the artifact is exported for.
         artifact: precision of the artifact.
     """
 
@@ -67,17 +67,17 @@ _COMBINATIONS = (
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured, or why not.
+    """One row of the table.
 
     Args:
-        network: its name.
-        combination: where and how it ran.
-        failure: why it didn't; "" if it did.
+        network: name of the network.
+        combination: how it ran.
+        failure: the reason why it failed; "" if it didn't.
         mean_levels: mean difference of the foreground from the CPU provider, in grey levels; worst photo.
         same_classes: share of pixels with the same class, worst photo; None from a saliency network.
         open_s: seconds to compile and check.
         latency_ms: median of one photo, copies to and from the device included.
-        photos_per_s: in batches of 8.
+        photos_per_s: photos in a second, in batches of 8.
     """
 
     network: str
@@ -91,9 +91,8 @@ class Result:
 
 
 def main() -> int:
-    """Prints a table, writes JSON; returns 1 if anything failed."""
+    """Prints the table and writes it as JSON; returns 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device-id", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=50, help="measurements of each figure (default: 50)")
     parser.add_argument("--models", default=",".join(_MODELS), help="by commas")
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/.cache"), help="folder for models and engines")
@@ -101,11 +100,11 @@ def main() -> int:
     arguments = parser.parse_args()
     logs.configure("console", "info")  # TensorRT builds for minutes, and says so
     try:
-        gpu = find_gpu(arguments.device_id)
+        gpu = find_gpu()
     except ProviderUnavailable as error:
         print(f"gpu-check: {error}")
         return 1
-    options = EngineConfig(device_id=arguments.device_id, cache_dir=arguments.cache / "compiled", max_batch=_BATCH)
+    options = EngineConfig(cache_dir=arguments.cache / "compiled", max_batch=_BATCH)
     results = [
         measure(model, combination, options, arguments)
         for model in arguments.models.split(",")
@@ -121,7 +120,7 @@ def main() -> int:
 
 
 def measure(model: str, how: Combination, options: EngineConfig, arguments: argparse.Namespace) -> Result:
-    """Everything of one row."""
+    """Measures one row."""
     reference = open_session(model, Combination("cpu", "fp32", "cpu", "fp32"), options, arguments.cache)
     started_s = time.perf_counter()
     try:
@@ -138,7 +137,11 @@ def measure(model: str, how: Combination, options: EngineConfig, arguments: argp
 
 
 def open_session(model: str, how: Combination, options: EngineConfig, cache: Path) -> OnnxSession:
-    """A session, on an artifact that is exported unless it is there. Raises ProviderUnavailable."""
+    """Opens a session on an artifact, which is exported first unless it exists.
+
+    Raises:
+        ProviderUnavailable: the provider can't run it.
+    """
     path = cache / f"{model}-{how.target}-{how.artifact}.onnx"
     if not path.exists():
         weights = [] if model == "u2netp" else ["--weights", "random"]
@@ -151,17 +154,16 @@ def open_session(model: str, how: Combination, options: EngineConfig, cache: Pat
     asked = EngineConfig(
         precision=how.running,
         threads=options.threads,
-        device_id=options.device_id,
         cache_dir=options.cache_dir,
         max_batch=options.max_batch,
     )
-    return OnnxSession(read_artifact(path), find_device(how.provider, options.device_id), asked)
+    return OnnxSession(read_artifact(path), find_device(how.provider), asked)
 
 
 def parity(
     session: OnnxSession, reference: OnnxSession, sizes: Sequence[tuple[int, int]]
 ) -> tuple[float, float | None]:
-    """Mean difference of the foreground in grey levels, and share of the same classes; of the worst photo."""
+    """Mean difference of the foreground in grey levels, and share of pixels of the same class, of the worst photo."""
     levels: list[float] = []
     shares: list[float] = []
     for size in sizes:
@@ -176,14 +178,14 @@ def parity(
 
 
 def keep_of(session: OnnxSession, batch: int) -> NDArray[np.float32] | None:
-    """Everything but the background."""
+    """The input `keep` with all classes but the background; None for a saliency network."""
     if session.spec.kind == "saliency":
         return None
     return np.tile(np.array([label != BACKGROUND for label in session.spec.labels], np.float32), (batch, 1))
 
 
 def run_seconds(session: OnnxSession, size: tuple[int, int], batch: int, rounds: int) -> float:
-    """Median of one run, after five that are not counted."""
+    """Median seconds of one run, after five that are not counted."""
     photos = np.stack([selfcheck.synthetic_photo(*size, 0)] * batch)
     keep = keep_of(session, batch)
     times: list[float] = []

@@ -131,8 +131,6 @@ def ways_of(model: str, height: int, width: int, arguments: argparse.Namespace) 
     yield from plain_openvino(plain, model, photo, arguments.threads)
     for provider, precision in _PROVIDERS:
         yield mattebox_way(model, provider, precision, photo, arguments)
-        if (height, width) == (450, 600):  # the size that a photo of 600x450 has in the artifact
-            yield mattebox_way(model, provider, precision, photo, arguments, ((width, height),))
 
 
 def torch_ways(photo: NDArray[np.uint8], arguments: argparse.Namespace) -> Iterator[Way]:
@@ -236,13 +234,12 @@ def mattebox_way(
     precision: RequestedPrecision,
     photo: NDArray[np.uint8],
     arguments: argparse.Namespace,
-    static: tuple[tuple[int, int], ...] = (),
 ) -> Way:
     """The engine's session, on an artifact of the provider's form."""
-    name = f"Mattebox {provider} {precision}{', static size' if static else ''}"
-    options = EngineConfig(threads=arguments.threads, precision=precision, static_sizes=static)
+    name = f"Mattebox {provider} {precision}"
+    options = EngineConfig(threads=arguments.threads, precision=precision)
     try:
-        device = find_device(provider, 0)
+        device = find_device(provider)
         artifact = read_artifact(exported(model, provider, arguments.cache))
         session = OnnxSession(artifact, device, options)
     except ProviderUnavailable as error:

@@ -1,4 +1,4 @@
-"""A session that the tests control, in place of onnxruntime's."""
+"""Sessions and model files that the tests control, in place of onnxruntime's and real ones."""
 
 import threading
 import time
@@ -6,16 +6,21 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from mattebox_server.engine import selfcheck
 from mattebox_server.engine.config import ProviderName
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.lifecycle import Backoff
-from mattebox_server.engine.network import BatchLimits, Network
+from mattebox_server.engine.network import Network, NetworkLimits
 from mattebox_server.engine.session import Maps, Stop
 from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.spec import ModelSpec, Stretch, Weights
 
+CHECK_SHAPE = (8, 8, 3)  # of the check photo; no other photo of a test has it
+CHECK_PHOTO = selfcheck.synthetic_photo(8, 8, 0)
+
 
 def spec(name: str) -> ModelSpec:
+    """The description of a network that a FakeSession stands for."""
     return ModelSpec(
         name=name,
         kind="semantic",
@@ -26,11 +31,15 @@ def spec(name: str) -> ModelSpec:
         weights=Weights(source="test", sha256="0" * 64, trained=True),
         licence="none",
         tools={},
+        expectation=selfcheck.expect(8, 8, 0, CHECK_PHOTO[..., 0], CHECK_PHOTO[..., 2]),
     )
 
 
 class FakeSession:
-    """Answers with the photo's own first channel as foreground, once `gate` is open."""
+    """Answers with the photo's first channel as foreground and its third as classes, once `gate` is open.
+
+    It fails on photos whose first pixel has 66 as its second channel; where it is `broken`, on the check photo too.
+    """
 
     provider: ProviderName = "cpu"
     precision = "fp32"
@@ -41,6 +50,8 @@ class FakeSession:
         self.gate = threading.Event()
         self.gate.set()
         self.stopped, self.can_stop, self.running = threading.Event(), True, False
+        self.broken = False
+        self.checks = 0  # runs of the check photo
         self.ran: list[int] = []  # the first photo of each batch
         self.batches: list[int] = []
         self.kept: list[list[float]] = []
@@ -58,6 +69,11 @@ class FakeSession:
                     raise RuntimeError("stopped")
         finally:
             self.running = False
+        if self.broken:
+            raise RuntimeError("the device is on fire")
+        if images.shape[1:] == CHECK_SHAPE:
+            self.checks += 1
+            return Maps(images[..., 0], images[..., 2])
         assert keep is not None
         self.ran.append(int(images[0, 0, 0, 0]))
         self.batches.append(len(images))
@@ -70,7 +86,7 @@ class FakeSession:
 
 
 class FakeFiles:
-    """An `Opener` of such sessions, once `gate` is open and all of `failures` have been raised."""
+    """An `Opener` that opens FakeSessions, once `gate` is open and all of `failures` have been raised."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -106,10 +122,10 @@ class FakeFiles:
 def engine_of(
     *sessions: FakeSession,
     max_batch: int = 1,
-    max_queue: int = 64,
     files: FakeFiles | None = None,
     backoff: Backoff | None = None,
 ) -> Engine:
-    """An engine with one session a network."""
-    limits = BatchLimits(max_batch, 0.05, max_queue)
-    return Engine([Network([session], limits) for session in sessions], files or FakeFiles(), 1, backoff)
+    """An engine with one network for each session."""
+    return Engine(
+        [Network([session], NetworkLimits(max_batch)) for session in sessions], files or FakeFiles(), 1, backoff
+    )

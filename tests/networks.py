@@ -1,4 +1,4 @@
-"""Networks of a few nodes, whose answers can be worked out by hand."""
+"""Networks of a few nodes, whose answers can be computed by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -15,30 +15,30 @@ COLOUR_BIAS = np.array([2.02, 0, 0, 0], np.float32)  # between two steps of 8 bi
 
 
 def colour_network(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The colour network in numpy: RGB float32 (N, 3, h, w) in [0, 1] to logits (N, 4, h, w)."""
+    """Computes the colour network in numpy: RGB float32 (N, 3, h, w) in [0, 1] to logits (N, 4, h, w)."""
     logits = np.einsum("nchw,kc->nkhw", image, COLOUR_WEIGHTS) + COLOUR_BIAS[:, np.newaxis, np.newaxis]
     return np.asarray(logits, np.float32)
 
 
 def save_colour_core(path: Path, size: int | None = None, batch: int | str = "batch") -> Path:
-    """The colour network as ONNX: one 1x1 convolution; any size, or a fixed square."""
+    """Saves the colour network as ONNX, one 1x1 convolution, for any size or for a fixed square."""
     weights = COLOUR_WEIGHTS.reshape(4, 3, 1, 1)
     return _save(path, "Conv", {"weights": weights, "bias": COLOUR_BIAS}, 4, size, batch)
 
 
 def save_brightness_core(path: Path, size: int | None = None) -> Path:
-    """A saliency network: the mean of red, green and blue."""
+    """Saves a saliency network that gives the mean of red, green and blue."""
     return _save(path, "Conv", {"weights": np.full((1, 3, 1, 1), 1 / 3, np.float32)}, 1, size, "batch")
 
 
 def save_half_size_core(path: Path) -> Path:
-    """The colour network at half the resolution: the artifact's tail must bring it back."""
+    """Saves the colour network at half the resolution, which the artifact's tail must enlarge."""
     weights = COLOUR_WEIGHTS.reshape(4, 3, 1, 1)
     return _save(path, "Conv", {"weights": weights, "bias": COLOUR_BIAS}, 4, None, "batch", strides=[2, 2])
 
 
 def atrous_network(rates: tuple[int, ...], channels: int = 5, seed: int = 0) -> onnx.ModelProto:
-    """Atrous 3x3 convolutions side by side, summed: random weights, with and without a bias."""
+    """Builds the sum of atrous 3x3 convolutions with random weights, with and without a bias."""
     rng = np.random.default_rng(seed)
     nodes: list[onnx.NodeProto] = []
     weights: list[onnx.TensorProto] = []
@@ -65,7 +65,7 @@ def atrous_network(rates: tuple[int, ...], channels: int = 5, seed: int = 0) -> 
 
 
 def joined_network(parts: tuple[int, ...], bias: bool, seed: int = 0) -> onnx.ModelProto:
-    """1x1 convolutions of some channels each, joined, and a 3x3 convolution of them all: random weights."""
+    """Builds 1x1 convolutions with random weights, and a 3x3 convolution of their concatenated results."""
     rng = np.random.default_rng(seed)
     nodes: list[onnx.NodeProto] = []
     weights: list[onnx.TensorProto] = []

@@ -1,4 +1,4 @@
-"""Sessions, a device and a clock that the tests of the batcher control."""
+"""Sessions, a device and a clock that are controlled by the tests of the batcher."""
 
 import threading
 from collections.abc import Callable, Generator, Mapping
@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fakes import spec
+from fakes import CHECK_PHOTO, CHECK_SHAPE, spec
+from mattebox_server.engine import selfcheck
 from mattebox_server.engine.batcher import Batcher
 from mattebox_server.engine.inference import Inference
-from mattebox_server.engine.network import BatchLimits, Network
+from mattebox_server.engine.network import Network, NetworkLimits, Replica
 from mattebox_server.engine.session import Maps, Stop
 from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.spec import ModelSpec
@@ -24,8 +25,8 @@ from mattebox_server.spec import ModelSpec
 GOOD, RAISES, EXITS, BAD_FOREGROUND, BAD_CLASSES, TOO_LARGE = range(6)
 POISON = [RAISES, EXITS, BAD_FOREGROUND, BAD_CLASSES]
 SMALL, WIDE, TALL = (3, 4), (3, 5), (6, 4)
-ENOUGH_S = 20.0  # for anything that must happen; nothing waits that long unless it hangs
-ROOMY = BatchLimits(max_batch=4, max_wait_s=1000.0, max_queue=100)
+ENOUGH_S = 20.0  # longest wait for anything that must happen, and usually happens at once
+ROOMY = NetworkLimits(max_batch=4, passed_over_s=1000.0)
 
 
 def photo(number: int, mode: int = GOOD, shape: tuple[int, int] = SMALL) -> Pixels:
@@ -39,7 +40,7 @@ def code(kept: frozenset[int]) -> int:
 
 
 class Clock:
-    """`time.monotonic`, as far as the batcher sees."""
+    """Takes the place of `time.monotonic` in the batcher."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -57,7 +58,7 @@ class Batch:
 
 @dataclass(eq=False)
 class Device:
-    """What all sessions of a test share. They can't fail a test themselves, because the batcher catches it."""
+    """The device that all sessions of a test share. It collects problems, because the batcher catches exceptions."""
 
     clock: Clock | None = None
     runs: int = 1
@@ -98,9 +99,9 @@ class Device:
 
 
 class Probe:
-    """Answers with the photo's number as foreground and its kept classes, as a binary number, as classes.
+    """A session that answers with the photo's number as foreground, and its kept classes, as one number, as classes.
 
-    A held session stays in each run until `step`, except where it tries again what it has run before.
+    A held session stays in each run until `step`, but for runs of photos that it has run before.
     """
 
     provider: Literal["cpu"] = "cpu"
@@ -108,7 +109,9 @@ class Probe:
     bounds = None
 
     def __init__(self, device: Device, name: str = "net", *, saliency: bool = False, cost_s: float = 0.0) -> None:
-        semantic = spec(name)
+        # Its answer to the check photo: the photo's first channel, and the number of the kept classes everywhere.
+        answer = CHECK_PHOTO[..., 0], np.full(CHECK_SHAPE[:2], code(spec(name).foreground_classes), np.uint8)
+        semantic = spec(name).model_copy(update={"expectation": selfcheck.expect(8, 8, 0, *answer)})
         kind = {"kind": "saliency", "labels": ("thing",)}
         self.spec: ModelSpec = semantic.model_copy(update=kind) if saliency else semantic
         self.device, self.cost_s = device, cost_s
@@ -117,6 +120,8 @@ class Probe:
         self.fails_from = 1000  # photos
         self.room = 1000  # photos, for which the device has memory
         self.broken = False
+        self.lies = False  # gives the wrong answer to the check photo
+        self.checks = 0  # runs of the check photo
         self.lasts = 10**9  # runs, and then it breaks
         self._permits = threading.Semaphore(0)
         self._seen: set[int] = set()
@@ -133,6 +138,9 @@ class Probe:
         self.step()
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:  # noqa: ARG002
+        if images.shape[1:] == CHECK_SHAPE:
+            self.checks += 1
+            return self._answer(np.zeros_like(images) if self.lies else images, keep)
         batch = Batch(self, images[:, 0, 0, 0].tolist(), images.shape[1:])
         self.device.enter(batch)
         try:
@@ -179,13 +187,13 @@ class Bench:
     failed: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])  # networks, attempts without an answer
     first: "Future[Inference]" = field(default_factory=Future[Inference])
 
-    def note_failing(self, network: Network, attempts: int) -> None:
+    def note_failing(self, network: Network, attempts: int, _: Callable[[Replica], None]) -> None:
         with self.device.changed:
             self.failed.append((network.spec.name, attempts))
             self.device.changed.notify_all()
 
     def waiting(self, name: str) -> int:
-        return self.batcher.waiting(self.networks[name])
+        return len(self.networks[name].waiting)
 
     def release(self) -> None:
         for session in self.sessions:
@@ -208,7 +216,7 @@ class Bench:
         return self.batcher.submit(self.networks[name], photo(number, mode, shape), kept, deadline_s)
 
     def start(self, number: int, name: str = "net", *, mode: int = GOOD) -> "Future[Inference]":
-        """Submits what a free device runs alone, and waits until it runs."""
+        """Submits a photo to a free device, which runs it alone, and waits until it runs."""
         future = self.submit(number, name, mode=mode)
         self.device.until(lambda: any(batch.numbers == [number] for batch in self.device.inside))
         return future
@@ -216,13 +224,13 @@ class Bench:
 
 @contextmanager
 def bench(
-    device: Device, sessions: list[Probe], limits: BatchLimits | Mapping[str, BatchLimits] = ROOMY, runs: int = 1
+    device: Device, sessions: list[Probe], limits: NetworkLimits | Mapping[str, NetworkLimits] = ROOMY, runs: int = 1
 ) -> Generator[Bench]:
     device.runs = runs
     networks: dict[str, Network] = {}
     for name in dict.fromkeys(probe.spec.name for probe in sessions):
         replicas = [probe for probe in sessions if probe.spec.name == name]
-        networks[name] = Network(replicas, limits if isinstance(limits, BatchLimits) else limits[name])
+        networks[name] = Network(replicas, limits if isinstance(limits, NetworkLimits) else limits[name])
     the = Bench(device, sessions, networks)
     the.batcher = Batcher(runs, the.note_failing)
     try:
@@ -236,9 +244,9 @@ def bench(
 
 @contextmanager
 def busy(
-    device: Device, limits: BatchLimits = ROOMY, *, saliency: bool = False, cost_s: float = 0.0
+    device: Device, limits: NetworkLimits = ROOMY, *, saliency: bool = False, cost_s: float = 0.0
 ) -> Generator[Bench]:
-    """One session that is at work on photo 0 until it is released."""
+    """A bench with one session, which runs photo 0 until it is released."""
     with bench(device, [Probe(device, saliency=saliency, cost_s=cost_s).hold()], limits) as the:
         the.first = the.start(0)
         yield the
@@ -246,7 +254,7 @@ def busy(
 
 def device_with_clock(monkeypatch: pytest.MonkeyPatch) -> Device:
     clock = Clock()
-    for module in ("batcher", "inference"):
+    for module in ("batcher", "turn", "inference"):
         monkeypatch.setattr(f"mattebox_server.engine.{module}.time", SimpleNamespace(monotonic=clock))
     return Device(clock)
 

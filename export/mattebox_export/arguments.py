@@ -1,4 +1,4 @@
-"""The command line of `mattebox-export`: its options, and what they mean together."""
+"""The command line of `mattebox-export`: its options, their checks and their defaults."""
 
 import argparse
 import os
@@ -7,20 +7,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
-from mattebox_export.options import Activation, Triple
+from mattebox_export.catalogue import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD, VOC_LABELS, Activation, Triple
 from mattebox_server.spec import MAX_LABELS, Letterbox, Precision, Resize, ShortSide, Stretch, Target
 
 CUSTOM = "custom"
-_MAX_ASPECT = 4  # short_side: a photo longer than 4:1 gets a smaller short side instead of an ever larger input
-_DEFAULT_SHORT_SIDE_PX = 450  # of the reference recipe
+_MAX_ASPECT = 4  # with short_side, a photo longer than 4:1 gets a smaller short side, not an ever larger long side
+_DEFAULT_SHORT_SIDE_PX = 450  # as in the recipe that the project began with
 _MIN_STD, _MAX_STD = 1e-3, 10
-_IMAGENET = "0.485,0.456,0.406", "0.229,0.224,0.225"
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """The command line, parsed."""
+    """A command line that is parsed and checked.
+
+    Args:
+        model: name in the catalogue, or "custom".
+        weights: "official", "random" or the path of a torch state dict.
+        target: execution provider to export for; None means the best of this machine.
+        precision: precision of the core.
+        output: file to write.
+        resize: how photos get the network's size; None means the network's own size, or the default.
+        labels: class names; None means Pascal VOC's, or a saliency network if the model is custom.
+        core: file of a custom network.
+        mean: mean that is subtracted from a custom network's input.
+        std: standard deviation by which a custom network's input is divided.
+        activation: function that turns a saliency network's values into probabilities.
+        name: the model's name on the server.
+        licence: licence of the weights; None means the catalogue's, or "unknown".
+        cache: folder of downloaded weights.
+    """
 
     model: str
     weights: str
@@ -39,13 +54,20 @@ class Arguments:
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments | None:
-    """Parses a command line; None asks for the catalogue. Exits with 2 if it is wrong, with 0 after --help."""
+    """Parses a command line.
+
+    Returns:
+        The arguments; None if the command line asks for the catalogue.
+
+    Raises:
+        SystemExit: the command line is wrong (exit code 2), or asks for --help (0).
+    """
     parser = _parser()
     namespace = parser.parse_args(argv)
     if namespace.list:
         return None
     if namespace.model is None:
-        parser.error("which MODEL? See --list")
+        parser.error("which MODEL? mattebox-export --list shows all")
     try:
         return _check(namespace)
     except ValueError as error:
@@ -55,28 +77,33 @@ def parse_arguments(argv: Sequence[str]) -> Arguments | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mattebox-export",
-        description="Turns a segmentation network into a verified, self-describing model.onnx for mattebox-server.",
+        description="Exports a segmentation network as a model file for mattebox-server, once both give the same maps.",
     )
     add = parser.add_argument
-    add("model", nargs="?", choices=[*CATALOGUE, CUSTOM], metavar="MODEL", help="a name from --list, or custom")
-    add("--list", action="store_true", help="show the networks with licence and size")
-    add("--weights", default=None, metavar="official|random|FILE", help="default: official; FILE is a torch state dict")
-    add("--target", choices=get_args(Target), help="provider to export for (default: this machine's best)")
-    add("--precision", default="fp32", choices=get_args(Precision), help="fp16 is for --target cuda (default: fp32)")
-    add("-o", "--output", type=Path, metavar="FILE", help="default: NAME.onnx here; custom: NAME.mattebox.onnx")
-    add("--resize", metavar="POLICY", help="short_side:450, stretch:320x320 or letterbox:512x512 (width x height)")
-    add("--labels", metavar="voc|A,B,C|FILE", help="class names; one must be 'background'. custom: none = saliency")
-    add("--core", type=Path, metavar="FILE", help="custom: the network, float32 RGB (N, 3, H, W) in, logits or map out")
-    add("--mean", metavar="R,G,B", help="custom: subtracted from values in [0, 1] (default: ImageNet's)")
-    add("--std", metavar="R,G,B", help="custom: divides after that (default: ImageNet's)")
-    add("--activation", choices=get_args(Activation), help="custom saliency: what makes probabilities (default: none)")
-    add("--name", help="custom: name of the model on the server (default: the core's file name)")
-    add("--licence", help="custom, or --weights FILE: licence of the weights")
+    add("model", nargs="?", choices=[*CATALOGUE, CUSTOM], metavar="MODEL", help="a network from --list, or custom")
+    add("--list", action="store_true", help="list the networks with their licences and sizes")
+    add("--weights", metavar="official|random|FILE", help="FILE holds a torch state dict (default: official)")
+    add("--target", choices=get_args(Target), help="execution provider to export for (default: this machine's best)")
+    add("--precision", default="fp32", choices=get_args(Precision), help="fp16 needs --target cuda (default: fp32)")
+    add("-o", "--output", type=Path, metavar="FILE", help="file to write (default: NAME.onnx or NAME.mattebox.onnx)")
+    add("--resize", metavar="POLICY", help="input size: short_side:450, stretch:320x320 or letterbox:512x512 (WxH)")
+    add("--labels", metavar="voc|A,B,C|FILE", help="class names, one of them background; a saliency network has none")
+    custom = parser.add_argument_group("your own network (MODEL is custom)").add_argument
+    custom("--core", type=Path, metavar="FILE", help="ONNX: float32 RGB (N, 3, H, W) to logits, or to a saliency map")
+    custom("--mean", metavar="R,G,B", help="mean of its input, of values in [0, 1] (default: ImageNet's)")
+    custom("--std", metavar="R,G,B", help="standard deviation of its input, of values in [0, 1] (default: ImageNet's)")
+    custom("--activation", choices=get_args(Activation), help="turns saliency into probabilities (default: none)")
+    custom("--name", help="name of the model on the server (default: the name of the core's file)")
+    custom("--licence", help="licence of the weights, for --weights FILE too (default: unknown)")
     return parser
 
 
 def _check(namespace: argparse.Namespace) -> Arguments:
-    """Raises ValueError for options that contradict each other or don't parse."""
+    """Checks the options and fills in the defaults.
+
+    Raises:
+        ValueError: options contradict each other, or can't be parsed.
+    """
     custom = namespace.model == CUSTOM
     for option in ("core", "mean", "std", "activation", "name"):
         if not custom and getattr(namespace, option) is not None:
@@ -86,18 +113,18 @@ def _check(namespace: argparse.Namespace) -> Arguments:
     if namespace.weights is not None and (custom or namespace.model == "u2netp"):
         raise ValueError(f"--weights is not for {namespace.model}, whose weights are in its ONNX file")
     if namespace.labels is not None and namespace.model == "u2netp":
-        raise ValueError("--labels is not for u2netp, which knows no classes")
+        raise ValueError("--labels is not for u2netp, which has no classes")
     if namespace.activation is not None and namespace.labels is not None:
         raise ValueError("--activation is for saliency networks, which have no --labels")
     weights = namespace.weights or "official"
     if namespace.licence is not None and not custom and weights in ("official", "random"):
-        raise ValueError("--licence is for custom and for --weights FILE: the catalogue knows the others")
+        raise ValueError("--licence is for custom and --weights FILE: the other licences are known")
     if namespace.precision == "fp16" and namespace.target != "cuda":
-        raise ValueError("--precision fp16 is for --target cuda: CPUs would compute it in fp32")
+        raise ValueError("--precision fp16 needs --target cuda: CPUs would compute in fp32")
     name = namespace.name or (namespace.core.stem if custom else namespace.model)
     labels = None if namespace.labels is None else parse_labels(namespace.labels)
     if labels is not None and weights == "official" and not custom and labels != VOC_LABELS:
-        raise ValueError("the official weights know the Pascal VOC labels, no others")
+        raise ValueError("the official weights have the Pascal VOC labels: use --labels with --weights FILE or random")
     return Arguments(
         namespace.model,
         weights,
@@ -107,8 +134,8 @@ def _check(namespace: argparse.Namespace) -> Arguments:
         None if namespace.resize is None else parse_resize(namespace.resize),
         labels,
         namespace.core,
-        parse_triple(namespace.mean or _IMAGENET[0], "--mean"),
-        parse_triple(namespace.std or _IMAGENET[1], "--std"),
+        IMAGENET_MEAN if namespace.mean is None else parse_triple(namespace.mean, "--mean"),
+        IMAGENET_STD if namespace.std is None else parse_triple(namespace.std, "--std"),
         namespace.activation or "none",
         name,
         namespace.licence,
@@ -117,9 +144,13 @@ def _check(namespace: argparse.Namespace) -> Arguments:
 
 
 def _output(namespace: argparse.Namespace, name: str) -> Path:
-    """Where the artifact goes: never over the core that it is made of. Raises ValueError."""
+    """The file to write.
+
+    Raises:
+        ValueError: its name is empty, or it is the file of the core.
+    """
     if namespace.output == Path():
-        raise ValueError("-o: is empty")
+        raise ValueError("-o: is empty, must be the name of a file")
     if namespace.core is None:
         return namespace.output or Path(f"{name}.onnx")
     output: Path = namespace.output or Path(f"{name}.mattebox.onnx")
@@ -129,7 +160,11 @@ def _output(namespace: argparse.Namespace, name: str) -> Path:
 
 
 def parse_resize(text: str) -> Resize:
-    """Raises ValueError unless it is like short_side:450, stretch:320x320 or letterbox:512x512."""
+    """Parses a policy such as short_side:450, stretch:320x320 or letterbox:512x512 (width x height, in pixels).
+
+    Raises:
+        ValueError: it is none of these, or a side is out of range.
+    """
     policy, _, size = text.partition(":")
     width, _, height = size.partition("x")
     try:
@@ -147,12 +182,16 @@ def parse_resize(text: str) -> Resize:
 
 
 def default_short_side() -> Resize:
-    """The reference recipe's."""
+    """The policy for a network that takes any size: a short side of 450 pixels."""
     return parse_resize(f"short_side:{_DEFAULT_SHORT_SIDE_PX}")
 
 
 def parse_labels(text: str) -> tuple[str, ...]:
-    """`voc`, names with commas, or a file with a name a line. Raises ValueError."""
+    """Parses class names: `voc`, names separated by commas, or a file with one name on each line.
+
+    Raises:
+        ValueError: there is no such file, or the number of names is out of range.
+    """
     if text == "voc":
         return VOC_LABELS
     try:
@@ -166,13 +205,23 @@ def parse_labels(text: str) -> tuple[str, ...]:
 
 
 def parse_triple(text: str, option: str) -> Triple:
-    """Raises ValueError unless it is three numbers with commas."""
+    """Parses a mean or a standard deviation of red, green and blue.
+
+    Args:
+        text: three numbers, separated by commas.
+        option: `--mean` or `--std`, which have different ranges.
+
+    Raises:
+        ValueError: the text is not three numbers, or one is out of range.
+    """
     try:
         red, green, blue = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise ValueError(f"{option} {text}: must be three numbers, R,G,B") from error
+        raise ValueError(f"{option} {text}: must be three numbers, such as 0.5,0.5,0.5") from error
     if option == "--std" and not all(_MIN_STD <= value <= _MAX_STD for value in (red, green, blue)):
-        raise ValueError(f"--std {text}: must be {_MIN_STD} to {_MAX_STD}, of values in [0, 1]: divide by 255")
+        raise ValueError(
+            f"--std {text}: must be {_MIN_STD} to {_MAX_STD}; if it is of values in [0, 255], divide by 255"
+        )
     if option == "--mean" and not all(-1 <= value <= 1 for value in (red, green, blue)):
-        raise ValueError(f"--mean {text}: must be -1 to 1, of values in [0, 1]: divide by 255")
+        raise ValueError(f"--mean {text}: must be -1 to 1; if it is of values up to 255, divide by 255")
     return red, green, blue

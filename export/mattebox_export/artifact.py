@@ -1,4 +1,4 @@
-"""From a command line to a file: build the core, wrap it, check it, and only then write it."""
+"""An export: builds the core, puts head and tail around it, checks the artifact, and only then writes the file."""
 
 import contextlib
 import importlib.metadata
@@ -27,17 +27,20 @@ _TOOLS = ("mattebox", "onnx", "torch", "torchvision", "onnxruntime")
 
 
 def export(arguments: Arguments) -> Iterator[str]:
-    """Exports one network, and yields a line on each step when it is done.
+    """Exports one network.
+
+    Yields:
+        A line of text about each step that is done.
 
     Raises:
-        ExportError: nothing was written.
+        ExportError: the export can't be done; nothing was written.
     """
     core = _build_core(arguments)
     yield f"built {arguments.name}: weights {_source(arguments)}, sha256 {core.weights_sha256}"
     target = arguments.target or best_target()
     spec = _spec(arguments, core, target)
     model, form = bring_to_form(prepare(core.model), target, arguments.precision)
-    whose = "" if arguments.target else " (this machine's best; --target chooses)"
+    whose = "" if arguments.target else " (the best of this machine; --target chooses another)"
     yield f"form for {target}{whose}, {arguments.precision}: {form}"
     artifact = wrap(replace(core, model=model), spec)
     parity = check_parity(artifact, core, spec)
@@ -54,7 +57,7 @@ def _build_core(arguments: Arguments) -> Core:
         return u2netp_core(arguments.cache)
     if importlib.util.find_spec("torchvision") is None:
         raise ExportError(f"{arguments.model} needs torch and torchvision: pip install 'mattebox[export]'")
-    from mattebox_export.torchvision_core import torchvision_core  # noqa: PLC0415 - takes seconds, others don't need it
+    from mattebox_export.torchvision_core import torchvision_core  # noqa: PLC0415 - its import takes seconds
 
     return torchvision_core(arguments.model, arguments.weights, len(arguments.labels or VOC_LABELS))
 
@@ -112,7 +115,11 @@ def _licence(arguments: Arguments) -> str:
 
 
 def _resize(arguments: Arguments, core: Core) -> Resize:
-    """What was asked for, as far as the core takes it; else what the core's input says; else the reference recipe's."""
+    """How photos get the network's size: as asked for; else by the core's fixed size; else by the default.
+
+    Raises:
+        ExportError: the core doesn't take what was asked for.
+    """
     model = core.model
     dims = list(model.graph.input[0].type.tensor_type.shape.dim) if len(model.graph.input) else []
     if len(dims) != 4:
@@ -125,9 +132,7 @@ def _resize(arguments: Arguments, core: Core) -> Resize:
     if asked.policy == "short_side" or (asked.width_px, asked.height_px) != (fixed.width_px, fixed.height_px):
         raise ExportError(f"--resize: the core takes {fixed.width_px}x{fixed.height_px} only, by stretch or letterbox")
     if core.normalisation.by_maximum and asked.policy == "letterbox":
-        raise ExportError(
-            "--resize: the network divides by the photo's maximum, to which a letterbox's fill would count"
-        )
+        raise ExportError("--resize: letterbox would change the photo's maximum, by which this network divides")
     return asked
 
 
@@ -138,12 +143,12 @@ def _check_channels(model: onnx.ModelProto, kind: Kind, labels: int) -> None:
         raise ExportError(
             f"the core's output has {dims[1].dim_value} channels, but there are {labels} labels"
             if kind == "semantic"
-            else f"a saliency core gives one channel, this gives {dims[1].dim_value}: name its classes with --labels"
+            else f"a saliency core gives one channel, this one gives {dims[1].dim_value}: name its classes by --labels"
         )
 
 
 def _write(artifact: onnx.ModelProto, path: Path) -> None:
-    """Writes the whole file or none."""
+    """Writes the artifact under another name and renames it, so that nobody finds half of it."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

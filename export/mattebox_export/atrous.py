@@ -1,13 +1,13 @@
-"""Atrous 3x3 convolutions as sums of 1x1 convolutions, for OpenVINO on CPUs with matrix units.
+"""Rewrites atrous 3x3 convolutions as sums of 1x1 convolutions, for OpenVINO on CPUs with matrix units.
 
-A 3x3 convolution of rate d is the sum of nine 1x1 convolutions of shifted inputs. Where a shift reaches out of the map
-it meets padding, that is zeros: so each tap is computed only where it is inside the map, and zeros are put around its
-result. The sum is equal to the convolution but for the order of its additions, at every size of the map: sizes are
-worked out in the graph.
+A 3x3 convolution of rate d is the sum of nine 1x1 convolutions, here called taps, of shifted inputs. Where a shift
+reaches beyond the map it meets padding, which is zero. So each tap is computed only inside the map, and zeros are put
+around its result. The sum equals the convolution but for the order of additions, at every size of the map, because the
+graph itself computes the lengths.
 
-What that wins depends on the device. At rates 12, 24, 36 on a 57x75 map it saves 42 % of the multiplications of a
-provider that computes the padding too, as OpenVINO does where it uses AMX. onnxruntime's CPU provider and OpenVINO on
-AVX2 skip the padding by themselves: there the rewrite wins nothing.
+The gain depends on the device. At rates of 12, 24 and 36 on a map of 57x75 the rewrite saves 42 % of the
+multiplications of a provider that computes the padding too, as OpenVINO does where it uses AMX. onnxruntime's CPU
+provider, and OpenVINO on AVX2, skip the padding by themselves, so that there is no gain.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-_MIN_RATE = 9  # below, nearly all of a tap is inside of the maps that networks have, and there is nothing to save
+_MIN_RATE = 9  # with smaller rates nearly all of a tap is inside the usual maps, so that nothing is saved
 _HEIGHT, _WIDTH = 2, 3
 _OFFSETS = ((1, 0), (0, -1), (2, 1))  # (index in the kernel, sign of the shift), the centre first
 
 
 def rewrite_atrous(model: onnx.ModelProto) -> int:
-    """Rewrites every 3x3 convolution of rate 9 or more that keeps the size of its map, in place.
+    """Rewrites, in place, every 3x3 convolution of rate 9 or more that keeps the size of its map.
 
     Returns:
-        How many there were.
+        The number of rewritten convolutions.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -66,16 +66,16 @@ def _rate(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> int | N
 
 @dataclass(frozen=True)
 class _Axis:
-    """Names of one axis' lengths (int64, shape (1,)), worked out in the graph.
+    """Names of values (int64, shape (1,)) in the graph: the lengths along one axis, in rows or columns.
 
-    A tap that is shifted by the rate covers `length` - rate rows. Where the map is not larger than the rate it covers
-    none, and as there may be no empty tensor, one row is computed and then cut off by a negative pad.
+    A tap that is shifted by the rate covers `length` - rate rows. If the map is not larger than the rate the tap covers
+    none. As a tensor may not be empty, one row is computed then, and cut off by a negative pad.
 
     Args:
-        length: of the map.
-        start: first input row of the tap that looks forward.
-        end: row after the last input row of the tap that looks back.
-        pads: by sign of the shift, rows to put before and after the result.
+        length: length of the map.
+        start: first input row of the tap that is shifted forwards.
+        end: row behind the last input row of the tap that is shifted backwards.
+        pads: rows to put before and behind a tap's result, by the sign of its shift.
     """
 
     length: str
@@ -86,7 +86,7 @@ class _Axis:
 
 @dataclass
 class _Taps:
-    """The nodes in the place of one convolution."""
+    """The nodes and constants that take the place of one convolution."""
 
     prefix: str
     nodes: list[onnx.NodeProto] = field(default_factory=list[onnx.NodeProto])
@@ -120,7 +120,7 @@ class _Taps:
         length = self._add("Slice", [shape, self._number(axis), self._number(axis + 1)])
         covered = self._add("Max", [self._add("Sub", [length, distance]), one])
         start = self._add("Sub", [length, covered])
-        # A tap that looks forward fills the first rows; if it is outside of the map, its row goes behind the last.
+        # A tap that is shifted forwards fills the first rows; if it is outside the map, its row goes behind the last.
         before_forward = self._add("Where", [self._add("Greater", [length, distance]), zero, length])
         before_back = self._add("Min", [distance, length])
         pads = {
@@ -130,7 +130,7 @@ class _Taps:
         return _Axis(length, start, covered, pads)
 
     def _inside(self, source: str, axes: dict[int, _Axis], up: int, left: int) -> str:
-        """What a tap sees of the map."""
+        """Cuts out the part of the map that a tap covers."""
         cut = {axis: sign for axis, sign in ((_HEIGHT, up), (_WIDTH, left)) if sign}
         if not cut:
             return source
@@ -140,7 +140,7 @@ class _Taps:
         return self._add("Slice", [source, self._join(starts), self._join(ends), which])
 
     def _around(self, values: str, axes: dict[int, _Axis], axis: int, sign: int) -> str:
-        """Zeros where a tap was outside of the map."""
+        """Puts zeros where a tap was outside the map."""
         if not sign:
             return values
         pads = [self._number(0)] * 8

@@ -1,7 +1,16 @@
-"""The networks that `mattebox-export` knows by name."""
+"""The networks that `mattebox-export` knows by name, and the words that describe any network.
+
+This module imports nothing heavy, because `--list` and `--help` must work without onnx.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
+
+Activation = Literal["none", "sigmoid", "minmax"]
+"""The function that turns a saliency network's values into probabilities."""
+
+Triple = tuple[float, float, float]
+"""One number each for red, green and blue."""
 
 VOC_LABELS = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -9,22 +18,22 @@ VOC_LABELS = (
 )  # fmt: skip
 
 _TORCHVISION = "https://download.pytorch.org/models"  # as in torchvision's own weights enums
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One network.
+    """A network that can be exported by name.
 
     Args:
-        name: on the command line.
-        kind: of the artifact.
-        source: where the code and the official weights come from.
-        licence: of code and weights.
+        name: the network's name on the command line.
+        kind: kind of the artifact that is made of it.
+        source: the place that its code and its official weights come from.
+        licence: licence of its code and weights.
         weights: URL of the official weights, or the package that holds them.
         megabytes: size of the official weights.
-        about: one line for people who choose.
+        about: one line that helps to choose.
     """
 
     name: str

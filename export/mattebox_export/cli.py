@@ -1,4 +1,4 @@
-"""Entry point of `mattebox-export`."""
+"""The entry point of `mattebox-export`."""
 
 import importlib.util
 import sys
@@ -9,7 +9,11 @@ from mattebox_export.errors import ExportError
 
 
 def main() -> int:
-    """Exports one network; returns the exit code: 0, 1 if it can't be done, 2 for a wrong command line."""
+    """Exports one network.
+
+    Returns:
+        The exit code: 0 if the artifact is written, 1 if it can't be, 2 for a wrong command line.
+    """
     arguments = parse_arguments(sys.argv[1:])
     if arguments is None:
         print_catalogue()
@@ -34,14 +38,14 @@ def print_catalogue() -> None:
     _say(row.format("model", "kind", "licence", "weights", "about"))
     for entry in CATALOGUE.values():
         _say(row.format(entry.name, entry.kind, entry.licence, f"{entry.megabytes} MB", entry.about))
-    _say(row.format(CUSTOM, "either", "yours", "yours", "--core FILE.onnx: your own network"))
+    _say(row.format(CUSTOM, "either", "yours", "yours", "your own network, --core FILE.onnx"))
 
 
 def _require_onnx() -> None:
     if importlib.util.find_spec("onnxruntime") is None:
         raise ExportError("the parity check needs onnxruntime: pip install 'mattebox[cpu]' (or 'mattebox[cuda]')")
     if importlib.util.find_spec("onnx") is None:
-        raise ExportError("this needs the onnx package: pip install 'mattebox[export]' (without torch: export-onnx)")
+        raise ExportError("the package onnx is missing: pip install 'mattebox[export]' (without torch: export-onnx)")
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""A network without Mattebox's head and tail, and what has to be known to put them on."""
+"""A core: a network before Mattebox puts its head and tail around it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mattebox_export.options import Activation, Triple
+from mattebox_export.catalogue import Activation, Triple
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Pixels to the core's input: divide by `scale`, subtract `mean`, divide by `std` (RGB).
+    """How pixels become the core's input: they are divided by 255, `mean` is subtracted, the rest is divided by `std`.
 
     Args:
-        mean: of values in [0, 1].
-        std: of values in [0, 1].
-        by_maximum: divide by the photo's own largest value instead of 255, as U2-Net's own code does.
+        mean: mean of red, green and blue, of values in [0, 1].
+        std: standard deviation of red, green and blue, of values in [0, 1].
+        by_maximum: whether pixels are divided by the photo's largest value instead of 255, as in U2-Net's own code.
     """
 
     mean: Triple
@@ -27,14 +27,14 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Core:
-    """One network as ONNX: float32 RGB (N, 3, H, W) in, its first output is what counts.
+    """A network as ONNX, which takes float32 RGB (N, 3, H, W); of its outputs the first one is used.
 
     Args:
         model: the graph. A semantic core gives logits (N, C, h, w), a saliency core values (N, 1, h, w).
-        normalisation: of its input.
-        activation: saliency only: what makes probabilities of the core's values.
-        reference: the same network as it came (torch in eager mode, the file as it was given): normalised float32
-            (N, 3, H, W) to its output float32 (N, C, h, w). The parity check compares with it.
+        normalisation: how pixels become the core's input.
+        activation: function that turns a saliency core's values into probabilities; without effect on a semantic core.
+        reference: the unchanged network (torch in eager mode, or the given file), from normalised float32
+            (N, 3, H, W) to its output float32 (N, C, h, w). The parity check compares the artifact with it.
         weights_sha256: digest of the file that the weights come from, or of the random weights themselves.
     """
 

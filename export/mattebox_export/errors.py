@@ -1,5 +1,5 @@
-"""What can go wrong with an export."""
+"""The error of an export."""
 
 
 class ExportError(Exception):
-    """The export can't be done as asked. The message says why and what to do; nothing was written."""
+    """The export can't be done, and nothing was written. The message says why, and what to do."""

@@ -1,4 +1,4 @@
-"""What a core becomes for the device that it is exported for."""
+"""The form of a core's graph for the execution provider that it is exported for."""
 
 import warnings
 
@@ -13,19 +13,24 @@ from mattebox_server.spec import Precision, Target
 
 
 def bring_to_form(model: onnx.ModelProto, target: Target, precision: Precision) -> tuple[onnx.ModelProto, str]:
-    """The core in the form that is fastest on a target, as far as that has been measured.
+    """Brings a core to the form that was measured to be the fastest on a target.
 
-    | target | form | because |
+    | target | form | reason |
     |---|---|---|
-    | cpu | convolutions of concatenations split | U2-Net-p 295 instead of 315 ms, see `concat` |
-    | openvino | atrous convolutions as 1x1 taps | 215-225 ms instead of 670-720 with AMX, see `atrous` |
-    | cuda | as exported | cuDNN has kernels for atrous convolutions; not measured |
+    | cpu | convolutions of concatenations split (`concat`) | U2-Net-p takes 295 instead of 315 ms |
+    | openvino | atrous convolutions as 1x1 taps (`atrous`) | ResNet-101 takes 215-225 instead of 670-720 ms with AMX |
+    | cuda | unchanged | cuDNN has kernels for atrous convolutions; not measured |
+
+    Args:
+        model: the core, which stays as it is.
+        target: execution provider that the artifact is for.
+        precision: fp32 or fp16.
 
     Returns:
-        The core, and what was done to it, for people to read.
+        The changed copy of the core, and one line of text about the changes.
 
     Raises:
-        ExportError: it can't be brought to fp16.
+        ExportError: the core can't be converted to fp16.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -36,34 +41,34 @@ def bring_to_form(model: onnx.ModelProto, target: Target, precision: Precision) 
         rewritten = rewrite_atrous(copy)
         done.append(f"{rewritten} atrous convolutions as taps")
         if rewritten:
-            del copy.graph.value_info[:]  # a rewritten core has other values
+            del copy.graph.value_info[:]  # shapes of values that the rewritten core doesn't have
     if precision == "fp16":
         copy = _halve(copy)
         done.append("core in fp16, head and tail in fp32")
     _drop_unused_weights(copy.graph)
-    return copy, ", ".join(done) or "as it is"
+    return copy, ", ".join(done) or "unchanged"
 
 
 def _drop_unused_weights(graph: onnx.GraphProto) -> None:
-    """Those of rewritten nodes, and of outputs that were cut off."""
+    """Deletes the weights of nodes that were rewritten, and of outputs that were cut off."""
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     inner = any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)
-    kept = [weights for weights in graph.initializer if inner or weights.name in used]  # a graph inside may use any
+    kept = [weights for weights in graph.initializer if inner or weights.name in used]  # inner graphs may use any
     del graph.initializer[:]
     graph.initializer.extend(kept)
 
 
 def _halve(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights and activations in fp16, between a cast from fp32 and one back."""
+    """Converts weights and activations to fp16; casts at its input and output keep these in fp32."""
     for node in model.graph.node:
         if node.op_type == "Resize" and len(node.input) == 4 and node.input[3]:
-            node.input[1] = node.input[2] = ""  # older files say "no scales" by an empty tensor, which can't be halved
+            node.input[1] = node.input[2] = ""  # empty tensors, which older files have here, can't be converted
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # weights below fp16's smallest number; the parity check judges that
+            warnings.simplefilter("ignore")  # of weights below fp16's smallest number; the parity check judges them
             halved = convert_float_to_float16(model, keep_io_types=True)
     except Exception as error:  # the converter raises whatever shape inference brings up
         raise ExportError(f"--precision fp16: the core can't be converted: {error}") from error
-    OnnxModel(halved).topological_sort()  # the converter puts its casts at the end
+    OnnxModel(halved).topological_sort()  # the converter puts its casts at the end, where ONNX doesn't allow them
     del halved.graph.value_info[:]
     return halved

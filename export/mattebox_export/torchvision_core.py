@@ -1,4 +1,4 @@
-"""torchvision's DeepLabV3 networks as ONNX cores. The only module that imports torch."""
+"""torchvision's DeepLabV3 networks as ONNX cores. No other module imports torch."""
 
 # pyright: reportUnknownMemberType=false
 # torch's own annotations leave much open.
@@ -35,7 +35,7 @@ WEIGHTS: dict[str, Any] = {
 
 
 class LowResolution(nn.Module):
-    """The network up to its classifier: logits at the backbone's stride. The upsampling is the artifact's tail."""
+    """A network without its last upsampling, which is part of the artifact's tail: logits at the backbone's stride."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -43,22 +43,22 @@ class LowResolution(nn.Module):
         self.classifier = network.get_submodule("classifier")
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Normalised RGB (N, 3, H, W) to logits (N, C, h, w)."""
+        """Computes logits (N, C, h, w) of normalised RGB (N, 3, H, W)."""
         logits: torch.Tensor = self.classifier(self.backbone(image)["out"])
         return logits
 
 
 def torchvision_core(name: str, weights: str, classes: int, seed: int = 0) -> Core:
-    """Builds a network with official, random or a file's weights, and exports it.
+    """Builds a network with official, random or a file's weights, and converts it to ONNX.
 
     Args:
-        name: in the catalogue.
+        name: the network's name in the catalogue.
         weights: "official", "random" or the path of a state dict, with or without the auxiliary head.
         classes: number of classes; the official weights have 21.
-        seed: of random weights.
+        seed: seed of random weights.
 
     Raises:
-        ExportError: the weights can't be had, or are not this network's.
+        ExportError: the weights can't be loaded, or are not this network's.
     """
     network = build_network(name, weights, classes, seed)
     digest = state_sha256(network) if weights == RANDOM else _file_sha256(_weights_path(name, weights))
@@ -67,7 +67,17 @@ def torchvision_core(name: str, weights: str, classes: int, seed: int = 0) -> Co
 
 
 def build_network(name: str, weights: str, classes: int, seed: int = 0) -> nn.Module:
-    """The network in eager mode, ready to infer: `network(image)["out"]` are logits at the image's size."""
+    """Builds a network in eager mode: `network(image)["out"]` are logits at the image's size.
+
+    Args:
+        name: the network's name in the catalogue.
+        weights: "official", "random" or the path of a state dict.
+        classes: number of classes.
+        seed: seed of random weights.
+
+    Raises:
+        ExportError: the weights can't be loaded, or are not this network's.
+    """
     torch.manual_seed(seed)
     network: nn.Module = getattr(segmentation, name)(
         weights=None, weights_backbone=None, num_classes=classes, aux_loss=False
@@ -80,9 +90,9 @@ def build_network(name: str, weights: str, classes: int, seed: int = 0) -> nn.Mo
 
 
 def _calibrate(network: nn.Module) -> None:
-    """Gives a random network the ranges and the stability of a trained one, which precision and parity are about.
+    """Gives a random network the ranges and the numeric stability of a trained one, without which parity means nothing.
 
-    As it comes, it blows activations up by orders of magnitude and amplifies float32's rounding to 1e-3 in the logits.
+    Plain random weights raise activations by orders of magnitude, and amplify float32's rounding to 1e-3 in the logits.
     So residual branches are damped, as after zero-init-residual training (He et al., "Bag of Tricks", 2019, section
     3.1), and the batch norms get their statistics from synthetic photos.
     """
@@ -90,7 +100,7 @@ def _calibrate(network: nn.Module) -> None:
         if isinstance(module, Bottleneck):
             nn.init.constant_(module.bn3.weight, _RESIDUAL_GAIN)
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # average over all batches seen
+            module.momentum = None  # so that the statistics are averages over all batches
     photos = torch.from_numpy(np.stack([synthetic_photo(225, 225, seed) for seed in (0, 1)])).permute(0, 3, 1, 2) / 255
     image = (photos - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
     with torch.no_grad():
@@ -104,9 +114,9 @@ def _official_state(name: str) -> dict[str, torch.Tensor]:
     except (urllib.error.URLError, OSError) as error:  # no network
         raise ExportError(
             f"can't download the official weights: {error}\n  from  {weights.url}\n  into  {_cache_folder()}\n"
-            f"Put the file there by hand, name it with --weights FILE, or take --weights {RANDOM} to test speed."
+            f"Put the file there by hand, name it with --weights FILE, or use --weights {RANDOM} to test speed."
         ) from error
-    except Exception as error:  # torch.hub's hash check, or what a damaged file in the cache brings up
+    except Exception as error:  # of torch.hub's hash check, or of a damaged file in its cache
         file = _weights_path(name, OFFICIAL)
         raise ExportError(f"the download of {weights.url} is damaged, delete {file} if it is there: {error}") from error
     return state
@@ -117,7 +127,7 @@ def _file_state(path: Path) -> dict[str, torch.Tensor]:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ExportError(f"there is no weights file {path}") from error
-    except Exception as error:  # torch.load raises whatever the pickle brings up
+    except Exception as error:  # torch.load raises many types, depending on the file
         raise ExportError(f"{path} is not a torch state dict: {error}") from error
     if isinstance(loaded, dict) and "model" in loaded:  # as torchvision's training script saves it
         loaded = cast(Any, loaded["model"])
@@ -149,7 +159,7 @@ def _load(network: nn.Module, state: dict[str, torch.Tensor], source: str) -> No
 
 
 def _to_onnx(network: nn.Module) -> onnx.ModelProto:
-    # Batch 2 and odd, unequal sides: the exporter takes a 1, and sides that are equal, for constants of the network.
+    # Torch's exporter makes constants of a batch of 1 and of equal sides, so the example has neither.
     example = torch.rand(2, 3, 193, 257)
     dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
@@ -166,7 +176,7 @@ def _to_onnx(network: nn.Module) -> onnx.ModelProto:
             verbose=False,
         )
     if program is None:
-        raise ExportError("torch's exporter gave nothing")
+        raise ExportError("torch's exporter returned no graph")
     return program.model_proto
 
 
@@ -193,7 +203,7 @@ def _file_sha256(path: Path) -> str:
 
 
 def state_sha256(network: nn.Module) -> str:
-    """Digest of all numbers of a network, in the order of their names."""
+    """Digest of all weights and statistics of a network, in the order of their names."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())

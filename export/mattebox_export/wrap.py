@@ -1,11 +1,10 @@
-"""Puts head and tail around a core, so that photos go in as bytes and masks come out as bytes.
+"""Puts head and tail around a core, so that an artifact takes photos as bytes and gives maps as bytes.
 
 head: uint8 NHWC BGR -> float32 -> NCHW -> RGB -> normalised
-tail: -> input's size (bilinear) -> softmax of the kept classes, argmax | probability -> uint8
+tail: output of the core -> size of the photo (bilinear) -> softmax of the kept classes, argmax | probability -> uint8
 
-Head and tail compute in float32, whatever the core does.
-
-Both are graph nodes and run where the network runs; `mattebox_server.spec` says what the artifact looks like.
+Head and tail are nodes of the graph, so that they run on the same device as the network. They compute in float32, even
+if the core is in fp16. `mattebox_server.spec` describes the artifact's inputs and outputs.
 """
 
 from dataclasses import dataclass, field
@@ -15,22 +14,22 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from mattebox_export.catalogue import Activation
 from mattebox_export.core import Core, Normalisation
 from mattebox_export.errors import ExportError
-from mattebox_export.options import Activation
 from mattebox_server.spec import METADATA_KEY, ModelSpec
 
 OPSET = 18
 _IR_VERSION = 10
-CORE_OUTPUT = "mattebox/resized"  # the core's output at the input's size: what the parity check looks at
+CORE_OUTPUT = "mattebox/resized"  # the core's output at the size of the input, which the parity check compares
 _RESERVED = ("image", "keep", "foreground", "classes")  # the artifact's own inputs and outputs
-_FREE = ("batch", "height", "width")  # names of the image's free lengths, which the server knows
+_FREE = ("batch", "height", "width")  # names of the image's free lengths, by which the server may fix them
 _TINY = 1e-6  # keeps a black photo and a flat map from dividing by zero
 
 
 @dataclass
 class _Graph:
-    """Nodes and constants in the making."""
+    """The nodes and constants of an artifact that is being built."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list[onnx.NodeProto])
     constants: list[onnx.TensorProto] = field(default_factory=list[onnx.TensorProto])
@@ -41,20 +40,20 @@ class _Graph:
         return name
 
     def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        # The one place with **: ONNX's own helper takes a node's attributes that way.
+        # ONNX's own helper takes a node's attributes as keywords.
         self.nodes.append(helper.make_node(op, inputs, [output], name=f"mattebox/{op}_{len(self.nodes)}", **attributes))
         return output
 
 
 def wrap(core: Core, spec: ModelSpec) -> onnx.ModelProto:
-    """The artifact: head, core, tail, and the spec in the metadata.
+    """Builds the artifact: head, core and tail, with the spec in its metadata.
 
     Args:
-        core: prepared by `prepare`.
-        spec: of the artifact.
+        core: the core, as `prepare` returns it.
+        spec: description of the artifact.
 
     Raises:
-        ExportError: the core's inputs or outputs are not what a core must have.
+        ExportError: the core's input or output has the wrong type or shape.
     """
     model = core.model
     (core_input,), core_output = model.graph.input, model.graph.output[0]
@@ -75,7 +74,7 @@ def wrap(core: Core, spec: ModelSpec) -> onnx.ModelProto:
         graph.add("Identity", [core_output.name], CORE_OUTPUT)
     else:
         _resize_to_image(graph, core_output.name)
-    # One set of names for what is free, so that the server can fix it.
+    # Free lengths get the same names in all artifacts, so that the server can fix them.
     named = zip((batch, height, width), _FREE, strict=True)
     shape: list[int | str] = [length if isinstance(length, int) else name for length, name in named]
     inputs = [helper.make_tensor_value_info("image", TensorProto.UINT8, [*shape, 3])]
@@ -88,7 +87,7 @@ def wrap(core: Core, spec: ModelSpec) -> onnx.ModelProto:
         _saliency_tail(graph, core.activation)
     # The core's own shapes stay: onnxruntime's CPU provider fuses a residual addition into the convolution before it
     # only where it can see that both have the same, which saves 3 % of a ResNet-101.
-    known = shape == [batch, height, width]  # else they speak of lengths by other names
+    known = shape == [batch, height, width]  # else the core's shapes have other names for these lengths
     shapes = [value for value in model.graph.value_info if known and _is_shaped(value)]
     whole = helper.make_graph(
         graph.nodes, spec.name, inputs, outputs, [*model.graph.initializer, *graph.constants], value_info=shapes
@@ -104,12 +103,12 @@ def wrap(core: Core, spec: ModelSpec) -> onnx.ModelProto:
 
 
 def describe(artifact: onnx.ModelProto, spec: ModelSpec) -> None:
-    """Writes the spec into the metadata, in the place of any that is there."""
+    """Writes the spec into an artifact's metadata, where it replaces any earlier one."""
     helper.set_model_props(artifact, {METADATA_KEY: spec.to_json()})
 
 
 def with_core_output(artifact: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that also gives the core's output at the input's size, float32 (N, C, H, W)."""
+    """A copy of an artifact that also gives the core's output at the size of the input, float32 (N, C, H, W)."""
     copy = onnx.ModelProto()
     copy.CopyFrom(artifact)
     copy.graph.output.append(helper.make_tensor_value_info(CORE_OUTPUT, TensorProto.FLOAT, None))
@@ -117,13 +116,13 @@ def with_core_output(artifact: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A core as head and tail expect it: one input, opset 18 or newer, no names that collide with the artifact's.
+    """A copy of a core with one input, opset 18 or newer, and no names that the artifact uses itself.
 
     Raises:
-        ExportError: that can't be had.
+        ExportError: the core can't be brought to this form.
     """
     if len(model.functions) or any(opset.domain not in ("", "ai.onnx") for opset in model.opset_import):
-        raise ExportError("the core uses operators outside of ONNX's own set")
+        raise ExportError("the core uses operators that are not ONNX's own")
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
@@ -135,14 +134,14 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     prepared.ir_version = max(prepared.ir_version, 4)  # before 4, initializers had to be inputs too
     version = max((opset.version for opset in prepared.opset_import), default=0)
     if version == 0:
-        raise ExportError("the core names no opset")
+        raise ExportError("the core doesn't say which opset it uses")
     if not prepared.graph.output:
         raise ExportError("the core has no output")
     if version < OPSET:
         try:
             prepared = onnx.version_converter.convert_version(prepared, OPSET)
         except Exception as error:  # the converter raises whatever its adapters raise
-            raise ExportError(f"the core's opset {version} can't be brought to {OPSET}: {error}") from error
+            raise ExportError(f"the core can't be converted from opset {version} to {OPSET}: {error}") from error
     _rename(prepared.graph, {name: f"core/{name}" for name in _RESERVED})
     return prepared
 
@@ -154,7 +153,7 @@ def _is_shaped(value: onnx.ValueInfoProto) -> bool:
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
-    """Gives values other names, in a graph and in the graphs inside it."""
+    """Renames values in a graph and in the graphs inside its nodes."""
     for value in (*graph.input, *graph.output, *graph.value_info):
         value.name = names.get(value.name, value.name)
     for tensor in graph.initializer:
@@ -194,7 +193,7 @@ def _head(graph: _Graph, normalisation: Normalisation, output: str) -> None:
 
 
 def _resize_to_image(graph: _Graph, core_output: str) -> None:
-    """Bilinear, pixel centres at half: torch's `interpolate(mode="bilinear", align_corners=False)`."""
+    """Resizes the core's output as torch's `interpolate(mode="bilinear", align_corners=False)` does."""
     graph.add("Shape", [core_output], "mattebox/batch_channels", start=0, end=2)
     graph.add("Shape", ["image"], "mattebox/height_width", start=1, end=3)
     graph.add("Concat", ["mattebox/batch_channels", "mattebox/height_width"], "mattebox/sizes", axis=0)
@@ -208,10 +207,11 @@ def _resize_to_image(graph: _Graph, core_output: str) -> None:
 
 
 def _semantic_tail(graph: _Graph) -> None:
-    """Argmax, and the share of the kept classes in the sum of the exponentials.
+    """Adds the argmax, and the share of the kept classes in the sum of all exponentials.
 
-    Both sums are one product of matrices, [keep; 1] x exponentials: on onnxruntime's CPU provider, whose Softmax over
-    axis 1 transposes first, 18 ms instead of 121 (21 classes at 450x600), on OpenVINO 12 instead of 15.
+    The sums over the kept and over all classes are one matrix product, [keep; 1] x exponentials. With 21 classes at
+    450x600 that takes 18 ms instead of 121 on onnxruntime's CPU provider, whose Softmax over axis 1 transposes first,
+    and 12 instead of 15 on OpenVINO.
     """
     graph.add("ArgMax", [CORE_OUTPUT], "mattebox/argmax", axis=1, keepdims=0)
     graph.add("Cast", ["mattebox/argmax"], "classes", to=TensorProto.UINT8)

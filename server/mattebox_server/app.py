@@ -65,7 +65,9 @@ def run(settings: Settings) -> int:
         log.warning("an environment variable is no setting of the server", variable=name, did_you_mean=near or None)
     warnings.filterwarnings("ignore", module="PIL")  # hostile files must not fill the log
     tune_malloc()
-    cv2.setNumThreads(1)  # photos are the unit of parallelism: one thread each, as many photos at once as there are threads
+    cv2.setNumThreads(
+        1
+    )  # photos are the unit of parallelism: one thread each, as many photos at once as there are threads
     try:
         building = asyncio.run(_serve(settings))
     except (StartupError, MatteboxError) as error:

@@ -1,4 +1,4 @@
-"""Compiled models on disk: found again, never trusted unseen, never half there, whoever else is at work."""
+"""The cache of compiled models: entries are found again, checked, and whole, even with several servers at once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_what_was_published_is_found_again(tmp_path: Path) -> None:
     assert cold(tmp_path / "deep" / "cache").publish()
     entry = warm(tmp_path / "deep" / "cache")
     assert (entry.folder / "sub" / "model.blob").read_bytes() == b"compiled"
-    entry.discard()  # of a warm entry: nothing
+    entry.discard()  # changes nothing in a warm entry
     assert not entry.publish()
     warm(tmp_path / "deep" / "cache")
 
@@ -53,7 +53,7 @@ def test_what_is_not_published_leaves_nothing(tmp_path: Path) -> None:
     cold(tmp_path).discard()
     assert list(tmp_path.iterdir()) == []
     nothing = CacheEntry(tmp_path, "openvino", FACTS)
-    assert not nothing.publish()  # the provider kept nothing
+    assert not nothing.publish()  # the provider wrote nothing
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,7 +122,7 @@ def test_a_link_is_not_trusted(tmp_path: Path) -> None:
 def test_rejected_by_the_provider(tmp_path: Path) -> None:
     cold(tmp_path).publish()
     entry = warm(tmp_path)
-    entry.reject()
+    entry.reject("a test")
     assert not entry.is_warm
     (entry.folder / "model.blob").write_bytes(b"anew")
     assert entry.publish()
@@ -130,7 +130,7 @@ def test_rejected_by_the_provider(tmp_path: Path) -> None:
 
 
 def test_many_at_once(tmp_path: Path) -> None:
-    """The first wins, everybody gets on, and the entry is whole."""
+    """The first server's entry is kept and is whole; the others go on without an error."""
     start = threading.Barrier(8)
     won: list[bool] = []
 

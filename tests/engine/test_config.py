@@ -1,4 +1,4 @@
-"""What each provider is told, and what a compiled model is found by: all of it testable without the device."""
+"""The options of each provider and the key of a compiled model, neither of which needs the device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mattebox_server.engine.nvidia import Gpu, find_gpu
 from mattebox_server.engine.providers import Device, cache_facts
 from mattebox_server.spec import Letterbox, ModelSpec, Precision, ShortSide, Stretch
 
-OPTIONS = EngineConfig(device_id=2, max_batch=4)
+OPTIONS = EngineConfig(max_batch=4)
 RECIPE = ShortSide(short_side_px=450, max_long_side_px=1800)
 
 
@@ -50,7 +50,7 @@ def model(resize: ShortSide | Stretch | Letterbox = RECIPE, precision: Precision
     ],
 )
 def test_precision(provider: ProviderName, artifact: Precision, native: str, possible: list[str]) -> None:
-    """auto is the fastest of what is possible; what is not is refused by name."""
+    """`auto` takes the fastest possible precision; one that is not possible is refused by name."""
     subject, has = model(precision=artifact), frozenset(native.split())
     for requested in ("fp32", "tf32", "bf16", "fp16"):
         if requested in possible:
@@ -71,7 +71,7 @@ def test_openvino_is_told_the_precision_both_ways() -> None:
 
 def test_cuda() -> None:
     found = cuda_options(OPTIONS, "fp32")
-    assert (found["device_id"], found["use_tf32"], found["prefer_nhwc"]) == ("2", "0", "1")
+    assert (found["use_tf32"], found["prefer_nhwc"]) == ("0", "1")
     assert found["cudnn_conv_algo_search"] == "HEURISTIC"
     assert "gpu_mem_limit" not in found
     limited = cuda_options(replace(OPTIONS, gpu_memory_bytes=2**30), "tf32")
@@ -84,7 +84,7 @@ def test_tensorrt_knows_the_shapes_of_every_input() -> None:
     assert found["trt_profile_opt_shapes"] == "image:1x450x600x3,keep:1x3"
     assert found["trt_profile_max_shapes"] == "image:4x900x900x3,keep:4x3"
     assert found["trt_engine_cache_path"] == found["trt_timing_cache_path"] == "/c"
-    assert not any("fp16" in name for name in found)  # written in the graph
+    assert not any("fp16" in name for name in found)  # the graph itself is in fp16
     assert not any("cache" in name for name in tensorrt_options(OPTIONS, model(), None))
 
 
@@ -138,7 +138,7 @@ def test_the_key_of_a_compiled_model_changes_with_all_that_it_depends_on() -> No
 
 def test_no_nvidia_driver_is_said() -> None:
     with pytest.raises(ProviderUnavailable, match="no NVIDIA driver"):
-        find_gpu(0, "libno-such-driver.so.1")
+        find_gpu("libno-such-driver.so.1")
 
 
 def test_tf32_came_with_ampere() -> None:

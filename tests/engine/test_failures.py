@@ -1,4 +1,4 @@
-"""Sessions that fail and devices without memory: what becomes of the photos, of the session and of later batches."""
+"""Sessions that fail, and devices without memory: the outcome of the photos, the session and later batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from structlog.testing import capture_logs
 from mattebox_server.engine import network as network_module
 from mattebox_server.engine.batcher import Batcher
 from mattebox_server.engine.inference import Inference, is_out_of_memory
-from mattebox_server.engine.network import BatchLimits, BatchSize, Network, Replica
+from mattebox_server.engine.network import BatchSize, Network, NetworkLimits, Replica
 from mattebox_server.errors import InferenceFailed, NotServing, Overloaded
 from probes import (
     ENOUGH_S,
@@ -43,7 +43,7 @@ from probes import (
     photo,
 )
 
-ALONE = BatchLimits(1, 1000.0, 100)
+ALONE = NetworkLimits(1, 1000.0)
 
 
 @pytest.fixture(name="device")
@@ -124,7 +124,7 @@ def test_an_odd_batch(device: Device) -> None:
 
 
 def test_one_photo_without_room_is_asked_to_come_back(device: Device) -> None:
-    """And the session is not to blame, however often that happens."""
+    """A lack of memory never takes the session out of service, however often it occurs."""
     with busy(device) as the:
         futures = [the.submit(n, mode=TOO_LARGE if n == 2 else GOOD) for n in (1, 2, 3, 4)]
         the.release()
@@ -192,7 +192,7 @@ def test_a_batch_stays_within_its_bounds(limit: int, runs: list[tuple[int, bool]
 
 
 def test_onnxruntime_without_memory(colour_model: Path) -> None:
-    """The real thing: a process that may not have more memory, and the words that onnxruntime has for it."""
+    """A process whose memory is limited: onnxruntime's error is known as a lack of memory."""
     code = f"""
 import asyncio, resource
 import numpy as np
@@ -239,6 +239,41 @@ def test_a_session_that_fails_three_times_in_a_row_is_out_of_service(device: Dev
         with pytest.raises(NotServing, match="the model net failed and is being rebuilt") as caught:
             the.submit(10)
         assert (caught.value.retry_after_s > 0, caught.value.limit) == (True, "rebuilding")
+
+
+def test_photos_that_make_a_session_fail_do_not_take_it_out_of_service(device: Device) -> None:
+    """However many of them come, the session stays in service, because its answer to the check photo is right."""
+    with capture_logs() as logs, bench(device, [Probe(device)], ALONE) as the:
+        for number in range(10):
+            assert isinstance(the.submit(number, mode=RAISES).exception(ENOUGH_S), InferenceFailed)
+        assert numbers([the.submit(20)]) == [20]
+        for number in range(2):  # an answer lets the count start anew
+            assert isinstance(the.submit(number, mode=RAISES).exception(ENOUGH_S), InferenceFailed)
+        assert (the.sessions[0].checks, the.failed) == (3, [])
+    told = "a session failed on photos, but answers the check photo as it should"
+    assert [(entry["event"], entry["photos"]) for entry in logs] == [(told, 3)] * 3
+
+
+def test_a_batch_of_photos_that_make_a_session_fail(device: Device) -> None:
+    """The check photo runs between two of them; all are tried, and each fails on its own."""
+    with busy(device, replace(ROOMY, max_batch=6)) as the:
+        futures = [the.submit(n, mode=RAISES if n < 5 else GOOD) for n in range(1, 7)]
+        the.release()
+        kinds = [type(future.exception(ENOUGH_S)) for future in futures]
+        assert (the.sessions[0].checks, the.failed) == (1, [])
+    assert kinds == [InferenceFailed] * 4 + [type(None)] * 2
+    assert device.ran == [[0], [1, 2, 3, 4, 5, 6], *([n] for n in range(1, 7))]
+
+
+def test_a_session_that_gives_a_wrong_answer_to_the_check_photo_is_out_of_service(device: Device) -> None:
+    with capture_logs() as logs, bench(device, [Probe(device)], ALONE) as the:
+        the.sessions[0].lies = True
+        for number in range(3):
+            assert isinstance(the.submit(number, mode=RAISES).exception(ENOUGH_S), InferenceFailed)
+        assert (the.sessions[0].checks, the.failed) == (1, [("net", 0)])
+        with pytest.raises(NotServing):
+            the.submit(4)
+    assert "computes something else" in logs[0]["reason"]
 
 
 def test_who_waits_for_the_last_session_is_told(device: Device) -> None:
@@ -317,7 +352,7 @@ def test_a_session_that_is_put_back_serves(device: Device) -> None:
             if answers:
                 assert numbers([the.submit(7)]) == [7]
         break_session(the)
-        # What it took to rebuild counts until the session has answered somebody.
+        # The attempts at rebuilding a session count until it has answered a photo.
         assert the.failed == [("net", 0), ("net", 3), ("net", 5), ("net", 0), ("net", 1)]
 
 
@@ -325,14 +360,16 @@ def test_the_threads_survive_whoever_rebuilds(device: Device) -> None:
     def explode(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    network = Network([Probe(device)], replace(ALONE, max_failures=1))
+    session = Probe(device)
+    session.broken = True
+    network = Network([session], replace(ALONE, max_failures=1))
     other = Network([Probe(device, "other")], ALONE)
     batcher = Batcher(1, explode)
     with capture_logs() as logs:
         assert batcher.submit(network, photo(1, RAISES), frozenset(), None).exception(ENOUGH_S)
         assert numbers([batcher.submit(other, photo(2), frozenset(), None)]) == [2]
     batcher.close()
-    assert "a failing session is left as it is" in [entry["event"] for entry in logs]
+    assert "a session that failed isn't rebuilt" in [entry["event"] for entry in logs]
 
 
 # What is held
@@ -346,7 +383,7 @@ def until(happened: Callable[[], bool]) -> None:
 
 
 def test_nothing_holds_a_network_that_nobody_uses(device: Device) -> None:
-    """So that its memory on the device is free, as soon as the last request is done, without a collector's help."""
+    """Its memory on the device is free as soon as the last request has ended, without the garbage collector."""
     batcher = Batcher(1, Bench(device, [], {}).note_failing)
     session = Probe(device)
     network = Network([session], ALONE)
@@ -360,7 +397,7 @@ def test_nothing_holds_a_network_that_nobody_uses(device: Device) -> None:
         wait([cancelled], ENOUGH_S)
         device.batches.clear()
         del session, network, futures, cancelled
-        until(lambda: gone() is None)  # the thread lets go a moment after the last answer
+        until(lambda: gone() is None)  # the thread drops its reference a moment after the last answer
     finally:
         gc.enable()
         batcher.close()
@@ -406,11 +443,11 @@ def crowds(draw: st.DrawFn) -> list[list[int]]:
     room=st.integers(1, 8),
     good_runs=st.integers(1, 12),
 )
-@settings(deadline=None, max_examples=30, phases=[Phase.explicit, Phase.generate])  # threads don't shrink
+@settings(deadline=None, max_examples=30, phases=[Phase.explicit, Phase.generate])  # threads can't be shrunk
 def test_everyone_gets_exactly_one_outcome(
     crowd: list[list[int]], runs: int, max_batch: int, room: int, good_runs: int
 ) -> None:
-    """While sessions break after some runs and are put back by another thread, and memory is short."""
+    """Sessions break after some runs, another thread replaces them, and memory is short."""
     device, count, outcomes = Device(), itertools.count(), Counter[int]()
     asked: list[tuple[int, int, Future[Inference]]] = []
 
@@ -430,7 +467,7 @@ def test_everyone_gets_exactly_one_outcome(
     def note_outcome(number: int, _: Future[Inference]) -> None:
         outcomes.update([number])
 
-    with bench(device, [session() for _ in range(runs)], BatchLimits(max_batch, 0.01, 1000), runs) as the:
+    with bench(device, [session() for _ in range(runs)], NetworkLimits(max_batch, 0.01), runs) as the:
         threads = [threading.Thread(target=work, args=(plan,)) for plan in crowd]
         mender = Mender(the, session)
         for thread in (mender, *threads):

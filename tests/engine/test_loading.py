@@ -1,4 +1,4 @@
-"""A server serves only what it has proven: whole files, the right numbers, on the device that it says."""
+"""A server serves only whole files whose networks give the right answer to the check photo."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ import images
 import mattebox
 import networks
 from conftest import run_export
-from mattebox_server.engine import loading, providers, selfcheck, session
+from mattebox_server.engine import providers, proving, selfcheck, session
 from mattebox_server.engine.artifact import read_artifact, read_metadata
 from mattebox_server.engine.cache import CacheEntry
 from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable
 from mattebox_server.engine.engine import Engine
-from mattebox_server.engine.loading import check_session, load_engine, warm_up
+from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.providers import find_device
+from mattebox_server.engine.proving import warm_up
+from mattebox_server.engine.selfcheck import check_session
 from mattebox_server.engine.session import Maps, OnnxSession, Stop
 from mattebox_server.errors import StartupError
 from mattebox_server.imaging.pixels import Pixels
@@ -35,11 +37,11 @@ OPTIONS = EngineConfig(provider="cpu")
 
 
 def onnx_session(model: Path, options: EngineConfig = OPTIONS) -> OnnxSession:
-    return OnnxSession(read_artifact(model), find_device("cpu", 0), options)
+    return OnnxSession(read_artifact(model), find_device("cpu"), options)
 
 
 class Broken:
-    """A session whose device computes something else."""
+    """A session whose device computes something else than the network."""
 
     provider: ProviderName
 
@@ -81,7 +83,7 @@ def test_nonsense_of_a_saliency_network(brightness_model: Path, kind: str) -> No
 
 
 def test_nonsense_stops_the_server(colour_model: Path, folder: Path) -> None:
-    """The file of another network: what it answers is not what its spec says."""
+    """A file with another network's weights gives another answer to the check photo than its spec says."""
     model = onnx.load_model_from_string(colour_model.read_bytes())
     for weights in model.graph.initializer:
         if list(weights.dims) == [4, 3, 1, 1]:
@@ -101,9 +103,6 @@ class Compiled(Broken):
         super().__init__(whole, kind)
         self.cache = cache
         self.fate = ""
-
-    def prove_static(self) -> None:
-        """There are none."""
 
     def keep_compiled(self) -> None:
         self.fate = "kept"
@@ -133,7 +132,7 @@ def test_nonsense_from_a_cache_is_compiled_anew_once(
         made.append(Compiled(whole, "as it is" if kind == "whole" else kind, cache))
         return made[-1]
 
-    monkeypatch.setattr(loading, "OnnxSession", session_of)
+    monkeypatch.setattr(proving, "OnnxSession", session_of)
     if fates[-1] == "kept":
         load_engine([colour_model], OPTIONS).close()
     else:
@@ -145,7 +144,7 @@ def test_nonsense_from_a_cache_is_compiled_anew_once(
 def test_a_compiled_model_is_kept_only_when_it_is_proven(
     colour_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a provider that writes into its folder, as OpenVINO does."""
+    """A provider that writes into the folder of the cache, as OpenVINO does, leaves only a checked model there."""
     initialise = providers._initialise  # pyright: ignore[reportPrivateUsage]
 
     def entry_of(*_: object) -> CacheEntry:
@@ -195,16 +194,16 @@ def test_a_long_phase_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch, colo
         return OnnxSession(*arguments)
 
     events_seen = threading.Event()
-    tell = loading.log.info
+    tell = proving.log.info
 
     def info(event: str, **facts: Any) -> None:
-        if event == "still at it":
+        if event == "phase goes on":
             events_seen.set()
         tell(event, **facts)
 
-    monkeypatch.setattr(loading, "_STILL_AT_IT_S", 0.01)
-    monkeypatch.setattr(loading, "OnnxSession", slow)
-    monkeypatch.setattr(loading.log, "info", info, raising=False)
+    monkeypatch.setattr(proving, "_REPORT_S", 0.01)
+    monkeypatch.setattr(proving, "OnnxSession", slow)
+    monkeypatch.setattr(proving.log, "info", info, raising=False)
     load_engine([colour_model], OPTIONS).close()
     assert events_seen.is_set()
 
@@ -216,7 +215,7 @@ def test_a_model_for_another_provider_runs_but_says_so(folder: Path) -> None:
     with capture_logs() as events:
         load_engine([folder / "for-openvino.onnx"], OPTIONS).close()
     (warning,) = [event for event in events if event["log_level"] == "warning"]
-    assert warning["mend"] == "mattebox-export --target cpu"
+    assert warning["remedy"] == "mattebox-export --target cpu"
 
 
 def test_half_precision_is_refused_by_a_cpu(colour_model: Path, folder: Path) -> None:
@@ -249,10 +248,10 @@ def test_warm_up_runs_every_usual_shape_but_on_the_cpu_provider(colour_model: Pa
 
 
 def test_runs_on_buffers_of_the_device(colour_model: Path) -> None:
-    """The GPU's way of running, on the one device that is everywhere: the same numbers, buffers used again."""
+    """Buffers of the device, as GPUs use them, give the same numbers on the CPU, and are used again."""
     whole = onnx_session(colour_model, EngineConfig(provider="cpu", max_batch=2))
     plain = ort.InferenceSession(colour_model, providers=["CPUExecutionProvider"])
-    bound = session._Bound(plain, "cpu", 0)  # pyright: ignore[reportPrivateUsage]
+    bound = session._Bound(plain, "cpu")  # pyright: ignore[reportPrivateUsage]
     rng = np.random.default_rng(0)
     kept: list[tuple[NDArray[Any], NDArray[Any]]] = []
     for size in [(64, 64), (64, 80), (64, 64), *((64, 90 + n) for n in range(10)), (64, 64)]:
@@ -269,40 +268,15 @@ def test_runs_on_buffers_of_the_device(colour_model: Path) -> None:
 
 
 def test_a_run_that_fails_gives_its_buffers_back(colour_model: Path) -> None:
-    """What they hold of the device's memory is what the next try needs."""
+    """The next run may need the memory that these buffers hold."""
     plain = ort.InferenceSession(colour_model, providers=["CPUExecutionProvider"])
-    bound = session._Bound(plain, "cpu", 0)  # pyright: ignore[reportPrivateUsage]
+    bound = session._Bound(plain, "cpu")  # pyright: ignore[reportPrivateUsage]
     photos = np.zeros((1, 64, 64, 3), np.uint8)
     bound.run({"image": photos, "keep": np.zeros((1, 4), np.float32)})
     with pytest.raises(Exception, match="keep"):
         bound.run({"image": photos[:, :32], "keep": np.zeros((1, 9), np.float32)})
     assert not bound._bindings  # pyright: ignore[reportPrivateUsage]
     bound.run({"image": photos, "keep": np.zeros((1, 4), np.float32)})
-
-
-def test_frequent_sizes_get_sessions_of_their_own(colour_model: Path, brightness_model: Path) -> None:
-    """The same numbers, and only for photos of that aspect: all others go the usual way."""
-    whole = onnx_session(colour_model)
-    options = EngineConfig(provider="cpu", static_sizes=((4000, 3000), (640, 480), (300, 400)))
-    static = onnx_session(colour_model, options)
-    sizes = {(64, 85), (85, 64)}
-    assert set(static._static) == sizes  # pyright: ignore[reportPrivateUsage]
-    keep = np.array([[0, 1, 0, 1]], np.float32)
-    for size in (*sizes, (64, 64), (64, 96)):
-        photos = selfcheck.synthetic_photo(*size, 3)[np.newaxis]
-        found, expected = static.run(photos, keep), whole.run(photos, keep)
-        assert (found.foreground == expected.foreground).all()
-        assert found.classes is not None
-        assert (found.classes == expected.classes).all()
-    fixed = onnx_session(brightness_model, options)
-    assert not fixed._static  # pyright: ignore[reportPrivateUsage]  # it is of one size anyway
-    with (
-        LocalServer(
-            [colour_model], ["--provider", "cpu", "--static-size", "96x64", "--static-size", "64x96"]
-        ) as server,
-        mattebox.Client(server.address) as client,
-    ):
-        assert client.remove_background(images.encode(images.scene())).width == 96
 
 
 def test_a_network_of_one_photo_a_run_never_gets_more(folder: Path) -> None:
@@ -322,7 +296,7 @@ def test_a_network_of_one_photo_a_run_never_gets_more(folder: Path) -> None:
 
 
 def test_the_spec_is_read_without_a_session(colour_model: Path) -> None:
-    metadata = read_metadata(colour_model.read_bytes())
+    metadata = read_metadata(colour_model.open("rb"))
     assert metadata == ort.InferenceSession(colour_model).get_modelmeta().custom_metadata_map
     assert ModelSpec.from_metadata(metadata).name == "colour"
 
@@ -338,15 +312,16 @@ def test_files_that_end_too_early(colour_model: Path, tmp_path: Path) -> None:
 
 def test_noise_is_no_model(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for _ in range(200):
-        (tmp_path / "noise.onnx").write_bytes(rng.integers(0, 256, rng.integers(1, 400), np.uint8).tobytes())
+    endless = [bytes((tag, *[255] * 9, 1)) for tag in (0x0A, 0x72)]  # fields of 2^64 - 1 bytes, to skip and to read
+    for noise in (*endless, *(rng.bytes(int(rng.integers(1, 400))) for _ in range(200))):
+        (tmp_path / "noise.onnx").write_bytes(noise)
         with pytest.raises(StartupError, match="noise"):
             read_artifact(tmp_path / "noise.onnx")
 
 
 def test_a_model_without_an_expectation_is_refused(colour_model: Path, tmp_path: Path) -> None:
     model = onnx.load_model_from_string(colour_model.read_bytes())
-    spec = ModelSpec.from_metadata(read_metadata(colour_model.read_bytes())).model_copy(update={"expectation": None})
+    spec = ModelSpec.from_metadata(read_metadata(colour_model.open("rb"))).model_copy(update={"expectation": None})
     onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     (tmp_path / "silent.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(StartupError, match="doesn't say what its network should answer"):
@@ -354,7 +329,7 @@ def test_a_model_without_an_expectation_is_refused(colour_model: Path, tmp_path:
 
 
 def test_the_check_photo_is_the_same_everywhere() -> None:
-    """The exporter and every server must make the same one, or its answers mean nothing."""
+    """The exporter and every server must draw the same photo, or the answers can't be compared."""
     photo = selfcheck.synthetic_photo(30, 40, 1)
     assert photo.shape == (30, 40, 3)
     assert photo.max() <= 240

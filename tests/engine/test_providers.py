@@ -1,4 +1,4 @@
-"""No provider but the one that was asked for, and a reason for each that is not to be had."""
+"""A network runs on the provider that was asked for, or there is a reason why it can't."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ OPTIONS = EngineConfig(provider="cpu", threads=1)
 
 
 def opened(model: Path, provider: ProviderName) -> ort.InferenceSession:
-    return create_session(read_artifact(model), find_device(provider, 0), OPTIONS).session
+    return create_session(read_artifact(model), find_device(provider), OPTIONS).session
 
 
 def openvino_here() -> bool:
@@ -48,7 +48,7 @@ def test_a_provider_that_is_asked_for_by_name_loads_or_stops_the_server(colour_m
 def test_openvino_runs_or_says_why_not(colour_model: Path) -> None:
     if not openvino_here():
         with pytest.raises(ProviderUnavailable, match="OpenVINO's plugin"):
-            find_device("openvino", 0)
+            find_device("openvino")
         return
     assert opened(colour_model, "openvino").get_providers()[0] == "OpenVINOExecutionProvider"
 

@@ -1,4 +1,4 @@
-"""An engine's networks with files that the tests control: rebuilt when they fail, replaced when their files are."""
+"""Networks of an engine whose files the tests control: sessions are rebuilt, networks are replaced."""
 
 from __future__ import annotations
 
@@ -38,10 +38,25 @@ def ask(engine: Engine, number: int = 1, order: int = 0, name: str = "") -> int:
     return int(asyncio.run(engine.infer(network, photo(number, order), frozenset(), None)).foreground[0, 0])
 
 
-def break_network(engine: Engine, name: str = "") -> None:
+def broken_session(name: str = "a") -> FakeSession:
+    session = FakeSession(name)
+    session.broken = True
+    return session
+
+
+def fail(engine: Engine, network: Network) -> None:
     for _ in range(3):
         with pytest.raises(InferenceFailed):
-            ask(engine, order=FIRE, name=name)
+            asyncio.run(engine.infer(network, photo(1, FIRE), frozenset(), None))
+
+
+def break_network(engine: Engine) -> None:
+    """Breaks the default network's sessions, and sends photos until they are out of service."""
+    network = engine.network("")
+    for session in network.sessions:
+        assert isinstance(session, FakeSession)
+        session.broken = True
+    fail(engine, network)
 
 
 def until(happened: Callable[[], bool]) -> None:
@@ -101,7 +116,7 @@ def test_a_network_that_fails_is_rebuilt_until_it_serves(files: FakeFiles) -> No
 
 
 def test_attempts_count_until_a_caller_was_answered(files: FakeFiles) -> None:
-    """Else a session that passes its check and fails its callers would be rebuilt every second."""
+    """A session that passes its check when it is opened, and fails it again later, isn't rebuilt every second."""
     seen: list[int] = []
 
     class Noting(Backoff):
@@ -144,7 +159,7 @@ def test_close_waits_for_no_attempt(files: FakeFiles) -> None:
     assert engine.is_building
     files.gate.set()
     until(lambda: not engine.is_building)
-    assert changes == []  # the loop that would be told may be gone
+    assert changes == []  # the event loop of the callback may be closed by then
 
 
 def test_close_ends_the_wait_for_an_attempt(files: FakeFiles) -> None:
@@ -160,6 +175,17 @@ def test_close_ends_the_wait_for_an_attempt(files: FakeFiles) -> None:
     assert files.calls == 0
 
 
+def test_photos_that_make_a_network_fail_take_it_from_nobody(files: FakeFiles) -> None:
+    """One caller may send them for ever: the sessions answer the check photo, and stay in service."""
+    session = FakeSession("a")
+    engine = engine_of(session, files=files, backoff=SOON)
+    for number in range(5):
+        fail(engine, engine.network(""))
+        assert ask(engine, number) == number
+    assert (session.checks, files.calls) == (5, 0)
+    engine.close()
+
+
 # Replaced
 
 
@@ -172,7 +198,7 @@ def test_requests_end_on_the_network_that_they_were_prepared_for(files: FakeFile
         old.gate.clear()
         running = asyncio.create_task(engine.infer(prepared, photo(1), frozenset(), None))
         waiting = asyncio.create_task(engine.infer(prepared, photo(2), frozenset(), None))
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(until, lambda: old.running and len(prepared.waiting) == 1)
         await asyncio.to_thread(engine.reload)
         new = asyncio.create_task(engine.infer(engine.network("a"), photo(3), frozenset(), None))
         late = asyncio.create_task(engine.infer(prepared, photo(4), frozenset(), None))
@@ -241,32 +267,15 @@ def test_a_reload_takes_the_place_of_a_rebuild(files: FakeFiles) -> None:
 
 
 def test_an_old_network_that_fails_is_not_rebuilt(files: FakeFiles) -> None:
-    engine = engine_of(FakeSession("a"), files=files, backoff=SOON)
+    engine = engine_of(broken_session(), files=files, backoff=SOON)
     old = engine.network("")
     engine.reload()
-    for _ in range(3):
-        with pytest.raises(InferenceFailed):
-            asyncio.run(engine.infer(old, photo(1, FIRE), frozenset(), None))
+    fail(engine, old)
     until(lambda: all(thread.name != "rebuilding" for thread in threading.enumerate()))
     assert files.calls == 1
     with pytest.raises(NotServing):
         asyncio.run(engine.infer(old, photo(1), frozenset(), None))
     assert ask(engine) == 1
-    engine.close()
-
-
-def test_reloads_go_one_after_the_other(files: FakeFiles) -> None:
-    engine = engine_of(FakeSession("a"), files=files)
-    files.gate.clear()
-    threads = [threading.Thread(target=engine.reload) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    until(lambda: files.inside == 1)
-    time.sleep(0.1)  # the others would be there by now
-    files.gate.set()
-    for thread in threads:
-        thread.join(ENOUGH_S)
-    assert (files.calls, files.most_inside) == (3, 1)
     engine.close()
 
 
@@ -286,7 +295,7 @@ def test_who_asks_while_a_reload_goes_on_gets_another(files: FakeFiles) -> None:
     until(lambda: files.calls == 2 and not engine.is_building)
     reloader.close()
     reloader.ask()
-    time.sleep(0.05)
+    until(lambda: all(thread.name != "reloading" for thread in threading.enumerate()))
     assert (files.calls, files.most_inside) == (2, 1)
     engine.close()
 
@@ -295,11 +304,12 @@ def test_nobody_looks_at_the_files_unasked(files: FakeFiles) -> None:
     engine = engine_of(FakeSession("a"), files=files)
     files.news = ["a"]
     quiet = Reloader(engine, None)
-    time.sleep(0.1)
-    assert files.calls == 0
+    quiet.ask()
+    until(lambda: files.calls == 1)
+    assert files.news == ["a"]
     quiet.close()
     looking = Reloader(engine, 0.01)
-    until(lambda: files.calls == 1)
+    until(lambda: files.calls == 2)
     looking.close()
     engine.close()
 

@@ -1,4 +1,4 @@
-"""Exports that need no torch: U2-Net-p and cores of a user's own; and how an export fails."""
+"""Exports that need no torch (U2-Net-p, and a user's own cores), and exports that fail."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def spec_of(path: Path) -> ModelSpec:
 
 
 def test_u2netp(folder: Path) -> None:
-    """The wrapped network against U2-Net's own recipe, on a photo."""
+    """The artifact gives the same map of a photo as U2-Net's own recipe."""
     lines = run_export("u2netp", "-o", folder / "u2netp.onnx")
     assert any(line.startswith("parity at 320x320, batch 2") for line in lines)
     spec = spec_of(folder / "u2netp.onnx")
@@ -76,7 +76,7 @@ def test_custom_semantic(folder: Path, make: Callable[[Path], Path], shape: list
 
 
 def test_outputs_are_what_the_format_says(folder: Path) -> None:
-    """foreground = round(255 x sum of the kept softmax), classes = argmax; BGR in."""
+    """With BGR in, foreground is round(255 x sum of the kept softmax), and classes is the argmax."""
     core = networks.save_colour_core(folder / "core.onnx")
     run_export("custom", "--core", core, "--labels", LABELS, *UNNORMALISED, "-o", folder / "d.onnx")
     session = ort.InferenceSession(folder / "d.onnx", providers=["CPUExecutionProvider"])
@@ -127,7 +127,7 @@ def test_metadata_is_all_that_the_server_needs(colour_model: Path) -> None:
     "wrong", [Normalisation((0.1, 0, 0), (1, 1, 1)), Normalisation((0, 0, 0), (1, 1, 1), by_maximum=True)]
 )
 def test_a_failing_parity_writes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, wrong: Normalisation) -> None:
-    """The reference is given pixels that were normalised otherwise: the check must see it."""
+    """The parity check notices that the reference gets pixels which are normalised in another way."""
     core = networks.save_colour_core(folder / "core.onnx")
     right = parity_module.normalise
 

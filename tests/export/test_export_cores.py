@@ -1,4 +1,4 @@
-"""Cores that are odd: exported where they can be, else refused with a reason; nothing is written then."""
+"""Unusual cores: they are exported, or refused with a reason before anything is written."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ LABELS = ",".join(networks.COLOUR_LABELS)
     [
         (["--labels", "a,b,c,d"], "background"),
         (["--labels", "background,b,c"], "4 channels, but there are 3 labels"),
-        ([], "one channel, this gives 4"),
+        ([], "one channel, this one gives 4"),
         (["--labels", LABELS, "--name", "white space"], "name"),
     ],
 )
@@ -93,7 +93,7 @@ def test_cores_that_are_hardly_any(folder: Path) -> None:
     for core, says in (
         (folder / "empty.onnx", "dimensions"),
         (odd_core(folder / "half.onnx", "n", 3, 8, 8, dtype=onnx.TensorProto.FLOAT16), "it is FLOAT16"),
-        (odd_core(folder / "none.onnx", "n", 3, 8, 8, opsets=False), "names no opset"),
+        (odd_core(folder / "none.onnx", "n", 3, 8, 8, opsets=False), "which opset it uses"),
     ):
         with pytest.raises(ExportError, match=says):
             run_export("custom", "--core", core, *labels)
@@ -110,7 +110,7 @@ def test_old_files_list_their_weights_as_inputs(folder: Path) -> None:
 
 
 def test_a_core_with_the_artifacts_own_names_inside_a_branch(folder: Path) -> None:
-    """Its input is called `classes`, and both branches of an If use it from outside."""
+    """The core's input is called `classes`, and both branches of an If use it from outside."""
     value = onnx.helper.make_tensor_value_info
     shape: list[str | int] = ["n", 3, 8, 8]
 

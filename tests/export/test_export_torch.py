@@ -1,4 +1,4 @@
-"""Exports of torchvision's networks. They need torch; everything else must run without it."""
+"""Exports of torchvision's networks, the only ones that need torch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def eager(network: Any, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def test_flagship_against_torchvision_in_eager_mode(flagship: Path) -> None:
-    """Logits within 1e-4, at several sizes and batches, maps smaller than the atrous rates among them."""
+    """Logits are equal within 1e-4 at several sizes and batches, also with maps smaller than the atrous rates."""
     session = ort.InferenceSession(
         with_core_output(onnx.load_model_from_string(flagship.read_bytes())).SerializeToString(),
         providers=["CPUExecutionProvider"],
@@ -186,7 +186,7 @@ def test_official_weights_without_a_network(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_damaged_download_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision's own hash check, on bytes that are not the checkpoint."""
+    """torchvision checks the hash itself, and refuses bytes that are not the checkpoint."""
     (tmp_path / "bytes").write_bytes(b"not the weights")
     fake = (tmp_path / "bytes").as_uri()
 

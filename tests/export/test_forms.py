@@ -1,4 +1,4 @@
-"""What a core becomes for its target: the same numbers, by other nodes."""
+"""The forms of a core: other nodes for each target, but the same numbers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TAPS, COUNT = rewritten(PLAIN)
 @settings(deadline=None, max_examples=60)
 @given(batch=st.integers(1, 3), height=st.integers(1, 80), width=st.integers(1, 80), seed=st.integers(0, 9))
 def test_taps_equal_the_convolution_at_every_size(batch: int, height: int, width: int, seed: int) -> None:
-    """Maps smaller than a rate among them, down to one pixel: no tap may be an empty tensor."""
+    """This holds down to maps of one pixel, smaller than the rate, where no tap may be an empty tensor."""
     image = np.random.default_rng(seed).normal(0, 1, (batch, 3, height, width)).astype(np.float32)
     assert np.abs(run(TAPS, image) - run(PLAIN, image)).max() <= 1e-4
 
@@ -69,7 +69,7 @@ def test_only_what_can_be_rewritten_is() -> None:
 
 
 def test_taps_run_on_openvino_itself(folder: Path) -> None:
-    """Where the plugin of onnxruntime offers no device, OpenVINO's own package may still be there."""
+    """This uses OpenVINO's own package, which also runs where onnxruntime's plugin offers no device."""
     openvino = pytest.importorskip("openvino")
     (folder / "taps.onnx").write_bytes(TAPS.SerializeToString())
     core = openvino.Core()
@@ -85,7 +85,7 @@ def test_weights_of_rewritten_convolutions_are_not_kept_twice() -> None:
     assert not {"kernel0", "kernel1", "kernel2"} & {weights.name for weights in form.graph.initializer}
     assert len(form.SerializeToString()) < 2 * len(PLAIN.SerializeToString()) + 30_000
     as_it_is, about = bring_to_form(PLAIN, "cpu", "fp32")
-    assert (as_it_is, about) == (PLAIN, "as it is")
+    assert (as_it_is, about) == (PLAIN, "unchanged")
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -117,7 +117,7 @@ def test_joined_channels_that_somebody_else_needs_stay_joined() -> None:
             case _:
                 join.attribute[0].i = 2
         form, about = bring_to_form(model, "cpu", "fp32")
-        assert about == "as it is", change
+        assert about == "unchanged", change
         assert form == model, change
 
 
@@ -138,7 +138,7 @@ def test_the_artifact_says_what_it_was_made_for(folder: Path) -> None:
     options = ["custom", "--core", core, "--labels", ",".join(networks.COLOUR_LABELS), "-o", folder / "t.onnx"]
     options += ["--mean", "0,0,0", "--std", "1,1,1"]
     lines = run_export(*options)
-    assert any(f"form for {best_target()} (this machine's best" in line for line in lines)
+    assert any(f"form for {best_target()} (the best of this machine" in line for line in lines)
     for target, precision in (("cpu", "fp32"), ("openvino", "fp32"), ("cuda", "fp32"), ("cuda", "fp16")):
         run_export(*options, "--target", target, "--precision", precision)
         spec = read_artifact(folder / "t.onnx").spec
@@ -147,7 +147,7 @@ def test_the_artifact_says_what_it_was_made_for(folder: Path) -> None:
 
 
 def test_a_half_precision_core_that_overflows_is_refused(folder: Path) -> None:
-    """Values beyond 65504 become infinite: the parity check must see it."""
+    """Values beyond 65504 become infinite, which the parity check notices."""
     model = onnx.load_model_from_string(networks.save_colour_core(folder / "core.onnx").read_bytes())
     model.graph.initializer[1].raw_data = np.array([1e5, 0, 0, 0], np.float32).tobytes()
     (folder / "big.onnx").write_bytes(model.SerializeToString())

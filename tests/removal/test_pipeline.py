@@ -7,7 +7,6 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-import numpy as np
 import pytest
 
 import images
@@ -175,11 +174,11 @@ def test_who_waits_for_a_model_that_fails_costs_no_pixel() -> None:
     files.gate.clear()
     engine = engine_of(session, files=files)
     pipeline = Pipeline(engine, Admission(("fake",), QueueLimits(1, 9, 60), 2 * HELD_BYTES), Limits(10**6, 10**6), 1)
-    fire = EncodedPhoto(images.encode(np.full((64, 96, 3), 66, np.uint8)))  # what a FakeSession fails on
-    broken = EncodedPhoto(b"never looked at")
+    session.broken = True
+    whole, broken = EncodedPhoto(images.encode(images.scene())), EncodedPhoto(b"never looked at")
 
     async def scenario() -> list[object]:
-        calls = [removed(pipeline, RemovalRequest(photo)) for photo in (fire, fire, fire, broken, broken)]
+        calls = [removed(pipeline, RemovalRequest(photo)) for photo in (whole, whole, whole, broken, broken)]
         return list(await asyncio.gather(*calls, return_exceptions=True))
 
     kinds = [type(outcome) for outcome in asyncio.run(scenario())]

@@ -14,7 +14,6 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -28,7 +27,6 @@ from mattebox_server.rpc.service import SERVICE_NAME
 from mattebox_server.settings import Settings
 
 PHOTO = images.encode(images.scene())
-FIRE = images.encode(np.full((64, 96, 3), 66, np.uint8))  # what a FakeSession fails on
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 A, B = f"{SERVICE_NAME}/a", f"{SERVICE_NAME}/b"
 
@@ -42,6 +40,7 @@ class Scene:
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
     ports: list[int] = field(default_factory=list[int])
     was_building: bool | None = None  # at the end of the server
+    sessions: dict[str, FakeSession] = field(default_factory=lambda: {name: FakeSession(name) for name in "ab"})
 
     @asynccontextmanager
     async def serve(self) -> AsyncGenerator[tuple[Health, mattebox.AsyncClient]]:
@@ -49,7 +48,7 @@ class Scene:
 
         def load(*_: object) -> Engine:
             asyncio.run_coroutine_threadsafe(self.loaded.wait(), loop).result(10)
-            return engine_of(FakeSession("a"), FakeSession("b"), files=self.files, backoff=Backoff(0.001, 0.002))
+            return engine_of(*self.sessions.values(), files=self.files, backoff=Backoff(0.001, 0.002))
 
         def note_port(server: grpc.aio.Server, settings: Settings) -> int:
             self.ports.append(bind(server, settings))
@@ -81,10 +80,11 @@ class Health:
                 await asyncio.sleep(0.01)
 
 
-async def fail(client: mattebox.AsyncClient, model: str) -> None:
+async def fail(client: mattebox.AsyncClient, session: FakeSession) -> None:
+    session.broken = True
     for _ in range(3):
         with pytest.raises(mattebox.InternalError):
-            await client.remove_background(FIRE, model=model)
+            await client.remove_background(PHOTO, model=session.spec.name)
 
 
 def test_a_model_that_fails_is_not_serving_until_it_is_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_a_model_that_fails_is_not_serving_until_it_is_rebuilt(monkeypatch: pyte
             await health.until("", SERVING)
             assert await health.of(SERVICE_NAME, A, B) == [SERVING] * 3
             scene.files.gate.clear()
-            await fail(client, "a")
+            await fail(client, scene.sessions["a"])
             await health.until("", NOT_SERVING)
             assert await health.of(SERVICE_NAME, A, B) == [NOT_SERVING, NOT_SERVING, SERVING]
             with pytest.raises(mattebox.Unavailable, match="the model a failed and is being rebuilt") as caught:
@@ -118,7 +118,7 @@ def test_a_model_that_is_not_the_default_leaves_the_server_serving(monkeypatch: 
         async with scene.serve() as (health, client):
             await health.until("", SERVING)
             scene.files.gate.clear()
-            await fail(client, "b")
+            await fail(client, scene.sessions["b"])
             await health.until(B, NOT_SERVING)
             assert await health.of("", SERVICE_NAME, A) == [SERVING] * 3
             scene.files.gate.set()

@@ -29,7 +29,8 @@ from fakes import FakeSession
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.engine.batcher import Batcher
-from mattebox_server.engine.network import BatchLimits, Network
+from mattebox_server.engine.network import Network, NetworkLimits
+from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
 from mattebox_server.telemetry import metrics
@@ -306,12 +307,9 @@ def test_an_address_in_use_stops_the_start(metered: LocalServer, colour_model: P
 
 
 def test_runs_are_counted_once_whatever_their_batch() -> None:
-    class Observer:
+    class Observer(EngineObserver):
         def __init__(self) -> None:
             self.runs: list[tuple[str, str, int]] = []
-
-        def phase(self, phase: str, model: str, seconds: float) -> None:
-            raise NotImplementedError
 
         def run(self, model: str, provider: str, photos: int, seconds: float) -> None:
             assert seconds >= 0
@@ -319,9 +317,9 @@ def test_runs_are_counted_once_whatever_their_batch() -> None:
 
     session, observer = FakeSession(), Observer()
     session.gate.clear()
-    network = Network([session], BatchLimits(4, 0.05, 64), observer)
+    network = Network([session], NetworkLimits(4), observer)
 
-    def failing(_: Network, __: int) -> None:
+    def failing(*_: object) -> None:
         raise NotImplementedError
 
     batcher = Batcher(1, failing)

@@ -1,4 +1,4 @@
-"""Runs networks. The only package that knows onnxruntime, and only in `session` and `providers`.
+"""Runs networks. Only the modules `session` and `providers` import onnxruntime.
 
-Imports nothing itself: the settings need `options`, and --help needs no onnxruntime.
+This file imports nothing, because the settings need `config`, and --help must work without onnxruntime.
 """

@@ -1,10 +1,12 @@
-"""A model file, read as far as that goes without a provider."""
+"""A model file: its spec, and the state of the file. Reading them needs no onnxruntime."""
 
 import hashlib
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from mattebox_server.errors import StartupError
 from mattebox_server.spec import ModelSpec, SpecError
@@ -15,52 +17,33 @@ _KEY, _VALUE = 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-class FileBytes:
-    """The bytes of an open file, read where they are asked for.
-
-    Not a mapping: a file that somebody cuts short meanwhile would end the process.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def __len__(self) -> int:
-        return os.fstat(self._descriptor).st_size
-
-    def __getitem__(self, place: slice) -> bytes:
-        found = os.pread(self._descriptor, place.stop - place.start, place.start)
-        if len(found) < place.stop - place.start:
-            raise ValueError("it was cut short while it was read")
-        return found
-
-
-@dataclass(frozen=True)
-class FileState:
-    """What tells a file from the one that was there before, whether replaced or written over."""
-
-    modified_ns: int
-    size_bytes: int
-    inode: int
+FileState = tuple[int, int, int]
+"""Time, size and inode of a file, of which one changes when the file is replaced or written over."""
 
 
 def file_state(path: Path) -> FileState | None:
-    """None if there is no such file, or none that can be looked at."""
+    """The state of a file; None if there is no such file, or it can't be looked at."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return FileState(found.st_mtime_ns, found.st_size, found.st_ino)
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model file and what it says of itself."""
+    """A model file and its spec.
+
+    Args:
+        path: place of the file.
+        spec: the file's description of itself.
+    """
 
     path: Path
     spec: ModelSpec
 
     def sha256(self) -> str:
-        """Digest of the whole file: graph, weights and spec."""
+        """Digest of the whole file (graph, weights and spec), in hexadecimal digits."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -69,11 +52,11 @@ def read_artifact(path: Path) -> Artifact:
     """Reads the spec of a model file.
 
     Raises:
-        StartupError: it can't be read, or is no Mattebox artifact.
+        StartupError: the file can't be read, or is no Mattebox artifact.
     """
     try:
         with path.open("rb") as file:
-            metadata = read_metadata(FileBytes(file.fileno()))
+            metadata = read_metadata(file)
     except OSError as error:
         raise StartupError(f"can't read the model {path}: {error.strerror}") from error
     except ValueError as error:
@@ -84,49 +67,61 @@ def read_artifact(path: Path) -> Artifact:
         raise StartupError(f"{path} is no Mattebox model: {error}") from error
 
 
-def read_metadata(data: bytes | FileBytes) -> dict[str, str]:
-    """The metadata properties of an ONNX file, without a look at its graph.
+def read_metadata(file: BinaryIO) -> dict[str, str]:
+    """The metadata properties of an ONNX file.
 
-    onnxruntime tells them only of a session, which costs half a second for a ResNet-101; what is wanted are a few
-    hundred bytes behind the graph, whose length stands before it.
+    onnxruntime gives them for an open session only, which takes half a second for a ResNet-101. This function skips the
+    graph, whose length stands before it, and reads the few hundred bytes behind it. The file isn't mapped into memory,
+    because a mapped file that somebody cuts short ends the process.
+
+    Args:
+        file: the whole file, seekable.
 
     Raises:
-        ValueError: the bytes are no protobuf message.
+        ValueError: the file is not a whole protobuf message, or is cut short meanwhile.
     """
     properties: dict[str, str] = {}
-    for number, start, end in _fields(data, 0, len(data)):
-        if number == _METADATA_PROPS:
-            entry = {n: bytes(data[s:e]).decode() for n, s, e in _fields(data, start, end)}
-            properties[entry.get(_KEY, "")] = entry.get(_VALUE, "")
+    for _, value in _fields(file, (_METADATA_PROPS,)):
+        entry = {number: text.decode() for number, text in _fields(io.BytesIO(value), (_KEY, _VALUE))}
+        properties[entry.get(_KEY, "")] = entry.get(_VALUE, "")
     return properties
 
 
-def _fields(data: bytes | FileBytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, start and end of each field of a message; https://protobuf.dev/programming-guides/encoding."""
-    while start < end:
-        tag, start = _varint(data, start, end)
+def _fields(file: BinaryIO, wanted: Container[int]) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of each wanted field of a protobuf message (https://protobuf.dev/programming-guides/encoding)."""
+    size, place = file.seek(0, os.SEEK_END), file.seek(0)
+    while place < size:
+        tag = _varint(file)
         match tag & 7:
             case kind if kind == _VARINT:
-                _, stop = _varint(data, start, end)
+                _varint(file)
             case kind if kind == _BYTES:
-                length, start = _varint(data, start, end)
-                stop = start + length
+                length = min(_varint(file), size)  # `seek` raises OverflowError from 2^63 on
+                if tag >> 3 in wanted:
+                    yield tag >> 3, _read(file, length)
+                else:
+                    file.seek(length, os.SEEK_CUR)
             case kind if kind in (_FIXED64, _FIXED32):
-                stop = start + (8 if kind == _FIXED64 else 4)
+                file.seek(8 if kind == _FIXED64 else 4, os.SEEK_CUR)
             case kind:
                 raise ValueError(f"wire type {kind}")
-        if stop > end:
-            raise ValueError("it ends in the middle of a field")
-        yield tag >> 3, start, stop
-        start = stop
+        place = file.tell()
+    if place > size:
+        raise ValueError("it ends in the middle of a field")
 
 
-def _varint(data: bytes | FileBytes, start: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while start < end and shift < 64:
-        (byte,) = data[start : start + 1]
+def _varint(file: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 64, 7):
+        (byte,) = _read(file, 1)
         value |= (byte & 127) << shift
-        start, shift = start + 1, shift + 7
         if byte < 128:
-            return value, start
-    raise ValueError("it ends in the middle of a number")
+            return value
+    raise ValueError("a number is too long")
+
+
+def _read(file: BinaryIO, length: int) -> bytes:
+    found = file.read(length)
+    if len(found) < length:
+        raise ValueError("it ends in the middle of a field")
+    return found

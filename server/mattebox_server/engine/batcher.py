@@ -1,56 +1,56 @@
 """Which photo runs when, on which session and with which others: the queues of all networks of one device.
 
-A free device never waits; a busy one collects, and photos of one shape then share a run. The networks share the device
-by the seconds that they take (start-time fair queueing), not by the number of their photos. Callers may sit on any
-event loop, or none: there are only threads and futures here.
+A free device never waits. While the device is busy photos collect, and those of one shape then share a run. The
+networks share the device by the seconds that they take (start-time fair queueing: Goyal, Vin and Cheng, 1996), not by
+the number of their photos. The batcher needs no event loop: it has threads of its own, and callers get futures.
 """
 
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from dataclasses import replace
+from contextlib import contextmanager
 from functools import partial
 
 import structlog
 
-from mattebox_server.engine.inference import Abandoned, Inference, run_session
-from mattebox_server.engine.network import Network, Outcomes, Replica, Request, expired
-from mattebox_server.engine.session import Session, Stop
-from mattebox_server.errors import OutOfMemory, Overloaded
+from mattebox_server.engine.batch import Outcome, Request, late
+from mattebox_server.engine.inference import Inference
+from mattebox_server.engine.network import Network, Replica
+from mattebox_server.engine.turn import Turn
 from mattebox_server.imaging.pixels import Pixels
 
 log = structlog.stdlib.get_logger(__name__)
 
-_Batches = list[list[Request]]
-
-_MEMORY_RETRY_S = 1.0
+OnFailing = Callable[[Network, int, Callable[[Replica], None]], None]
+"""Takes a network of which a session was taken out of service, the number of attempts at rebuilding that session since
+it last answered a caller, and the function that puts a new session into service."""
 
 
 class Batcher:
     """The queues of one device and the threads that run its sessions. All methods may be called from any thread.
 
-    A network is known while something waits for it: once nobody holds it any more, its sessions are freed.
+    The batcher refers to a network only while photos wait for it or run on it. So a network that was replaced is freed,
+    with its sessions, when its last request has ended.
 
     Args:
-        runs: how many runs go on at once on the device, over all networks.
-        on_failing: is told on a worker thread that a replica was taken out of service, before any caller is; and how
-            many attempts at rebuilding it have led to no answer yet.
+        runs: number of runs that go on at once on the device, over all networks.
+        on_failing: called on a worker thread when a session has been taken out of service, before any caller gets its
+            error.
     """
 
-    def __init__(self, runs: int, on_failing: Callable[[Network, int], None]) -> None:
+    def __init__(self, runs: int, on_failing: OnFailing) -> None:
         if runs < 1:
             raise ValueError("runs must be at least 1")
         self._on_failing = on_failing
-        self._awake: dict[Network, None] = {}  # something waits for them; in the order in which they woke
         self._changed = threading.Condition()  # guards the networks and all that follows
+        self._queued: dict[Network, None] = {}  # networks with a queue, in the order in which their queues began
         self._free_runs = runs
-        self._ready: deque[tuple[Network, Replica, list[Request]]] = deque()  # chosen, no thread has taken them yet
-        self._begun: dict[Future[Inference], Request] = {}  # chosen, and not answered yet
-        self._running: dict[Replica, tuple[list[Request], Stop]] = {}
-        self._virtual_s = 0.0  # the device's: where the network that runs stood when it was chosen
+        self._turns: set[Turn] = set()  # turns that are not over
+        self._begun: deque[Turn] = deque()  # those of them that no thread has taken yet
+        self._calls: list[Callable[[], object]] = []  # calls to make when the lock is released
+        self._virtual_s = 0.0  # virtual time of the device: that of the network that was chosen last
         self._closed = False
         # Daemons: a batcher that nobody closes must not keep the process from ending.
         self._threads = [threading.Thread(target=self._work, name=f"engine-{n}", daemon=True) for n in range(runs)]
@@ -69,238 +69,151 @@ class Batcher:
 
         Raises:
             NotServing: no session of the network is in service.
-            Overloaded: the network's queue is full.
             RuntimeError: the batcher is closed.
         """
         request = Request(image, kept, deadline_s, time.monotonic())
         request.future.add_done_callback(partial(self._drop_cancelled, network))
-        outcomes = expired([request], request.queued_s)
-        with self._changed:
+        with self._locked():
             if self._closed:
                 raise RuntimeError("the batcher is closed")
-            if not outcomes:
-                outcomes = self._enqueue(network, request)
-        _end(outcomes)
+            if request.is_late(request.queued_s):
+                self._end(request, late())
+            else:
+                self._enqueue(network, request)
         return request.future
 
     def abandon(self, future: Future[Inference]) -> None:
-        """Nobody waits for a photo any longer: it leaves the queue, or its run stops if it is for nobody else.
+        """Takes a photo that nobody waits for out of the queue, or stops its run if that is for nobody else.
 
         A future whose run is stopped fails with Abandoned.
         """
         if future.cancel():
             return
         with self._changed:
-            request = self._begun.get(future)
-            if request is None:  # it has just ended
-                return
-            request.abandoned.set()
-            for requests, stop in self._running.values():
-                if request in requests and all(each.abandoned.is_set() for each in requests):
-                    stop.ask()
+            for turn in self._turns:
+                turn.abandon(future)
 
     def restore(self, network: Network, replica: Replica) -> None:
-        """Puts a replica into service, in place of one that failed."""
-        with self._changed:
+        """Puts a session into service, in the place of one that failed."""
+        with self._locked():
             network.replicas.append(replica)
             network.idle.append(replica)
-            outcomes = self._start_runs(time.monotonic())
-        _end(outcomes)
-
-    def waiting(self, network: Network) -> int:
-        """Requests in a network's queue."""
-        with self._changed:
-            return len(network.waiting)
+            self._start_runs()
 
     def close(self) -> None:
-        """Cancels what waits; waits for what runs, unless it is a callback on a worker thread that calls."""
-        with self._changed:
+        """Cancels the requests that wait, and waits for those that run.
+
+        A callback that closes the batcher on one of its worker threads doesn't wait.
+        """
+        with self._locked():
             self._closed = True
             self._changed.notify_all()
-            dropped = [request for network in self._awake for request in network.waiting.values()]
-        _end(dict.fromkeys(dropped))  # they leave their queues by _drop_cancelled
+            # They leave their queues by `_drop_cancelled`.
+            self._calls += [future.cancel for network in self._queued for future in network.waiting]
         if threading.current_thread() not in self._threads:
             for thread in self._threads:
                 thread.join()
 
-    def _enqueue(self, network: Network, request: Request) -> Outcomes:
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        """Holds the lock, and makes the calls of `_calls` when it is released, because they may use the batcher."""
+        with self._changed:
+            yield
+            calls, self._calls = self._calls, []
+        for call in calls:
+            try:
+                call()
+            except BaseException:  # of one caller's callback; the other callers still wait for their answers
+                log.exception("a callback failed")
+
+    def _end(self, request: Request, outcome: Outcome) -> None:
+        self._calls.append(partial(request.tell, outcome))
+
+    def _enqueue(self, network: Network, request: Request) -> None:
         network.require_serving()
-        outcomes: Outcomes = {}
-        full = len(network.waiting) >= network.limits.max_queue
-        if full and not (self._free_runs and network.idle):
-            outcomes = network.take_expired(request.queued_s)
-            if (waiting := len(network.waiting)) >= network.limits.max_queue:
-                raise Overloaded(
-                    f"{waiting} photos wait for the network", network.photo_s * (waiting + 1), "queue_full"
-                )
-        if not network.waiting:  # it wakes: the time in which it asked for nothing is no credit
+        if not network.waiting:  # a network gains nothing by the time in which it had no queue
             network.virtual_s = max(network.virtual_s, self._virtual_s)
         network.waiting[request.future] = request
-        self._awake[network] = None
-        return outcomes | self._start_runs(request.queued_s)
+        self._queued[network] = None
+        self._start_runs()
 
-    def _start_runs(self, now_s: float) -> Outcomes:
-        """Uses every free run for which there is a request and an idle session; returns what expired meanwhile."""
-        outcomes: Outcomes = {}
+    def _start_runs(self) -> None:
+        """Uses every free run for which there is a request and an idle session."""
+        now_s = time.monotonic()
         while self._free_runs and not self._closed and (network := self._next_network()):
-            outcomes |= network.take_expired(now_s)
+            for request in network.take_late(now_s):
+                self._end(request, late())
             if requests := network.take_batch(now_s):
                 self._virtual_s = max(self._virtual_s, network.virtual_s)
                 self._free_runs -= 1
-                self._ready.append((network, network.idle.pop(), requests))
-                self._begun |= {request.future: request for request in requests}
+                turn = Turn(network, network.idle.pop(), requests, self._changed)
+                self._turns.add(turn)
+                self._begun.append(turn)
                 self._changed.notify()
-            self._let_sleep(network)
-        return outcomes
+            self._forget_if_empty(network)
 
     def _next_network(self) -> Network | None:
-        able = [network for network in self._awake if network.waiting and network.idle]
+        able = [network for network in self._queued if network.waiting and network.idle]
         return min(able, key=lambda network: (network.virtual_s, network.oldest().queued_s), default=None)
 
-    def _let_sleep(self, network: Network) -> None:
+    def _forget_if_empty(self, network: Network) -> None:
         if not network.waiting:
-            self._awake.pop(network, None)
+            self._queued.pop(network, None)
 
     def _drop_cancelled(self, network: Network, future: Future[Inference]) -> None:
         if future.cancelled():
             with self._changed:
                 taken = network.waiting.pop(future, None)
-                self._let_sleep(network)
-            if taken:  # for those who wait with `concurrent.futures.wait`
+                self._forget_if_empty(network)
+            if taken:  # `concurrent.futures.wait` needs this to notice the cancellation
                 future.set_running_or_notify_cancel()
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._ready or self._closed)
-                if not self._ready:
+                self._changed.wait_for(lambda: self._begun or self._closed)
+                if not self._begun:
                     return
-                network, replica, requests = self._ready.popleft()
-            self._run(network, replica, requests)
-            del network, replica, requests  # an idle thread keeps nobody's photos, and no network that is replaced
+                turn = self._begun.popleft()
+            self._take_turn(turn)
+            del turn  # else an idle thread would keep the photos, and a network that is replaced
 
-    def _run(self, network: Network, replica: Replica, requests: list[Request]) -> None:
-        started_s = time.monotonic()
-        attempts, given = deque([requests]), 0
-        while attempts:
-            outcomes, again = self._attempt(network, replica, attempts.popleft())
-            given += sum(not isinstance(outcome, Abandoned) for outcome in outcomes.values())
-            attempts.extend(again)
-            failing = replica.failures >= network.limits.max_failures
-            if failing:  # it would fail on them too
-                outcomes |= {request: network.not_serving() for tried in attempts for request in tried}
-                attempts.clear()
-            with self._changed:
-                for request in outcomes:
-                    self._begun.pop(request.future, None)
-                if not attempts:  # before the callers know, so that whoever asks again finds the session free
+    def _take_turn(self, turn: Turn) -> None:
+        """Runs a batch, and then the smaller ones that it is split into, until each of their requests has ended."""
+        started_s, network, replica = time.monotonic(), turn.network, turn.replica
+        while turn.batches:
+            batch = turn.run_next()
+            is_ill = turn.session_is_ill()
+            with self._locked():
+                if is_ill:
+                    self._dismiss(turn)
+                for request, outcome in batch.ended:
+                    self._end(request, outcome)
+                if not turn.batches:  # before the callers get their answers, so that the next photo finds a free run
+                    self._turns.remove(turn)
                     self._free_runs += 1
-                    network.charge(given, time.monotonic() - started_s)
-                    outcomes |= self._dismiss(network, replica) if failing else {}
-                    network.idle += [] if failing else [replica]
-                    outcomes |= self._start_runs(time.monotonic())
-            if failing:
-                self._tell_failing(network, replica)
-            _end(outcomes)
+                    network.virtual_s += time.monotonic() - started_s
+                    network.idle += [] if is_ill else [replica]
+                    self._start_runs()
 
-    def _attempt(self, network: Network, replica: Replica, requests: list[Request]) -> tuple[Outcomes, _Batches]:
-        """Runs a batch; returns outcomes, and the smaller batches to try for those who have none yet."""
-        if len(requests) > network.size.now:  # the device ran out of memory since they were chosen
-            return {}, _halves(requests)
-        started_s = time.monotonic()
-        outcomes = expired(requests, started_s)
-        outcomes |= {request: Abandoned() for request in requests if request.abandoned.is_set()}
-        alive = [request for request in requests if request not in outcomes]
-        if not alive:
-            return outcomes, []
-        stop = Stop()
-        with self._changed:
-            self._running[replica] = alive, stop
-        try:
-            ended, again = _answers(replica.session, alive, started_s, stop), _Batches()
-        except Abandoned as error:
-            ended, again = dict.fromkeys(alive, error), _Batches()
-        except OutOfMemory as error:
-            ended, again = self._make_room(network, alive, error)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the thread goes on
-            ended, again = _blame(replica, alive, error)
-        else:
-            network.observer.run(network.spec.name, network.provider, len(alive), time.monotonic() - started_s)
-            self._praise(network, replica, len(alive))
-        finally:
-            with self._changed:
-                del self._running[replica]
-        return outcomes | ended, again
+    def _dismiss(self, turn: Turn) -> None:
+        """Takes a session out of service, and ends the requests that are left of its turn, which would fail too.
 
-    def _praise(self, network: Network, replica: Replica, photos: int) -> None:
-        replica.failures, replica.answered = 0, True
-        with self._changed:
-            grown = network.size.note_success(photos)
-        if grown:
-            log.info("larger batches are tried again", model=network.spec.name, max_batch=network.size.now)
-
-    def _make_room(self, network: Network, requests: list[Request], error: OutOfMemory) -> tuple[Outcomes, _Batches]:
-        with self._changed:
-            network.size.shrink(len(requests))
-        log.warning(
-            "the device is out of memory",
-            model=network.spec.name,
-            photos=len(requests),
-            max_batch=network.size.now,
-            reason=str(error),
-        )
-        if len(requests) > 1:
-            return {}, _halves(requests)
-        # Without a cause: its traceback would hold what the provider had on the device.
-        return {requests[0]: Overloaded("the device is out of memory", _MEMORY_RETRY_S, "device_memory")}, []
-
-    def _dismiss(self, network: Network, replica: Replica) -> Outcomes:
-        """Takes a replica out of service; if it was the last, nobody who waits can be answered."""
+        If it was the network's last session, the requests in the network's queue end as well.
+        """
+        network, replica = turn.network, turn.replica
         network.replicas.remove(replica)
-        if network.is_serving:
-            return {}
-        self._awake.pop(network, None)
-        return {request: network.not_serving() for request in network.take_all()}
+        self._calls.append(partial(self._tell_failing, network, 0 if replica.answered else replica.rebuilds))
+        lost = [request for batch in turn.batches for request in batch.requests]
+        turn.batches.clear()
+        if not network.is_serving:
+            self._queued.pop(network, None)
+            lost += network.take_all()
+        for request in lost:
+            self._end(request, network.not_serving())
 
-    def _tell_failing(self, network: Network, replica: Replica) -> None:
+    def _tell_failing(self, network: Network, attempts: int) -> None:
         try:
-            self._on_failing(network, 0 if replica.answered else replica.rebuilds)
-        except BaseException:  # the callers still wait
-            log.exception("a failing session is left as it is", model=network.spec.name)
-
-
-def _answers(session: Session, requests: list[Request], started_s: float, stop: Stop) -> Outcomes:
-    images, kept = [request.image for request in requests], [request.kept for request in requests]
-    found = run_session(session, images, kept, stop)
-    return {
-        request: replace(inference, queue_s=started_s - request.queued_s)
-        for request, inference in zip(requests, found, strict=True)
-    }
-
-
-def _blame(replica: Replica, requests: list[Request], error: BaseException) -> tuple[Outcomes, _Batches]:
-    """One alone gets the error; of several each is tried alone, because one of them may have made all fail."""
-    if len(requests) > 1:  # nobody may ever see it, if none of them fails alone
-        log.warning("a batch failed", model=replica.session.spec.name, photos=len(requests), reason=repr(error))
-        return {}, [[request] for request in requests]
-    replica.failures += 1
-    return {requests[0]: error}, []
-
-
-def _halves(requests: list[Request]) -> _Batches:
-    middle = math.ceil(len(requests) / 2)
-    return [requests[:middle], requests[middle:]]
-
-
-def _end(outcomes: Mapping[Request, Inference | BaseException | None]) -> None:
-    """Hands out answers; None cancels. To be called without the lock: the callers' callbacks run in here."""
-    for request, outcome in outcomes.items():
-        try:
-            if isinstance(outcome, Inference):
-                request.future.set_result(outcome)
-            elif outcome is None:
-                request.future.cancel()
-            else:
-                request.future.set_exception(outcome)
-        except BaseException:  # a callback's, and the other callers still wait
-            log.exception("a callback failed")
+            self._on_failing(network, attempts, partial(self.restore, network))
+        except BaseException:  # the callers still wait for their errors
+            log.exception("a session that failed isn't rebuilt", model=network.spec.name)

@@ -1,9 +1,9 @@
-"""Compiled models on disk: found again by a key, published whole or not at all, never trusted unseen.
+"""The cache of compiled models on disk.
 
 An entry is a folder, named by the digest of everything that the compiled model depends on: weights, versions, device
-and options. Its manifest repeats these facts and holds a digest of each file; an entry whose files don't match is
-thrown away and built anew. Entries are made under another name and renamed when they are complete, so that several
-servers may start at once: the first wins, the others' work is dropped.
+and options. Its manifest repeats these facts and holds a digest of each file; an entry whose files don't match their
+digests is deleted and made anew. Entries are made under another name and renamed when they are complete, so that
+several servers may start at once: the first one's entry is kept, and the others delete theirs.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ _ABANDONED_S = 24 * 3600
 
 
 class CacheEntry:
-    """One compiled model, or the place for one.
+    """The place of one compiled model.
 
     Attributes:
-        folder: where the provider reads from (warm), or writes to (cold).
-        is_warm: there is a compiled model in it, and it is what it was.
+        folder: folder from which the provider reads the model if the entry is warm, and else writes it to.
+        is_warm: whether the folder holds a compiled model whose files are unchanged.
     """
 
     def __init__(self, root: Path, name: str, facts: Mapping[str, str]) -> None:
@@ -40,7 +40,12 @@ class CacheEntry:
         self.folder = self._final if self.is_warm else Path(tempfile.mkdtemp(prefix=".unfinished-", dir=root))
 
     def publish(self) -> bool:
-        """Makes a cold entry whole; False if the provider has left nothing in it, or somebody else was first."""
+        """Makes a cold entry available to later starts.
+
+        Returns:
+            Whether that was done: not if the entry is warm already, if the provider has written nothing into the
+            folder, or if another server was first.
+        """
         if self.is_warm:
             return False
         try:
@@ -50,7 +55,7 @@ class CacheEntry:
             manifest = {"facts": self._facts, "files": {name: _digest_file(path) for name, path in files.items()}}
             (self.folder / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
             self.folder.rename(self._final)
-        except OSError as error:  # the place is taken, or the disk is full: the server runs without it
+        except OSError as error:  # another server was first, or the disk is full; this one runs without the cache
             log.info("compiled model not kept", entry=self._final.name, reason=error.strerror)
             return False
         finally:
@@ -58,13 +63,13 @@ class CacheEntry:
         return True
 
     def discard(self) -> None:
-        """Removes what is unfinished; does nothing to an entry that is whole."""
+        """Deletes the folder of a cold entry. A warm entry stays as it is."""
         if not self.is_warm:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def reject(self) -> None:
-        """Throws a warm entry away, because the provider can't use it, and makes place for a new one."""
-        log.warning("compiled model thrown away", entry=self._final.name)
+    def reject(self, reason: str) -> None:
+        """Deletes a warm entry, with the reason in the log, and makes a folder for a new one."""
+        log.warning("compiled model deleted", entry=self._final.name, reason=reason)
         self._remove_final()
         self.is_warm = False
         self.folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self._root))
@@ -75,18 +80,18 @@ class CacheEntry:
         problem = self._problem()
         if problem is None:
             return True
-        log.warning("compiled model thrown away", entry=self._final.name, reason=problem)
+        log.warning("compiled model deleted", entry=self._final.name, reason=problem)
         self._remove_final()
         return False
 
     def _problem(self) -> str | None:
-        """What is wrong with the entry; None if nothing is."""
+        """The reason why the entry can't be used; None if it can."""
         if self._final.is_symlink() or self._final.stat().st_uid not in (0, os.geteuid()):
-            return "it is somebody else's"
+            return "its folder belongs to another user"
         try:
             manifest = json.loads((self._final / _MANIFEST).read_bytes())
             if manifest["facts"] != self._facts:
-                return "it is of something else"
+                return "its manifest is that of another model"
             if manifest["files"] != {name: _digest_file(path) for name, path in _files(self._final).items()}:
                 return "its files have changed"
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -94,23 +99,23 @@ class CacheEntry:
         return None
 
     def _remove_final(self) -> None:
-        """By another name first, so that nobody finds half of it."""
+        """Renames the entry before it is deleted, so that no other server finds half of it."""
         condemned = Path(tempfile.mkdtemp(prefix=".condemned-", dir=self._root))
-        with contextlib.suppress(OSError):  # somebody else was first
+        with contextlib.suppress(OSError):  # another server was first
             self._final.rename(condemned / "entry")
         shutil.rmtree(condemned, ignore_errors=True)
 
 
 def _tidy(root: Path) -> None:
-    """Removes what servers left that were killed while they compiled."""
+    """Deletes the unfinished entries of servers that were killed while they compiled."""
     for path in root.glob(".*-*"):
-        with contextlib.suppress(OSError):  # somebody else was first
+        with contextlib.suppress(OSError):  # another server was first
             if time.time() - path.stat().st_mtime > _ABANDONED_S:
                 shutil.rmtree(path)
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """All files but the manifest, by their name inside of the folder."""
+    """All files of an entry but its manifest, by their paths inside the folder."""
     found = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     found.pop(_MANIFEST, None)
     return found

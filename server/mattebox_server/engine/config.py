@@ -1,6 +1,6 @@
-"""How the engine is asked to run, and what that means for each execution provider. Knows no onnxruntime.
+"""The engine's configuration, and the options of each execution provider that follow from it.
 
-Everything here is plain data and pure functions, so that what a GPU is told can be tested without one.
+All of this is plain data and pure functions without onnxruntime, so that the options for a GPU are tested without one.
 """
 
 import json
@@ -8,68 +8,60 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mattebox_server.engine.observer import EngineObserver, Unobserved
+from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch, Target
 
 ProviderName = Literal["cpu", "openvino", "cuda", "tensorrt"]
 RequestedPrecision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 RunningPrecision = Literal["fp32", "tf32", "bf16", "fp16"]
 
-LADDER: tuple[ProviderName, ...] = ("cuda", "openvino", "cpu")  # `auto`; tensorrt builds engines, so it is asked for
+LADDER: tuple[ProviderName, ...] = ("cuda", "openvino", "cpu")
+"""The providers that `auto` tries, best first. TensorRT is not among them, as it builds engines for minutes."""
+
 GPU_PROVIDERS: frozenset[ProviderName] = frozenset({"cuda", "tensorrt"})
 TARGETS: dict[ProviderName, Target] = {"cpu": "cpu", "openvino": "openvino", "cuda": "cuda", "tensorrt": "cuda"}
-"""The form of graph that each provider wants, see `mattebox_server.spec.Target`."""
+"""The target that a model should be exported for, by the provider that runs it."""
 
 _GPU_MAX_BATCH = 8
-_OPT_SHAPES = 4 / 3  # the aspect that TensorRT tunes its kernels for
+_TUNED_ASPECT = 4 / 3  # the aspect of photos that TensorRT tunes its kernels for
 TENSORRT_MAX_ASPECT = 2
 
 
 class ProviderUnavailable(Exception):
-    """The provider can't run here; the message says what is missing."""
+    """A provider can't run a network on this machine; the message says why."""
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What the operator asks for.
+    """How the operator wants the engine to run.
 
     Args:
-        provider: to run on; auto is the first of `LADDER` that works.
-        precision: to compute in; auto is the fastest that the device has and the artifact allows.
-        threads: of all runs together, on a CPU.
-        device_id: of the GPU.
-        gpu_memory_bytes: most that one session's arena may take on a GPU; None for all there is.
-        cache_dir: folder of compiled models; None for no cache.
-        sessions: runs that go on at once on the device, and replicas of each network.
-        max_batch: photos in one run; None means 1 on CPUs, where larger batches win nothing, and 8 on GPUs.
-        batch_wait_s: how long a waiting photo may be passed over for a fuller batch.
-        max_queue: photos that may wait for one network.
-        max_failures: photos in a row that a session may fail on before it is rebuilt.
-        static_sizes: width and height of photos in pixels, for whose aspect a CPU gets a session of its own.
-        observer: gets the phases of starts, and the runs.
+        provider: execution provider; auto means the first of `LADDER` that works.
+        precision: numeric precision; auto means the fastest that the device has and the artifact allows.
+        threads: number of CPU threads for all runs together.
+        gpu_memory_bytes: largest number of bytes that one session's arena may take on a GPU; None means no limit.
+        cache_dir: folder of compiled models; None means no cache.
+        sessions: number of runs that go on at once, and so of sessions of each network.
+        max_batch: largest number of photos in one run; None means 1 on CPUs, which gain nothing by more, and 8 on GPUs.
+        observer: gets a report of each phase of a start, and of each run.
     """
 
     provider: ProviderName | Literal["auto"] = "auto"
     precision: RequestedPrecision = "auto"
     threads: int = 1
-    device_id: int = 0
     gpu_memory_bytes: int | None = None
     cache_dir: Path | None = None
     sessions: int = 1
     max_batch: int | None = None
-    batch_wait_s: float = 0.05
-    max_queue: int = 64
-    max_failures: int = 3
-    static_sizes: tuple[tuple[int, int], ...] = ()
-    observer: EngineObserver = field(default_factory=Unobserved)
+    observer: EngineObserver = field(default_factory=EngineObserver)
 
     @property
     def threads_per_run(self) -> int:
-        """Runs that go on at once share the threads."""
+        """Number of CPU threads inside one run: the runs that go on at once share all threads."""
         return max(1, self.threads // self.sessions)
 
     def max_batch_on(self, provider: ProviderName) -> int:
-        """Photos in one run on that provider."""
+        """Largest number of photos in one run on a provider."""
         return self.max_batch or (_GPU_MAX_BATCH if provider in GPU_PROVIDERS else 1)
 
 
@@ -79,13 +71,13 @@ def running_precision(
     """The precision that a network will run in.
 
     Args:
-        requested: by the operator.
-        spec: of the artifact.
-        provider: that runs it.
+        requested: precision that the operator asks for.
+        spec: description of the artifact.
+        provider: provider that runs the network.
         native: reduced precisions that the device has: bf16 on CPUs, tf32 on GPUs.
 
     Raises:
-        ProviderUnavailable: the provider, the device or the artifact can't do that.
+        ProviderUnavailable: the provider, the device or the artifact doesn't have the requested precision.
     """
     gpu = provider in GPU_PROVIDERS
     if spec.precision == "fp16":
@@ -98,7 +90,7 @@ def running_precision(
         possible = ("bf16", "fp32") if "bf16" in native else ("fp32",)
     elif provider == "cuda":
         possible = ("tf32", "fp32") if "tf32" in native else ("fp32",)
-    else:  # TensorRT has no switch for it: where there is tf32, it takes it for fp32 graphs
+    else:  # TensorRT has no switch for tf32: it uses it for fp32 graphs wherever the GPU has it
         possible = ("tf32",) if "tf32" in native else ("fp32",)
     if requested == "auto":
         return possible[0]
@@ -114,14 +106,14 @@ def openvino_config(precision: RunningPrecision, threads: int, cache: Path | Non
 
     Args:
         precision: fp32 or bf16.
-        threads: inside one run.
-        cache: folder that OpenVINO keeps its compiled model in.
+        threads: number of threads inside one run.
+        cache: folder in which OpenVINO keeps its compiled model; None means that it keeps none.
     """
     config: dict[str, str | int] = {
-        # Said aloud both ways: on CPUs with AMX or AVX512-BF16 OpenVINO would take bf16 by itself.
+        # Always set, because OpenVINO chooses bf16 by itself on CPUs with AMX or AVX512-BF16.
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": threads,
-        # One run at a time gets all threads; several at once would be several streams with a share each.
+        # One run at a time gets all threads; more streams would each get a share.
         "NUM_STREAMS": 1,
     }
     if cache is not None:
@@ -129,69 +121,59 @@ def openvino_config(precision: RunningPrecision, threads: int, cache: Path | Non
     return {"load_config": json.dumps({"CPU": config})}
 
 
-def cuda_options(options: EngineConfig, precision: RunningPrecision) -> dict[str, str]:
+def cuda_options(config: EngineConfig, precision: RunningPrecision) -> dict[str, str]:
     """Options of onnxruntime's CUDA provider for one session."""
     found = {
-        "device_id": str(options.device_id),
         "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE costs hundreds of ms for every new shape
-        "cudnn_conv_use_max_workspace": "1",  # else cuDNN may not take its fastest kernels
-        "arena_extend_strategy": "kSameAsRequested",  # the arena must not double on every new shape
-        "prefer_nhwc": "1",  # the layout of tensor cores; else each convolution transposes
-        "use_tf32": "1" if precision == "tf32" else "0",  # never behind the back of who asks for fp32
-        "do_copy_in_default_stream": "1",  # one stream for copies and kernels, which the session waits for
+        "cudnn_conv_use_max_workspace": "1",  # without it cuDNN may not choose its fastest kernels
+        "arena_extend_strategy": "kSameAsRequested",  # the arena must not double in size with every new shape
+        "prefer_nhwc": "1",  # the layout of tensor cores, without which each convolution transposes
+        "use_tf32": "1" if precision == "tf32" else "0",  # on by default, even where fp32 is asked for
+        "do_copy_in_default_stream": "1",  # one stream for copies and kernels, for which the session waits
     }
-    if options.gpu_memory_bytes is not None:
-        found["gpu_mem_limit"] = str(options.gpu_memory_bytes)
+    if config.gpu_memory_bytes is not None:
+        found["gpu_mem_limit"] = str(config.gpu_memory_bytes)
     return found
 
 
-def tensorrt_options(options: EngineConfig, spec: ModelSpec, cache: Path | None) -> dict[str, str]:
+def tensorrt_options(config: EngineConfig, spec: ModelSpec, cache: Path | None) -> dict[str, str]:
     """Options of onnxruntime's TensorRT provider for one session.
 
-    fp16 is not among them: it is written in the graph, and TensorRT 11 dropped the flag.
+    There is none for fp16, because TensorRT 11 dropped the flag: the graph itself is in fp16.
     """
-    least, best, most = profile_shapes(spec, options.max_batch_on("tensorrt"))
+    least, best, most = profile_shapes(spec, config.max_batch_on("tensorrt"))
     found = {
-        "device_id": str(options.device_id),
-        # Shapes of every dynamic input, so that no engine is ever built inside of a request.
+        # The shapes of every dynamic input, so that TensorRT never builds an engine during a request.
         "trt_profile_min_shapes": least,
         "trt_profile_opt_shapes": best,
         "trt_profile_max_shapes": most,
-        "trt_builder_optimization_level": "3",  # TensorRT's own default, said aloud: 5 builds for many minutes
+        "trt_builder_optimization_level": "3",  # TensorRT's default, set because with 5 a build takes many minutes
     }
-    if options.gpu_memory_bytes is not None:
-        found["trt_max_workspace_size"] = str(options.gpu_memory_bytes)
+    if config.gpu_memory_bytes is not None:
+        found["trt_max_workspace_size"] = str(config.gpu_memory_bytes)
     if cache is not None:
         found |= {
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": str(cache),
-            "trt_timing_cache_enable": "1",  # makes the next build, of other options or weights, faster
+            "trt_timing_cache_enable": "1",  # makes the next build faster, even with other options or weights
             "trt_timing_cache_path": str(cache),
         }
     return found
 
 
-def fixed_lengths(options: EngineConfig, provider: ProviderName, size: tuple[int, int] | None) -> dict[str, int]:
-    """Lengths of the input that are known before any photo comes, by their names in the artifact.
+def fixed_lengths(config: EngineConfig, provider: ProviderName) -> dict[str, int]:
+    """Lengths of the network's input that are known before any photo comes, by their names in the artifact.
 
-    CPUs win by them: a ResNet-101's run takes 3 % less time when all are known, U2-Net-p's 2 % with the batch alone.
-
-    Args:
-        options: of the engine.
-        provider: that runs the session.
-        size: height and width of the network's input, if the session is for one size only.
+    CPUs gain by a batch that is known to be 1: a run of U2-Net-p takes 2 % less time.
     """
-    if provider in GPU_PROVIDERS:
-        return {}
-    fixed = {"batch": 1} if options.max_batch_on(provider) == 1 else {}
-    return fixed if size is None else fixed | {"height": size[0], "width": size[1]}
+    return {"batch": 1} if provider not in GPU_PROVIDERS and config.max_batch_on(provider) == 1 else {}
 
 
 def input_bounds(spec: ModelSpec, provider: ProviderName) -> tuple[int, int] | None:
-    """Shortest and longest side, in pixels, that a session can take; None if it takes what the spec allows.
+    """The shortest and longest side, in pixels, of the images that a session takes; None if it takes all of the spec's.
 
-    TensorRT plans its memory for the largest shape of its profile, so that its engine takes aspects up to 2:1 instead
-    of the spec's panoramas.
+    TensorRT plans its memory for the largest shape of its profile. So its engine takes aspects up to 2:1 only, instead
+    of all panoramas that the spec allows.
     """
     if provider != "tensorrt" or not isinstance(spec.resize, ShortSide):
         return None
@@ -200,12 +182,12 @@ def input_bounds(spec: ModelSpec, provider: ProviderName) -> tuple[int, int] | N
 
 
 def profile_shapes(spec: ModelSpec, max_batch: int) -> tuple[str, str, str]:
-    """TensorRT's min, opt and max shapes of all inputs, as onnxruntime writes them: `image:1x450x450x3,keep:1x21`."""
+    """TensorRT's minimal, optimal and maximal shapes of all inputs, such as `image:1x450x450x3,keep:1x21`."""
     bounds = input_bounds(spec, "tensorrt")
     match spec.resize:
         case ShortSide(short_side_px=short):
             low, high = bounds or (short, short)
-            sizes = (low, low), (short, round(short * _OPT_SHAPES)), (high, high)
+            sizes = (low, low), (short, round(short * _TUNED_ASPECT)), (high, high)
         case Stretch(width_px=width, height_px=height) | Letterbox(width_px=width, height_px=height):
             sizes = ((height, width),) * 3
     batches = 1, 1, max_batch

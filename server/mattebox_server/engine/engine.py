@@ -1,4 +1,4 @@
-"""Takes photos at the networks' size, gives what the networks found."""
+"""The engine: runs the server's networks on photos that are prepared for them."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -14,38 +14,41 @@ from mattebox_server.imaging.pixels import Pixels
 
 
 class Engine:
-    """The networks of one server. The first is the default.
+    """The networks of one server.
 
     Args:
-        networks: in their order.
-        opener: loads their successors.
-        runs: how many runs go on at once.
-        backoff: between attempts to rebuild a session that failed.
+        networks: the networks, of which the first is the default.
+        opener: loads networks and sessions anew.
+        runs: number of runs that go on at once.
+        backoff: pauses between attempts at rebuilding a session that failed.
     """
 
     def __init__(
         self, networks: Sequence[Network], opener: Opener, runs: int = 1, backoff: Backoff | None = None
     ) -> None:
         self._opener = opener
-        self._batcher = Batcher(runs, self._rebuild)
-        self._lifecycle = Lifecycle(networks, opener, self._batcher.restore, backoff or Backoff())
+        self._lifecycle = Lifecycle(networks, opener, backoff or Backoff())
+        self._batcher = Batcher(runs, self._lifecycle.rebuild)
 
     @property
     def networks(self) -> tuple[Network, ...]:
-        """What is served now, the default first."""
+        """The networks that are served now, the default first."""
         return tuple(self._lifecycle.networks.values())
 
     @property
     def is_building(self) -> bool:
-        """Whether a network is being opened on a thread of the engine, where nothing can interrupt it."""
+        """Whether a thread of the engine is opening a network, which nothing can interrupt."""
         return self._lifecycle.is_building
 
     def network(self, name: str) -> Network:
-        """The network that new requests for that model are prepared for and run on; "" is the default.
+        """The network for new requests.
+
+        Args:
+            name: the model's name; "" means the default.
 
         Raises:
-            UnknownModel: there is none of that name.
-            NotServing: it failed and is being rebuilt.
+            UnknownModel: there is no model of that name.
+            NotServing: the network failed and is being rebuilt.
         """
         networks = self._lifecycle.networks
         if name and name not in networks:
@@ -62,20 +65,22 @@ class Engine:
         deadline_s: float | None,
         ran: Callable[[float], None] | None = None,
     ) -> Inference:
-        """Runs a network on one photo. A caller that is cancelled takes its place in the queue with it, or its run.
+        """Runs a network on one photo.
+
+        If the calling task is cancelled, the photo leaves the queue, or its run is stopped if it is for nobody else.
 
         Args:
-            network: that the photo was prepared for, be it replaced meanwhile.
+            network: the network that the photo was prepared for, even if it has been replaced meanwhile.
             image: uint8 (h, w, 3) BGR at the network's size.
-            kept: indices of the classes that are the subject; saliency networks have no use for it.
-            deadline_s: on the clock of `time.monotonic`; None means never.
-            ran: is told the seconds of the run on a thread of the engine's, even if the caller has gone by then.
+            kept: indices of the classes that are the subject; a saliency network ignores them.
+            deadline_s: time on the clock of `time.monotonic` by which the run must have started; None means never.
+            ran: called with the seconds of the run on a thread of the engine, even if the caller has gone by then.
 
         Raises:
-            InvalidRequest: the network takes no photo of that aspect here.
+            InvalidRequest: the photo is too long and narrow for the network on this provider.
             NotServing: the network failed and is being rebuilt.
-            Overloaded: too many photos wait for the network, or the device has no memory for this one.
-            DeadlineExceeded: the deadline passed before the run could start; nothing was run.
+            Overloaded: the device has no memory for this photo.
+            DeadlineExceeded: the deadline passed before the run could start.
             InferenceFailed: the network failed.
         """
         _check_bounds(network, image)
@@ -89,24 +94,21 @@ class Engine:
             raise
 
     def on_change(self, tell: Callable[[], None]) -> None:
-        """Calls back, on any thread but not after `close`, whenever a network starts or stops serving."""
+        """Has `tell` called, on any thread but not after `close`, whenever a network starts or stops serving."""
         self._lifecycle.on_change(tell)
 
     def reload(self) -> None:
-        """Replaces every network by what its file holds now; takes as long as a start."""
+        """Loads every network anew from its file, which takes as long as a start."""
         self._lifecycle.reload(tuple(self._lifecycle.networks))
 
     def reload_changed(self) -> None:
-        """Replaces those networks whose files have changed, and stood still since the last call."""
+        """Loads the networks anew whose files have changed, and are the same as at the last call."""
         self._lifecycle.reload(self._opener.changed())
 
     def close(self) -> None:
-        """Ends the runs; those that wait are dropped, those that run are waited for."""
+        """Drops the photos that wait, and waits for the runs that go on."""
         self._lifecycle.close()
         self._batcher.close()
-
-    def _rebuild(self, network: Network, attempts: int) -> None:
-        self._lifecycle.rebuild(network, attempts)
 
 
 def _tell(ran: Callable[[float], None], future: Future[Inference]) -> None:

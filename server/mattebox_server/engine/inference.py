@@ -1,4 +1,4 @@
-"""One run of a network on a batch, checked."""
+"""One run of a network on a batch of photos. The shapes of its answer are checked, and its errors are told apart."""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from mattebox_server.errors import InferenceFailed, OutOfMemory
 from mattebox_server.imaging.pixels import Pixels
 
 # The words of onnxruntime's arenas, CUDA, cuBLAS and cuDNN, TensorRT, OpenVINO and C++, in lower case. onnxruntime
-# raises the same exceptions for all that goes wrong, so that there is nothing but the words.
+# raises the same exceptions for everything that goes wrong, so that only the words tell a lack of memory from the rest.
 _OUT_OF_MEMORY = (
     "failed to allocate memory",
     "is smaller than requested bytes",  # an arena at its own limit
@@ -27,13 +27,13 @@ _OUT_OF_MEMORY = (
 
 @dataclass(frozen=True)
 class Inference:
-    """What the network found in one photo, and what that took.
+    """What the network found in one photo, and how long that took.
 
     Args:
         foreground: uint8 (h, w), round(255 x probability of the subject).
         classes: uint8 (h, w), index of the likeliest class; None from a saliency network.
-        batch_size: photos that shared the run.
-        queue_s: seconds from the call to the start of the run.
+        batch_size: number of photos that shared the run.
+        queue_s: seconds from the photo's arrival in the queue to the start of the run.
         infer_s: seconds of the run.
     """
 
@@ -45,17 +45,26 @@ class Inference:
 
 
 class Abandoned(Exception):
-    """The run was stopped, because nobody waited for it any longer."""
+    """The run was stopped, or not started, because nobody waited for its answer any longer."""
 
 
 def run_session(
     session: Session, images: Sequence[Pixels], kept: Sequence[frozenset[int]], stop: Stop | None = None
 ) -> list[Inference]:
-    """Runs images uint8 (h, w, 3) of one shape as one batch, on this thread, and checks what comes back.
+    """Runs photos as one batch on the calling thread, and checks the shapes of the answer.
+
+    Args:
+        session: the network's session.
+        images: photos uint8 (h, w, 3) BGR, all of one shape.
+        kept: for each photo, the indices of the classes that are the subject.
+        stop: ends the run early.
+
+    Returns:
+        One inference for each photo, in the same order.
 
     Raises:
-        Abandoned: it failed after `stop` was asked for.
-        OutOfMemory: the device has no room for so many.
+        Abandoned: the run failed after `stop` was asked for.
+        OutOfMemory: the device has no room for so many photos.
         InferenceFailed: the network failed, or gave arrays of the wrong shape.
     """
     started_s = time.monotonic()
@@ -77,7 +86,7 @@ def run_session(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the host or the device had no memory left."""
+    """Whether an error says that the host or the device has no memory left."""
     words = str(error).lower()
     return isinstance(error, MemoryError) or any(sign in words for sign in _OUT_OF_MEMORY)
 
@@ -92,5 +101,5 @@ def _keep(session: Session, kept: Sequence[frozenset[int]]) -> NDArray[np.float3
 
 
 def _rows(output: Pixels) -> Sequence[Pixels]:
-    # Copies, because a view would let one caller hold, and see, the photos of all others.
+    # Copies, because with a view each caller would hold, and could see, the answers to all others.
     return [row.copy() if len(output) > 1 else row for row in output]

@@ -1,6 +1,6 @@
-"""What a network goes through after the start: rebuilt when its sessions fail, replaced when its file is reloaded.
+"""Networks while the server runs: a session that fails is rebuilt, a network whose file is reloaded is replaced.
 
-Both are slow and happen on threads of their own, so that neither other networks nor the end of the server wait.
+Both are slow. They happen on threads of their own, so that neither other networks nor the end of the server wait.
 """
 
 import random
@@ -22,26 +22,30 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Opener(Protocol):
-    """Where networks come from. What it opens is proven and warmed up; that may take minutes."""
+    """Opens networks and sessions, checks them and warms them up, which may take minutes."""
 
     def open(self, old: Network) -> Network:
-        """What the file of a network holds now. Any exception refuses it."""
+        """Opens the network that takes an old one's place. Any exception means that it can't serve."""
         ...
 
     def open_session(self, network: Network) -> Session:
-        """One more session of a network. Any exception means that it can't be had now."""
+        """Opens one more session of a network. Any exception means that this is not possible now."""
         ...
 
     def changed(self) -> list[str]:
-        """Names of those whose file isn't the one that was opened, and has been the same since the last call."""
+        """Names of networks whose file differs from the one that was opened, and is the same as at the last call."""
         ...
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long to wait before each attempt: twice as long as before the last, less some chance.
+    """Pauses before attempts, each twice as long as the last one, less a random part.
 
-    The chance keeps servers that share a device from trying in step.
+    The random part keeps servers that share a device from trying at the same moments.
+
+    Args:
+        first_s: longest pause before the first attempt, in seconds.
+        most_s: longest pause before any attempt, in seconds.
     """
 
     first_s: float = 1.0
@@ -54,75 +58,70 @@ class Backoff:
 
 
 class Lifecycle:
-    """The networks that are served, by their names; the first is the default. Safe to use from any thread.
+    """The networks that are served, by their names, the default first. Any thread may call any method.
 
     Args:
-        networks: at the start.
-        opener: of their successors.
-        restore: puts a session into service.
-        backoff: between attempts to rebuild a session.
+        networks: networks that are served at the start.
+        opener: opens networks and sessions anew.
+        backoff: pauses between attempts at rebuilding a session.
     """
 
-    def __init__(
-        self,
-        networks: Sequence[Network],
-        opener: Opener,
-        restore: Callable[[Network, Replica], None],
-        backoff: Backoff,
-    ) -> None:
+    def __init__(self, networks: Sequence[Network], opener: Opener, backoff: Backoff) -> None:
         self._networks = {network.spec.name: network for network in networks}
         if not networks or len(self._networks) != len(networks):
             raise ValueError("an engine needs networks, each with a name of its own")
-        self._opener, self._restore, self._backoff = opener, restore, backoff
+        self._opener, self._backoff = opener, backoff
         self._changed = threading.Condition()  # guards all that follows, and the networks
         self._closed = False
         self._building = 0
-        self._tell: Callable[[], None] = _nobody
-        self._reloading = threading.Lock()  # reloads go one after the other
+        self._tell: Callable[[], None] = lambda: None
 
     @property
     def networks(self) -> dict[str, Network]:
-        """Those that are served now."""
+        """The networks that are served now, by their names, the default first."""
         with self._changed:
             return dict(self._networks)
 
     @property
     def is_building(self) -> bool:
-        """Whether a thread is inside of the opener, where nothing can interrupt it."""
+        """Whether a thread is opening a network or a session, which nothing can interrupt."""
         with self._changed:
             return self._building > 0
 
     def on_change(self, tell: Callable[[], None]) -> None:
-        """Calls back, on any thread but not after `close`, whenever a network starts or stops serving."""
+        """Has `tell` called, on any thread but not after `close`, whenever a network starts or stops serving."""
         with self._changed:
             self._tell = tell
 
-    def rebuild(self, network: Network, attempts: int) -> None:
-        """Puts a session into service in the place of one that was taken out of it; returns at once.
+    def rebuild(self, network: Network, attempts: int, restore: Callable[[Replica], None]) -> None:
+        """Opens a session in the place of one that was taken out of service, on a thread of its own.
 
         Args:
-            network: whose session failed.
-            attempts: that have led to no answer yet.
+            network: network whose session failed.
+            attempts: number of attempts at rebuilding the session since it last answered a caller.
+            restore: puts the new session into service.
         """
         log.error("a session failed and is being rebuilt", model=network.spec.name, left=len(network.replicas))
         self._notify()
-        work = threading.Thread(target=self._rebuild, args=(network, attempts), name="rebuilding", daemon=True)
+        work = threading.Thread(target=self._rebuild, args=(network, attempts, restore), name="rebuilding", daemon=True)
         work.start()
 
     def reload(self, names: Sequence[str]) -> None:
-        """Replaces networks by what their files hold now. Who is refused is logged, and the old one stays."""
-        with self._reloading:
-            for name in names:
-                if not self._closed:
-                    self._replace(self.networks[name])
+        """Loads networks anew from their files. If that fails, the reason is logged and the old network stays.
+
+        Only one thread at a time may reload.
+        """
+        for name in names:
+            if not self._closed:
+                self._replace(self.networks[name])
 
     def close(self) -> None:
-        """Starts nothing more and tells nobody; what is being opened is dropped once it is there."""
+        """Begins no further reload or rebuild, and calls nobody; a network that is being opened is dropped later."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def _rebuild(self, network: Network, attempts: int) -> None:
+    def _rebuild(self, network: Network, attempts: int, restore: Callable[[Replica], None]) -> None:
         while self._wait_turn(network, attempts):
             attempts += 1
             try:
@@ -132,19 +131,19 @@ class Lifecycle:
                 _log_failure("the session can't be rebuilt", network.spec.name, error)
                 continue
             log.info("session rebuilt", model=network.spec.name, attempts=attempts)
-            self._restore(network, replica)
+            restore(replica)
             self._notify()
             return
 
     def _wait_turn(self, network: Network, attempts: int) -> bool:
-        """Waits before an attempt; False if there is no need of it any more."""
+        """Waits before an attempt; returns False if the network was replaced or the server ends meanwhile."""
         network.retry_after_s = delay_s = self._backoff.delay_s(attempts)
 
-        def is_needless() -> bool:
+        def is_over() -> bool:
             return self._closed or self._networks[network.spec.name] is not network
 
         with self._changed:
-            return not self._changed.wait_for(is_needless, delay_s)
+            return not self._changed.wait_for(is_over, delay_s)
 
     def _replace(self, old: Network) -> None:
         started_s, name = time.monotonic(), old.spec.name
@@ -181,10 +180,6 @@ class Lifecycle:
         finally:
             with self._changed:
                 self._building -= 1
-
-
-def _nobody() -> None:
-    """Is told until somebody asks for it."""
 
 
 def _log_failure(event: str, model: str, error: Exception) -> None:

@@ -1,72 +1,55 @@
-"""From model files to an engine: which file on which provider, said aloud, and proven before anyone is served."""
+"""From model files to an engine: each file is opened on a provider that can run it, and the choice is logged."""
 
 import gc
-import itertools
-import threading
-import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import structlog
 
-from mattebox_server.engine import selfcheck
 from mattebox_server.engine.artifact import Artifact, FileState, file_state, read_artifact
-from mattebox_server.engine.config import (
-    GPU_PROVIDERS,
-    LADDER,
-    TARGETS,
-    EngineConfig,
-    ProviderName,
-    ProviderUnavailable,
-)
+from mattebox_server.engine.config import LADDER, TARGETS, EngineConfig, ProviderName, ProviderUnavailable
 from mattebox_server.engine.engine import Engine
-from mattebox_server.engine.inference import run_session
-from mattebox_server.engine.network import BatchLimits, Network
-from mattebox_server.engine.observer import EngineObserver
-from mattebox_server.engine.providers import Device, find_device
+from mattebox_server.engine.network import Network, NetworkLimits
+from mattebox_server.engine.providers import find_device
+from mattebox_server.engine.proving import open_proven
 from mattebox_server.engine.session import OnnxSession, Session
-from mattebox_server.errors import InferenceFailed, StartupError
-from mattebox_server.imaging.preprocess import content_size
-from mattebox_server.spec import Letterbox, ModelSpec
+from mattebox_server.errors import StartupError
 
 log = structlog.stdlib.get_logger(__name__)
 
-_STILL_AT_IT_S = 10.0
-# The aspects of nearly all photos, the most frequent first: cameras and phones across and upright, squares, screens.
-_ASPECTS = ((3, 2), (4, 3), (3, 4), (2, 3), (1, 1), (16, 9), (9, 16))
-_WARM_UP_S = 5.0  # a first time costs some 100 ms: where a run takes seconds, no caller would notice
 
+def load_engine(paths: Sequence[Path], config: EngineConfig) -> Engine:
+    """Opens, checks and warms up every model.
 
-def load_engine(paths: Sequence[Path], options: EngineConfig) -> Engine:
-    """Reads, compiles, proves and warms up every model.
+    Args:
+        paths: model files, of which the first is the default model's.
+        config: configuration of the engine.
 
     Raises:
-        StartupError: a file is no model, two have the same name, or the provider can't run one of them, or what it
-            computes is not what the network says.
+        StartupError: a file is no model, two models have the same name, or a model can't run, or gives a wrong answer
+            to its check photo, on every provider that may be used.
     """
-    states = [file_state(path) for path in paths]  # before they are read: what changes from now on is seen
+    states = [file_state(path) for path in paths]  # taken before the files are read, so that no change is missed
     artifacts = [read_artifact(path) for path in paths]
     names = [artifact.spec.name for artifact in artifacts]
     if len(set(names)) != len(names):
         raise StartupError(f"two models have the same name: {', '.join(sorted(names))}")
     files = {name: ModelFile(path, state) for name, path, state in zip(names, paths, states, strict=True)}
-    networks = [_network(artifact, options) for artifact in artifacts]
+    networks = [_network(artifact, config) for artifact in artifacts]
     for file in files.values():
         _require_unchanged(file)
-    return Engine(networks, ModelFiles(files, options), options.sessions)
+    return Engine(networks, ModelFiles(files, config), config.sessions)
 
 
 @dataclass
 class ModelFile:
-    """Where an artifact comes from.
+    """The file of a model.
 
     Args:
-        path: of the file.
-        tried: the file as it was when it was loaded, or refused.
-        seen: the file as it was when it was last looked at.
+        path: place of the file.
+        tried: state of the file when it was last loaded, or refused.
+        seen: state of the file when it was last looked at.
     """
 
     path: Path
@@ -75,41 +58,50 @@ class ModelFile:
 
 
 class ModelFiles:
-    """The files that the networks come from; an `Opener`.
+    """The model files of a server, from which networks and sessions are opened anew; an `Opener`.
 
-    What is opened while the server runs runs on the provider of the network before it: a provider that has no room for
-    two is no reason to serve from a slower one from then on.
+    A network that takes an old one's place runs on the same provider. With `auto`, a GPU that has no room for both
+    would otherwise be left for a slower provider.
 
     Args:
-        files: by the networks' names.
-        options: of the engine.
+        files: model files by the networks' names.
+        config: configuration of the engine.
     """
 
-    def __init__(self, files: Mapping[str, ModelFile], options: EngineConfig) -> None:
-        self._files, self._options = files, options
+    def __init__(self, files: Mapping[str, ModelFile], config: EngineConfig) -> None:
+        self._files, self._config = files, config
 
     def open(self, old: Network) -> Network:
-        """See `Opener`."""
+        """Opens the network that a file holds now.
+
+        Raises:
+            StartupError: the file can't be read, is no model or another one's, can't run, or changes meanwhile.
+        """
         name, file = old.spec.name, self._files[old.spec.name]
         file.tried = file_state(file.path)
         artifact = read_artifact(file.path)
         if artifact.spec.name != name:
             raise StartupError(f"{file.path} is named {artifact.spec.name} now, not {name}: a reload keeps the name")
-        network = _network(artifact, replace(self._options, provider=old.provider))
+        network = _network(artifact, replace(self._config, provider=old.provider))
         _require_unchanged(file)
         return network
 
     def open_session(self, network: Network) -> Session:
-        """See `Opener`."""
+        """Opens one more session of a network.
+
+        Raises:
+            StartupError: the file can't be read, or holds another artifact by now.
+            ProviderUnavailable: the provider can't run the artifact, or gives a wrong answer to the check photo.
+        """
         path = self._files[network.spec.name].path
         artifact = read_artifact(path)
         if artifact.spec != network.spec:
             raise StartupError(f"{path} is another model than the one that is served: reload it (SIGHUP)")
-        gc.collect()  # the traceback of the failure may hold the old session in a cycle, and all that it has on a GPU
-        return _ready(artifact, find_device(network.provider, self._options.device_id), self._options)
+        gc.collect()  # the failure's traceback may hold the old session in a cycle, with all that it has on a GPU
+        return open_proven(artifact, find_device(network.provider), self._config)
 
     def changed(self) -> list[str]:
-        """See `Opener`."""
+        """Names of the networks whose file differs from the one that was tried, and is the same as at the last call."""
         names: list[str] = []
         for name, file in self._files.items():
             before, file.seen = file.seen, file_state(file.path)
@@ -121,20 +113,22 @@ class ModelFiles:
 
 
 def _require_unchanged(file: ModelFile) -> None:
-    """Description and graph are read apart, and could come from two artifacts."""
+    """Refuses a file that changed since it was tried: its spec and its graph could be of two artifacts.
+
+    Raises:
+        StartupError: the file changed.
+    """
     if file_state(file.path) != file.tried:
         raise StartupError(f"{file.path} changed while it was loaded")
 
 
-def _network(artifact: Artifact, options: EngineConfig) -> Network:
-    sessions = _open(artifact, options)
-    limits = BatchLimits(sessions[0].max_batch, options.batch_wait_s, options.max_queue, options.max_failures)
-    return Network(sessions, limits, options.observer)
+def _network(artifact: Artifact, config: EngineConfig) -> Network:
+    sessions = _open(artifact, config)
+    return Network(sessions, NetworkLimits(sessions[0].max_batch), config.observer)
 
 
-def _open(artifact: Artifact, options: EngineConfig) -> list[OnnxSession]:
-    asked = options.provider
-    sessions = _on_ladder(artifact, options) if asked == "auto" else _by_name(artifact, asked, options)
+def _open(artifact: Artifact, config: EngineConfig) -> list[OnnxSession]:
+    sessions = _on_first_provider(artifact, config)
     session, spec = sessions[0], artifact.spec
     log.info(
         "model loaded",
@@ -150,144 +144,32 @@ def _open(artifact: Artifact, options: EngineConfig) -> list[OnnxSession]:
     )
     if spec.target != TARGETS[session.provider]:
         log.warning(
-            "the model was exported for another provider: it is right, but may be slow",
+            "the model was exported for another provider: its answers are right, but it may be slow",
             model=spec.name,
             exported_for=spec.target,
             runs_on=session.provider,
-            mend=f"mattebox-export --target {TARGETS[session.provider]}",
+            remedy=f"mattebox-export --target {TARGETS[session.provider]}",
         )
     if not spec.weights.trained:
-        log.warning("the model's weights are random: its mattes mean nothing", model=spec.name)
+        log.warning("the model's weights are random: its mattes are useless", model=spec.name)
     return sessions
 
 
-def _by_name(artifact: Artifact, provider: ProviderName, options: EngineConfig) -> list[OnnxSession]:
-    try:
-        return _on_provider(artifact, provider, options)
-    except ProviderUnavailable as error:
-        raise StartupError(f"{artifact.path} can't run on {provider}: {error}") from error
-
-
-def _on_ladder(artifact: Artifact, options: EngineConfig) -> list[OnnxSession]:
+def _on_first_provider(artifact: Artifact, config: EngineConfig) -> list[OnnxSession]:
+    """Opens an artifact on the provider that is asked for, or for `auto` on the first of the ladder that works."""
+    providers = LADDER if config.provider == "auto" else (config.provider,)
     reasons: list[str] = []
-    for provider in LADDER:
+    for provider in providers:
         try:
-            return _on_provider(artifact, provider, options)
+            return _on_provider(artifact, provider, config)
         except ProviderUnavailable as error:
-            log.info("provider left out", model=artifact.spec.name, provider=provider, reason=str(error))
-            reasons.append(f"{provider}: {error}")
-    raise StartupError(f"no provider can run {artifact.path}: {'; '.join(reasons)}")
+            reasons.append(f"on {provider}: {error}")
+            if config.provider == "auto":
+                log.info("provider left out", model=artifact.spec.name, provider=provider, reason=str(error))
+    raise StartupError(f"{artifact.path} can't run {'; '.join(reasons)}")
 
 
-def _on_provider(artifact: Artifact, provider: ProviderName, options: EngineConfig) -> list[OnnxSession]:
-    """As many sessions as there are runs at once; each is proven by itself."""
-    device = find_device(provider, options.device_id)
-    return [_ready(artifact, device, options) for _ in range(options.sessions)]
-
-
-def _ready(artifact: Artifact, device: Device, options: EngineConfig) -> OnnxSession:
-    session = _proven(artifact, device, options)
-    with _phase("warm up", artifact.spec.name, device.provider, options.observer) as facts:
-        facts["runs"] = warm_up(session, session.max_batch)
-    return session
-
-
-def _proven(artifact: Artifact, device: Device, options: EngineConfig) -> OnnxSession:
-    """A session that computes what the network says; what a cache holds is compiled anew if it doesn't."""
-    with _phase("compile", artifact.spec.name, device.provider, options.observer) as facts:
-        session = OnnxSession(artifact, device, options)
-        facts["cache"] = session.cache
-    was_compiled_before = session.cache == "hit"
-    try:
-        with _phase("check", artifact.spec.name, device.provider, options.observer) as facts:
-            facts.update(check_session(session))
-            session.prove_static()
-    except ProviderUnavailable as error:
-        session.forget_compiled()
-        if not was_compiled_before:
-            raise
-        log.warning("what was compiled before is not what it was", model=artifact.spec.name, reason=str(error))
-        return _proven(artifact, device, options)
-    session.keep_compiled()
-    return session
-
-
-def check_session(session: Session) -> dict[str, float]:
-    """Asks the device what the exporter asked the network itself, and compares.
-
-    Returns:
-        How far the answers are apart, for the log.
-
-    Raises:
-        ProviderUnavailable: farther than the precision explains: the device computes nonsense.
-    """
-    spec, expected = session.spec, session.spec.expectation
-    if expected is None:
-        raise ProviderUnavailable("the model doesn't say what its network should answer")
-    photo = selfcheck.synthetic_photo(expected.height_px, expected.width_px, expected.seed)
-    try:
-        (found,) = run_session(session, [photo], [spec.foreground_classes])
-    except InferenceFailed as error:
-        raise ProviderUnavailable(str(error)) from error
-    levels, share = selfcheck.deviation(expected, found.foreground, found.classes)
-    apart = {"mean_levels": round(levels, 3)} | ({} if share is None else {"same_classes": round(share, 4)})
-    if not selfcheck.is_within_limits(session.precision, levels, share):
-        raise ProviderUnavailable(
-            f"it computes something else than the network: in {session.precision}, a check photo's foreground is"
-            f" {levels:.1f} grey levels off on average"
-            + ("" if share is None else f" and classes agree on {share:.1%}")
-        )
-    return apart
-
-
-def warm_up(session: Session, max_batch: int) -> int:
-    """Runs the shapes that will be asked for, for some seconds, so that no caller pays for a first time.
-
-    The CPU provider has run the check's photo by now and does nothing special for new shapes. The others compile or
-    choose kernels for each.
-
-    Returns:
-        How many runs there were.
-    """
-    if session.provider == "cpu":
-        return 0
-    batches = sorted({1, max_batch} if session.provider in GPU_PROVIDERS else {1})
-    sizes = dict.fromkeys(_input_size(session.spec, *aspect) for aspect in _ASPECTS)
-    until_s, runs = time.monotonic() + _WARM_UP_S, 0
-    for (height, width), batch in itertools.product(sizes, batches):
-        if time.monotonic() > until_s:
-            break
-        run_session(session, [np.zeros((height, width, 3), np.uint8)] * batch, [frozenset[int]()] * batch)
-        runs += 1
-    return runs
-
-
-def _input_size(spec: ModelSpec, across: int, down: int) -> tuple[int, int]:
-    """Height and width of the network's input for a photo of that aspect."""
-    if isinstance(spec.resize, Letterbox):
-        return spec.resize.height_px, spec.resize.width_px
-    width, height = content_size(across * 1000, down * 1000, spec.resize)
-    return height, width
-
-
-@contextmanager
-def _phase(phase: str, model: str, provider: str, observer: EngineObserver) -> Generator[dict[str, object]]:
-    """Tells how long a phase took, with the facts that it adds; and while it lasts, that it still does."""
-    started_s, over = time.monotonic(), threading.Event()
-
-    def tell() -> None:
-        while not over.wait(_STILL_AT_IT_S):
-            elapsed_s = round(time.monotonic() - started_s, 1)
-            log.info("still at it", phase=phase, model=model, provider=provider, seconds=elapsed_s)
-
-    teller = threading.Thread(target=tell, name="phase", daemon=True)
-    teller.start()
-    facts: dict[str, object] = {}
-    try:
-        yield facts
-    finally:
-        over.set()
-        teller.join()
-    seconds = time.monotonic() - started_s
-    observer.phase(phase, model, seconds)
-    log.info("phase", phase=phase, model=model, provider=provider, seconds=round(seconds, 3), **facts)
+def _on_provider(artifact: Artifact, provider: ProviderName, config: EngineConfig) -> list[OnnxSession]:
+    """Opens one session for each run that may go on at once."""
+    device = find_device(provider)
+    return [open_proven(artifact, device, config) for _ in range(config.sessions)]

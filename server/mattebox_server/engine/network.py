@@ -1,67 +1,50 @@
-"""One artifact on its sessions: what runs it, and the photos that wait for it.
+"""A network that is loaded: its sessions, and the queue of the photos that wait for it.
 
-Plain data and its rules; the batcher holds its lock around everything that changes. An artifact that is loaded anew is
-another network, so that a request which holds a network runs on the very one that its photo was prepared for.
+The batcher guards everything that changes here by its lock. When a model's file is loaded anew it becomes another
+network, so that a photo always runs on the network that it was prepared for.
 """
 
 import math
-import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from mattebox_server.engine.batch import Request
 from mattebox_server.engine.config import ProviderName
 from mattebox_server.engine.inference import Inference
-from mattebox_server.engine.observer import EngineObserver, Unobserved
+from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.engine.session import Session
-from mattebox_server.errors import DeadlineExceeded, NotServing
-from mattebox_server.imaging.pixels import Pixels
+from mattebox_server.errors import NotServing
 
-_UNMEASURED_PHOTO_S = 0.5
-_NEWEST_SHARE = 0.2  # weight of the newest run in the moving average of the seconds a photo
-# Other processes on the device come and go, so that less memory is not for ever. A try that fails costs one run.
+# Other processes on the device come and go, so that memory that is short may be free later. A try costs one run.
 _FULL_RUNS_TO_GROW = 500
 
 
 @dataclass(frozen=True)
-class BatchLimits:
-    """What one network may collect, photos a run and requests that wait, and how often a session may fail.
+class NetworkLimits:
+    """How a network collects photos, and how often its sessions may fail.
 
-    A request that waited longer than `max_wait_s` goes next in its network, even if more wait of another shape. A
-    session that fails on `max_failures` photos in a row is taken out of service.
+    Args:
+        max_batch: largest number of photos in one run.
+        passed_over_s: seconds after which the oldest photo of the queue goes next, even if more wait of another shape.
+        max_failures: number of photos in a row that a session may fail on before it must answer the check photo.
     """
 
-    max_batch: int
-    max_wait_s: float
-    max_queue: int
+    max_batch: int = 1
+    passed_over_s: float = 0.05
     max_failures: int = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """A photo uint8 (h, w, 3) in the queue; see `Batcher.submit`. `abandoned` once nobody waits for it."""
-
-    image: Pixels
-    kept: frozenset[int]
-    deadline_s: float | None
-    queued_s: float
-    future: Future[Inference] = field(default_factory=Future[Inference])
-    abandoned: threading.Event = field(default_factory=threading.Event)
-
-
-Outcomes = dict[Request, Inference | BaseException]
 
 
 @dataclass(eq=False)
 class Replica:
-    """A session in service, and how it does. Only the thread that runs it changes it.
+    """A session in service and its failures. Only the thread that runs the session changes them.
 
     Args:
-        session: that runs.
-        rebuilds: attempts that it took to build it again; 0 for one that was there from the start.
-        failures: photos in a row that it failed on, each alone in a run.
-        answered: whether it has answered any photo.
+        session: one of the network's sessions.
+        rebuilds: number of attempts that it took to rebuild the session; 0 if it was there from the start.
+        failures: number of photos in a row that the session failed on, each alone in a run.
+        answered: whether the session has answered any photo.
     """
 
     session: Session
@@ -72,12 +55,12 @@ class Replica:
 
 @dataclass
 class BatchSize:
-    """Photos in a run: the limit, or fewer since the device ran out of memory.
+    """The largest number of photos in one run, which falls when the device runs out of memory and rises again later.
 
     Args:
-        limit: what was asked for.
-        now: what fits.
-        full_runs: of that many photos, that went well since it changed.
+        limit: largest number that the operator allows.
+        now: largest number that fits into the device's memory.
+        full_runs: number of runs of `now` photos that went well since `now` changed.
     """
 
     limit: int
@@ -85,11 +68,11 @@ class BatchSize:
     full_runs: int = 0
 
     def shrink(self, photos: int) -> None:
-        """A run of so many photos was too large."""
+        """Halves the size, because a run of so many photos had no room."""
         self.now, self.full_runs = min(self.now, math.ceil(photos / 2)), 0
 
     def note_success(self, photos: int) -> bool:
-        """A run of so many photos went well; returns whether larger ones are tried from now on."""
+        """Counts a run of so many photos that went well; returns whether the size has doubled after many of them."""
         if self.now == self.limit or photos < self.now:
             return False
         self.full_runs += 1
@@ -100,27 +83,29 @@ class BatchSize:
 
 
 class Network:
-    """An artifact that is loaded.
+    """An artifact, the sessions that run it, and the photos that wait for it.
 
     Args:
-        sessions: its replicas. None runs twice at once.
-        limits: what it may collect.
-        observer: gets the runs.
+        sessions: sessions of the artifact, one for each run that may go on at once.
+        limits: rules by which photos are collected into batches.
+        observer: gets a report of each run.
 
     Attributes:
         spec: the artifact's description of itself.
-        provider: execution provider that really runs it.
-        precision: numeric precision that it really runs in.
-        bounds: see `Session.bounds`.
-        replicas: in service; without any, nobody can be answered.
-        idle: of these, those that don't run.
-        waiting: in the order of arrival.
-        virtual_s: grows by the seconds of the network's runs; who waits with the least goes next.
-        retry_after_s: when to ask again while it is not serving.
+        provider: execution provider that really runs the network.
+        precision: numeric precision that the network really runs in.
+        bounds: shortest and longest side, in pixels, of the images that the sessions take; None if they take all that
+            the spec allows.
+        replicas: sessions in service; without any, no photo can be answered.
+        idle: sessions in service that don't run at the moment.
+        waiting: requests in the queue by their futures, in the order of arrival.
+        virtual_s: seconds that the network has used the device; of all networks with a queue, the one with the least
+            goes next.
+        retry_after_s: seconds after which callers may ask again while no session is in service.
     """
 
     def __init__(
-        self, sessions: Sequence[Session], limits: BatchLimits, observer: EngineObserver | None = None
+        self, sessions: Sequence[Session], limits: NetworkLimits, observer: EngineObserver | None = None
     ) -> None:
         if not sessions:
             raise ValueError("every network needs a session")
@@ -129,19 +114,17 @@ class Network:
         first = sessions[0]
         self.spec, self.precision, self.bounds = first.spec, first.precision, first.bounds
         self.provider: ProviderName = first.provider
-        self.limits, self.observer = limits, observer or Unobserved()
+        self.limits, self.observer = limits, observer or EngineObserver()
         self.size = BatchSize(limits.max_batch, limits.max_batch)
         self.replicas = [Replica(session) for session in sessions]
         self.idle = list(self.replicas)
         self.waiting: dict[Future[Inference], Request] = {}
         self.virtual_s = 0.0
-        self.photo_s = _UNMEASURED_PHOTO_S
         self.retry_after_s = 1.0
-        self._measured = False
 
     @property
     def sessions(self) -> tuple[Session, ...]:
-        """Those in service."""
+        """The sessions in service."""
         return tuple(replica.session for replica in self.replicas)
 
     @property
@@ -150,7 +133,7 @@ class Network:
         return bool(self.replicas)
 
     def not_serving(self) -> NotServing:
-        """What callers are told while no session is in service."""
+        """The error that callers get while no session is in service."""
         return NotServing(f"the model {self.spec.name} failed and is being rebuilt", self.retry_after_s, "rebuilding")
 
     def require_serving(self) -> None:
@@ -159,20 +142,19 @@ class Network:
             raise self.not_serving()
 
     def oldest(self) -> Request:
-        """The one that waits for the longest time."""
+        """The request that has waited for the longest time."""
         return next(iter(self.waiting.values()))
 
-    def take_expired(self, now_s: float) -> Outcomes:
-        """Takes those out of the queue whose deadline has passed."""
-        late = expired(self.waiting.values(), now_s)
-        return {request: error for request, error in late.items() if self._take(request)}
+    def take_late(self, now_s: float) -> list[Request]:
+        """Takes the requests out of the queue whose deadline has passed."""
+        return [request for request in list(self.waiting.values()) if request.is_late(now_s) and self._take(request)]
 
     def take_all(self) -> list[Request]:
-        """Empties the queue."""
+        """Takes all requests out of the queue."""
         return [request for request in list(self.waiting.values()) if self._take(request)]
 
     def take_batch(self, now_s: float) -> list[Request]:
-        """Takes those out of the queue that share the next run."""
+        """Takes the requests out of the queue that share the next run: of one shape, oldest first."""
         batch: list[Request] = []
         shape = self._next_shape(now_s) if self.waiting else None
         for request in [request for request in self.waiting.values() if request.image.shape == shape]:
@@ -180,27 +162,13 @@ class Network:
                 batch.append(request)
         return batch
 
-    def charge(self, photos: int, taken_s: float) -> None:
-        """Accounts for a run that gave so many photos; one that was stopped gave none."""
-        self.virtual_s += taken_s
-        if not photos:
-            return
-        self.photo_s += (taken_s / photos - self.photo_s) * (_NEWEST_SHARE if self._measured else 1)
-        self._measured = True
-
     def _next_shape(self, now_s: float) -> tuple[int, ...]:
-        if now_s - self.oldest().queued_s > self.limits.max_wait_s:
+        if now_s - self.oldest().queued_s > self.limits.passed_over_s:
             return self.oldest().image.shape
         counts = Counter(request.image.shape for request in self.waiting.values())
-        # Both the counter and `max` keep the order of arrival: ties go to the oldest.
+        # Of shapes that are equally frequent the oldest wins, because the counter and `max` keep the order of arrival.
         return max(counts, key=lambda shape: min(counts[shape], self.size.now))
 
     def _take(self, request: Request) -> bool:
         del self.waiting[request.future]
-        return request.future.set_running_or_notify_cancel()  # False if just cancelled; if not, it can't be any more
-
-
-def expired(requests: Iterable[Request], now_s: float) -> Outcomes:
-    """Those whose deadline has passed, with the error that says so."""
-    late = [request for request in requests if request.deadline_s is not None and now_s >= request.deadline_s]
-    return {request: DeadlineExceeded("the deadline passed in the engine's queue") for request in late}
+        return request.future.set_running_or_notify_cancel()  # False if it was cancelled; from now on it can't be

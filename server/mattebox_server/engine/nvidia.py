@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says of a GPU: enough to tell devices apart, without CUDA's toolkit."""
+"""The name and the abilities of a GPU, from NVIDIA's driver, so that CUDA's toolkit needn't be installed."""
 
 import ctypes
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class Gpu:
     """One GPU.
 
     Args:
-        name: as the driver calls it.
+        name: name that the driver gives.
         capability: compute capability, major and minor.
-        driver: CUDA version of the driver, such as 13000.
+        driver: newest CUDA version that the driver supports, such as 13000 for 13.0.
     """
 
     name: str
@@ -27,33 +27,31 @@ class Gpu:
 
     @property
     def has_tf32(self) -> bool:
-        """Whether its tensor cores take fp32 in TensorFloat-32."""
+        """Whether its tensor cores compute in TensorFloat-32."""
         return self.capability[0] >= _TF32_SINCE
 
 
-def find_gpu(device_id: int, library: str = _DRIVER) -> Gpu:
-    """Asks the driver.
+def find_gpu(library: str = _DRIVER) -> Gpu:
+    """Asks NVIDIA's driver for the first GPU of those that the environment variable CUDA_VISIBLE_DEVICES shows.
 
     Raises:
-        ProviderUnavailable: there is no driver, or no such GPU.
+        ProviderUnavailable: there is no driver, or no GPU.
     """
     try:
         driver = ctypes.CDLL(library)
     except OSError as error:
         raise ProviderUnavailable(f"there is no NVIDIA driver on this machine ({library})") from error
     count, device, version = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         raise ProviderUnavailable("NVIDIA's driver finds no GPU")
-    if device_id >= count.value:
-        raise ProviderUnavailable(f"there is no GPU {device_id}: NVIDIA's driver finds {count.value}")
     name, major, minor = ctypes.create_string_buffer(_NAME_BYTES), ctypes.c_int(), ctypes.c_int()
     failures = (
-        driver.cuDeviceGet(ctypes.byref(device), device_id),
+        driver.cuDeviceGet(ctypes.byref(device), 0),
         driver.cuDeviceGetName(name, _NAME_BYTES, device),
         driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device),
         driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device),
         driver.cuDriverGetVersion(ctypes.byref(version)),
     )
     if any(failures):
-        raise ProviderUnavailable(f"NVIDIA's driver doesn't say what GPU {device_id} is: errors {failures}")
+        raise ProviderUnavailable(f"NVIDIA's driver doesn't say what GPU 0 is: errors {failures}")
     return Gpu(name.value.decode(errors="replace"), (major.value, minor.value), version.value)

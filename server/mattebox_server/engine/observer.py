@@ -1,25 +1,14 @@
-"""Who wants to know how long the engine takes."""
-
-from typing import Protocol
+"""The interface by which the engine reports how long its work takes."""
 
 
-class EngineObserver(Protocol):
-    """Gets what took how long, on the engine's own threads: to be quick and never to fail."""
+class EngineObserver:
+    """Takes note of nothing; the metrics override its methods.
 
-    def phase(self, phase: str, model: str, seconds: float) -> None:
-        """A phase of a session's start is over: compile, check or warm up."""
-        ...
-
-    def run(self, model: str, provider: str, photos: int, seconds: float) -> None:
-        """A network has answered a batch."""
-        ...
-
-
-class Unobserved:
-    """Nobody wants to know."""
+    They are called on the engine's threads, so that they must be quick and may not raise.
+    """
 
     def phase(self, phase: str, model: str, seconds: float) -> None:
-        """See `EngineObserver`."""
+        """Takes note of the duration of a phase (compile, check or warm up) in the start of a model's session."""
 
     def run(self, model: str, provider: str, photos: int, seconds: float) -> None:
-        """See `EngineObserver`."""
+        """Takes note of the duration of a run, in which a model has answered a batch of so many photos."""

@@ -1,7 +1,7 @@
-"""Execution providers: which there are, how each is set up, and why one is not to be had.
+"""The execution providers of onnxruntime: how each is set up, and why one can't be used on this machine.
 
-Nothing falls back in silence. A provider that is asked for by name loads or stops the server with the reason; `auto`
-goes down the ladder and says, for each rung that it leaves out, why.
+Mattebox never changes to another provider without a word. A provider that is asked for by name loads, or the server
+stops with the reason. `auto` tries the providers of `LADDER` in turn, and the log says why each one was left out.
 """
 
 import functools
@@ -48,13 +48,13 @@ _INSTALL_CUDA = "pip uninstall onnxruntime; pip install 'mattebox[cuda]'"
 
 @dataclass(frozen=True)
 class Device:
-    """What a provider runs on here.
+    """The processor or GPU of this machine on which a provider runs.
 
     Args:
-        provider: that runs on it.
-        name: of the processor or GPU, as its driver calls it.
-        versions: of everything that a compiled model depends on, by name.
-        native: reduced precisions that it has.
+        provider: the execution provider.
+        name: name of the processor or GPU, as its driver gives it.
+        versions: versions of everything that a compiled model depends on, by name.
+        native: reduced precisions that the device computes in: bf16 or tf32.
     """
 
     provider: ProviderName
@@ -65,12 +65,12 @@ class Device:
 
 @dataclass(frozen=True)
 class Opened:
-    """A session that really runs where it should.
+    """A session whose network really runs on the provider that was asked for.
 
     Args:
-        session: onnxruntime's.
-        precision: that it computes in.
-        compiled: where its compiled model is, or is to be kept once it is proven; None if there is nothing to keep.
+        session: onnxruntime's session.
+        precision: numeric precision of its runs.
+        compiled: place of the compiled model in the cache; None if there is nothing to keep.
     """
 
     session: ort.InferenceSession
@@ -78,26 +78,13 @@ class Opened:
     compiled: CacheEntry | None
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What was decided on a session.
-
-    Args:
-        precision: that it computes in.
-        fixed: lengths of its input that are known, by their names.
-    """
-
-    precision: RunningPrecision
-    fixed: Mapping[str, int]
-
-
-def find_device(provider: ProviderName, device_id: int) -> Device:
-    """What the provider would run on.
+def find_device(provider: ProviderName) -> Device:
+    """Finds the device that a provider would run on.
 
     Raises:
-        ProviderUnavailable: nothing; the message says what is missing and how to install it.
+        ProviderUnavailable: there is none; the message says what is missing and how to install it.
     """
-    # Some of its builds tell their maker what is run.
+    # Some builds of onnxruntime send usage data to Microsoft.
     ort.disable_telemetry_events()  # type: ignore[attr-defined]  # pyright: ignore
     match provider:
         case "cpu":
@@ -105,9 +92,9 @@ def find_device(provider: ProviderName, device_id: int) -> Device:
         case "openvino":
             return _openvino_device()
         case "cuda":
-            gpu = _gpu(provider, device_id)
+            gpu = _gpu(provider)
         case "tensorrt":
-            gpu = _gpu(provider, device_id)
+            gpu = _gpu(provider)
             _require_tensorrt()
     versions = {"onnxruntime": ort.__version__, "driver": str(gpu.driver), "capability": str(gpu.capability)}
     if provider == "tensorrt":
@@ -116,107 +103,99 @@ def find_device(provider: ProviderName, device_id: int) -> Device:
 
 
 def best_target() -> Target:
-    """What to export for: the first provider of the ladder that this machine and installation have."""
+    """The target of an export for this machine: that of the first provider of the ladder which runs here."""
     for provider in LADDER:
         try:
-            return TARGETS[find_device(provider, 0).provider]
-        except ProviderUnavailable:  # which provider runs is the server's own question, and it tells why
+            return TARGETS[find_device(provider).provider]
+        except ProviderUnavailable:  # the server logs the reason when it chooses its own provider
             continue
     raise AssertionError("the CPU is always there")
 
 
-def create_session(
-    artifact: Artifact, device: Device, options: EngineConfig, size: tuple[int, int] | None = None
-) -> Opened:
-    """A session of an artifact that really runs on the device.
-
-    Args:
-        artifact: to run.
-        device: to run it on.
-        options: of the engine.
-        size: height and width of the only photos that it will take; None for all that the spec allows.
+def create_session(artifact: Artifact, device: Device, config: EngineConfig) -> Opened:
+    """Opens an artifact on a device.
 
     Raises:
-        ProviderUnavailable: it would not.
+        ProviderUnavailable: the artifact, or part of it, would not run there.
     """
-    provider = device.provider
-    plan = _Plan(
-        running_precision(options.precision, artifact.spec, provider, device.native),
-        fixed_lengths(options, provider, size),
-    )
-    entry = _cache_entry(artifact, device, options, plan)
+    precision = running_precision(config.precision, artifact.spec, device.provider, device.native)
+    entry = _cache_entry(artifact, device, config, precision)
     try:
-        session = _initialise(artifact, device, options, plan, entry)
-        check_placement(session, provider)
+        session = _initialise(artifact, device, config, precision, entry)
+        check_placement(session, device.provider)
     except BaseException:
         if entry is not None:
             entry.discard()
         raise
-    return Opened(session, plan.precision, entry)
+    return Opened(session, precision, entry)
 
 
 def _initialise(
-    artifact: Artifact, device: Device, options: EngineConfig, plan: _Plan, entry: CacheEntry | None
+    artifact: Artifact, device: Device, config: EngineConfig, precision: RunningPrecision, entry: CacheEntry | None
 ) -> ort.InferenceSession:
-    """Compiles, or takes what was compiled before; what the provider can't take is compiled anew."""
+    """Compiles the network, or loads it from the cache; a cached one that the provider refuses is compiled anew."""
     try:
-        session = _session(artifact, device, options, plan, entry)
+        session = _session(artifact, device, config, precision, entry)
     except ProviderUnavailable:
         raise
     except Exception as error:  # onnxruntime raises its own types, all of them undocumented
         if entry is not None and entry.is_warm:
-            entry.reject()
-            return _initialise(artifact, device, options, plan, entry)
-        raise ProviderUnavailable(f"{_EP_NAMES[device.provider]} doesn't take the network: {error}") from error
+            entry.reject("the provider can't load it")
+            return _initialise(artifact, device, config, precision, entry)
+        raise ProviderUnavailable(f"{_EP_NAMES[device.provider]} can't load the network: {error}") from error
     session.disable_fallback()
     return session
 
 
 def _session(
-    artifact: Artifact, device: Device, options: EngineConfig, plan: _Plan, entry: CacheEntry | None
+    artifact: Artifact, device: Device, config: EngineConfig, precision: RunningPrecision, entry: CacheEntry | None
 ) -> ort.InferenceSession:
-    common, cache = session_options(options.threads_per_run, plan.fixed), None if entry is None else entry.folder
+    common = session_options(config.threads_per_run, fixed_lengths(config, device.provider))
+    cache = None if entry is None else entry.folder
     match device.provider:
         case "cpu":
             return ort.InferenceSession(artifact.path, common, providers=[_EP_NAMES["cpu"]])
         case "openvino":
             handle = _openvino_cpu(ort.get_ep_devices())
-            common.add_provider_for_devices([handle], openvino_config(plan.precision, options.threads_per_run, cache))
+            common.add_provider_for_devices([handle], openvino_config(precision, config.threads_per_run, cache))
             return ort.InferenceSession(artifact.path, common)
         case "cuda":
-            named = [(_EP_NAMES["cuda"], cuda_options(options, plan.precision))]
-        case "tensorrt":  # what TensorRT has no layers for (it has for all here) may run on CUDA, never on the CPU
+            named = [(_EP_NAMES["cuda"], cuda_options(config, precision))]
+        case "tensorrt":  # nodes that TensorRT has no layers for (there are none so far) may run on CUDA
             named = [
-                (_EP_NAMES["tensorrt"], tensorrt_options(options, artifact.spec, cache)),
-                (_EP_NAMES["cuda"], cuda_options(options, plan.precision)),
+                (_EP_NAMES["tensorrt"], tensorrt_options(config, artifact.spec, cache)),
+                (_EP_NAMES["cuda"], cuda_options(config, precision)),
             ]
     return ort.InferenceSession(artifact.path, common, providers=named)
 
 
 def session_options(threads: int, fixed: Mapping[str, int]) -> ort.SessionOptions:
-    """Options that every provider shares.
+    """The options of a session that all providers share.
 
     Args:
-        threads: inside one run, on the CPU.
-        fixed: lengths of the input that are known, by their names.
+        threads: number of CPU threads inside one run.
+        fixed: known lengths of the network's input, by their names in the artifact.
     """
     options = ort.SessionOptions()
     for name, length in fixed.items():
         options.add_free_dimension_override_by_name(name, length)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Spinning would win microseconds a run and burn whole cores that decode and blend need.
+    # Threads that spin would save microseconds a run, and take whole cores from decoding and blending.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    options.log_severity_level = 3  # errors; what matters of the warnings is checked by `check_placement`
+    options.log_severity_level = 3  # errors; `check_placement` looks for what the warnings would be about
     return options
 
 
 def check_placement(session: ort.InferenceSession, provider: ProviderName) -> None:
-    """Raises ProviderUnavailable unless the provider was loaded and has the network's nodes.
+    """Checks that a session runs on its provider: the provider is loaded and has every convolution of the network.
 
-    A provider that leaves nodes to the CPU is a half-silent fallback: convolutions are what a network spends its time
-    on, so not one of them may lie elsewhere.
+    onnxruntime gives nodes that a provider doesn't take to the CPU. A few small ones cost nothing, but a network spends
+    its time on convolutions.
+
+    Raises:
+        ProviderUnavailable: the provider isn't loaded, or some convolutions are on another one.
     """
     wanted = _EP_NAMES[provider]
     if wanted not in session.get_providers():
@@ -234,13 +213,13 @@ def check_placement(session: ort.InferenceSession, provider: ProviderName) -> No
 def cache_facts(
     artifact_sha256: str, device: Device, precision: RunningPrecision, settings: Mapping[str, str]
 ) -> dict[str, str]:
-    """Everything that a compiled model depends on; two that differ in any of it have different entries.
+    """Everything that a compiled model depends on, by name: the key of its entry in the cache.
 
     Args:
-        artifact_sha256: of the file: graph, weights and spec.
-        device: it is compiled for.
-        precision: it computes in.
-        settings: the provider's own options, threads and shapes among them, without the cache's place.
+        artifact_sha256: digest of the artifact's whole file (graph, weights and spec).
+        device: device that the model is compiled for.
+        precision: numeric precision of the runs.
+        settings: the provider's own options, number of threads and shapes included, folder of the cache excluded.
     """
     return {
         "artifact": artifact_sha256,
@@ -252,33 +231,36 @@ def cache_facts(
     }
 
 
-def _cache_entry(artifact: Artifact, device: Device, options: EngineConfig, plan: _Plan) -> CacheEntry | None:
-    """The place of the compiled model; None for providers that keep nothing, or if there is to be no cache.
+def _cache_entry(
+    artifact: Artifact, device: Device, config: EngineConfig, precision: RunningPrecision
+) -> CacheEntry | None:
+    """The place of the compiled model in the cache; None without a cache, or if the provider has nothing to keep.
 
-    onnxruntime's CPU and CUDA providers have no such thing: optimising a ResNet-101's graph takes them half a second.
+    The CPU and CUDA providers have nothing to keep: they optimise the graph of a ResNet-101 in half a second.
     """
     match device.provider:
         case "openvino":
-            settings = openvino_config(plan.precision, options.threads_per_run, None)
+            settings = openvino_config(precision, config.threads_per_run, None)
         case "tensorrt":
-            settings = tensorrt_options(options, artifact.spec, None)
+            settings = tensorrt_options(config, artifact.spec, None)
         case "cpu" | "cuda":
             return None
-    if options.cache_dir is None:
+    if config.cache_dir is None:
         return None
     try:
-        facts = cache_facts(artifact.sha256(), device, plan.precision, settings | {"fixed": str(dict(plan.fixed))})
-        return CacheEntry(options.cache_dir, device.provider, facts)
-    except OSError as error:  # a read-only home costs time at every start, not the provider
-        log.warning("compiled models can't be kept", folder=str(options.cache_dir), reason=error.strerror)
+        settings["fixed"] = str(fixed_lengths(config, device.provider))
+        facts = cache_facts(artifact.sha256(), device, precision, settings)
+        return CacheEntry(config.cache_dir, device.provider, facts)
+    except OSError as error:  # with a read-only home every start takes longer, but the provider works
+        log.warning("compiled models can't be kept", folder=str(config.cache_dir), reason=error.strerror)
         return None
 
 
-def _gpu(provider: ProviderName, device_id: int) -> Gpu:
+def _gpu(provider: ProviderName) -> Gpu:
     if _EP_NAMES[provider] not in ort.get_available_providers():
         raise ProviderUnavailable(f"this onnxruntime has no {_EP_NAMES[provider]}: {_INSTALL_CUDA}")
-    gpu = find_gpu(device_id)
-    ort.preload_dlls()  # finds the CUDA and cuDNN libraries that the `cuda` extra installs
+    gpu = find_gpu()
+    ort.preload_dlls()  # loads the CUDA and cuDNN libraries that the `cuda` extra installs
     return gpu
 
 
@@ -295,14 +277,14 @@ def _openvino_device() -> Device:
     metadata = found.ep_metadata
     versions = {"onnxruntime": ort.__version__, _OPENVINO_PACKAGE: _version(_OPENVINO_PACKAGE) or metadata["version"]}
     native = frozenset({"bf16"} if "BF16" in metadata["OPTIMIZATION_CAPABILITIES"].split() else ())
-    # The instruction sets belong to it: the same processor may be offered with fewer in a virtual machine.
+    # The instruction sets are part of the name: a virtual machine may offer fewer of them on the same processor.
     name = f"{metadata['FULL_DEVICE_NAME'].strip()}, {metadata['OPTIMIZATION_CAPABILITIES']}"
     return Device("openvino", name, versions, native)
 
 
 @functools.cache
 def _register_openvino() -> None:
-    """Loads OpenVINO's plugin into onnxruntime, which keeps it for the process: a second call would be an error."""
+    """Loads OpenVINO's plugin into onnxruntime. Cached, because onnxruntime refuses to register it twice."""
     if importlib.util.find_spec("onnxruntime_ep_openvino") is None:
         raise ProviderUnavailable(f"OpenVINO's plugin is not installed: pip install {_OPENVINO_PACKAGE}")
     import onnxruntime_ep_openvino  # noqa: PLC0415 - optional, and loads native libraries
@@ -314,13 +296,13 @@ def _register_openvino() -> None:
 
 
 def _openvino_cpu(devices: Sequence[ort.OrtEpDevice]) -> ort.OrtEpDevice:
-    """The plain OpenVINO CPU device; beside it stands a twin that ends in .AUTO and picks devices by itself."""
+    """The CPU device of OpenVINO's plugin, and not its other one, which ends in .AUTO and chooses devices by itself."""
     cpu = ort.OrtHardwareDeviceType.CPU
     for device in devices:
         if device.ep_name == OPENVINO_EP and device.device.type == cpu:
             return device
     vendors = sorted({d.device.vendor for d in devices if d.device.type == cpu})
-    raise ProviderUnavailable(f"OpenVINO's plugin offers no CPU device here: it serves Intel's, this is {vendors}")
+    raise ProviderUnavailable(f"OpenVINO's plugin runs on Intel's processors only; this one is by {', '.join(vendors)}")
 
 
 def _version(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Reloads models when somebody asks, and when a file has changed if that was asked for."""
+"""Reloads models on demand (SIGHUP), and when their files have changed if the operator wants that."""
 
 import threading
 
@@ -6,13 +6,13 @@ from mattebox_server.engine.engine import Engine
 
 
 class Reloader:
-    """A thread that reloads, so that reloads never meet and the event loop never waits.
+    """One thread that does all reloads, so that the event loop never waits for one.
 
-    Who asks while a reload goes on gets one after it: the file may have changed meanwhile.
+    If a reload is asked for while another goes on, it follows that one, because files may have changed meanwhile.
 
     Args:
-        engine: whose networks are reloaded.
-        poll_s: how often to look whether a file has changed; None for never.
+        engine: engine whose networks are reloaded.
+        poll_s: seconds between two looks at the files; None means that they are not looked at.
     """
 
     def __init__(self, engine: Engine, poll_s: float | None) -> None:
@@ -22,13 +22,13 @@ class Reloader:
         threading.Thread(target=self._work, name="reloading", daemon=True).start()
 
     def ask(self) -> None:
-        """Reloads every model; returns at once."""
+        """Asks for a reload of every model, without waiting for it."""
         with self._changed:
             self._asked = True
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Starts no further reload, and doesn't wait for one that goes on."""
+        """Ends the thread, without waiting for a reload that goes on."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

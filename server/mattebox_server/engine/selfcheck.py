@@ -1,7 +1,8 @@
-"""A photo that is made of numbers, and how far an answer to it may be from what it should be.
+"""The check photo: a synthetic photo by which a session is compared with the network that was exported.
 
-The exporter stores in the artifact what the network says of such a photo; the server asks the device the same before
-it serves. A device that computes nonsense is found before a caller finds it.
+The exporter stores the network's answer to the check photo in the artifact. Every session of a server must give the
+same answer before it serves, and again after it has failed on several photos in a row. So a device that computes
+nonsense is found before a caller gets it, and photos that make a network fail are told from a session that is ill.
 """
 
 import base64
@@ -9,6 +10,10 @@ import base64
 import numpy as np
 from numpy.typing import NDArray
 
+from mattebox_server.engine.config import ProviderUnavailable
+from mattebox_server.engine.inference import run_session
+from mattebox_server.engine.session import Session
+from mattebox_server.errors import InferenceFailed
 from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.spec import Expectation
 
@@ -17,18 +22,19 @@ GRID = 32
 
 # Measured on deeplabv3_resnet101 with random weights, a hard case, as few of its pixels have a clear winner: in float32
 # onnxruntime is 0.0 grey levels from torch on average and all classes are the same; torch's own bf16 is 0.6 to 1.0
-# levels from its float32, and 96.6 to 98.8 % of the classes are the same. What computes something else is far beyond.
+# levels from its float32, and 96.6 to 98.8 % of the classes are the same. Nonsense is much farther away.
 _MAX_MEAN_LEVELS = {"fp32": 0.5, "tf32": 2.0, "fp16": 2.0, "bf16": 6.0}
 _MIN_CLASSES = {"fp32": 0.99, "tf32": 0.97, "fp16": 0.97, "bf16": 0.90}
 
 
 def synthetic_photo(height: int, width: int, seed: int) -> Pixels:
-    """Coloured waves, a darker blob in the middle and some grain: it excites a network as photos do.
+    """Draws coloured waves, a darker blob in the middle and some grain, which excite a network as photos do.
 
     Returns:
-        uint8 (height, width, 3), 0 to 240: dividing by the maximum must show.
+        uint8 (height, width, 3) BGR, 0 to 240: below 255, so that a network which divides by the maximum differs from
+        one which divides by 255.
     """
-    rng = np.random.RandomState(seed)  # of all of numpy's generators the one whose numbers are promised never to change
+    rng = np.random.RandomState(seed)  # numpy promises the same numbers for ever for this generator only
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     photo: NDArray[np.float64] = np.empty((height, width, 3))
     for channel in range(3):
@@ -44,20 +50,20 @@ def synthetic_photo(height: int, width: int, seed: int) -> Pixels:
 
 
 def sample(values: Pixels) -> bytes:
-    """GRID x GRID points of a map uint8 (h, w), row by row."""
+    """Takes GRID x GRID points of a map uint8 (h, w), row by row."""
     rows, columns = (((np.arange(GRID) + 0.5) * side / GRID).astype(int) for side in values.shape)
     return values[np.ix_(rows, columns)].tobytes()
 
 
 def expect(height: int, width: int, seed: int, foreground: Pixels, classes: Pixels | None) -> Expectation:
-    """What goes into the artifact.
+    """The network's answer to a check photo, as the artifact stores it.
 
     Args:
-        height: of the photo.
-        width: of the photo.
-        seed: of the photo.
-        foreground: uint8 (height, width), everything but the background kept.
-        classes: uint8 (height, width); None from a saliency network.
+        height: height of the photo in pixels.
+        width: width of the photo in pixels.
+        seed: seed that the photo was drawn with.
+        foreground: uint8 (height, width), the network's foreground with everything kept but the background.
+        classes: uint8 (height, width), the network's classes; None from a saliency network.
     """
     return Expectation(
         height_px=height,
@@ -69,10 +75,16 @@ def expect(height: int, width: int, seed: int, foreground: Pixels, classes: Pixe
 
 
 def deviation(expected: Expectation, foreground: Pixels, classes: Pixels | None) -> tuple[float, float | None]:
-    """How far an answer is from the expectation.
+    """How far an answer is from the expected one.
+
+    Args:
+        expected: answer of the network that was exported.
+        foreground: uint8 (h, w), the foreground that was found.
+        classes: uint8 (h, w), the classes that were found; None from a saliency network.
 
     Returns:
-        Mean absolute difference of the foreground in grey levels, and the share of points of the same class.
+        Mean absolute difference of the foreground in grey levels, and share of the points with the same class (None
+        from a saliency network).
     """
     levels = np.frombuffer(base64.b64decode(expected.foreground), np.uint8).astype(float)
     found = np.frombuffer(sample(foreground), np.uint8)
@@ -84,5 +96,32 @@ def deviation(expected: Expectation, foreground: Pixels, classes: Pixels | None)
 
 
 def is_within_limits(precision: str, levels: float, share: float | None) -> bool:
-    """Whether a deviation is what the precision explains."""
+    """Whether a deviation is no larger than the precision explains."""
     return levels <= _MAX_MEAN_LEVELS[precision] and (share is None or share >= _MIN_CLASSES[precision])
+
+
+def check_session(session: Session) -> dict[str, float]:
+    """Runs the check photo on a session, and compares the answer with the one in the artifact.
+
+    Returns:
+        How far the answers are apart, by names for the log.
+
+    Raises:
+        ProviderUnavailable: the run fails, or the answers are farther apart than the precision explains.
+    """
+    spec, expected = session.spec, session.spec.expectation
+    if expected is None:
+        raise ProviderUnavailable("the model doesn't say what its network should answer")
+    photo = synthetic_photo(expected.height_px, expected.width_px, expected.seed)
+    try:
+        (found,) = run_session(session, [photo], [spec.foreground_classes])
+    except InferenceFailed as error:
+        raise ProviderUnavailable(str(error)) from error
+    levels, share = deviation(expected, found.foreground, found.classes)
+    if not is_within_limits(session.precision, levels, share):
+        raise ProviderUnavailable(
+            f"it computes something else than the network: in {session.precision}, a check photo's foreground is"
+            f" {levels:.1f} grey levels off on average"
+            + ("" if share is None else f" and classes agree on {share:.1%}")
+        )
+    return {"mean_levels": round(levels, 3)} | ({} if share is None else {"same_classes": round(share, 4)})

@@ -1,4 +1,4 @@
-"""One network, loaded and ready to run."""
+"""A session: one network that is loaded into onnxruntime and ready to run."""
 
 import threading
 from collections.abc import Callable
@@ -10,32 +10,30 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from mattebox_server.engine import selfcheck
 from mattebox_server.engine.artifact import Artifact
 from mattebox_server.engine.config import (
     GPU_PROVIDERS,
     EngineConfig,
     ProviderName,
-    ProviderUnavailable,
     input_bounds,
 )
 from mattebox_server.engine.providers import Device, create_session
 from mattebox_server.errors import StartupError
 from mattebox_server.imaging.pixels import Pixels
-from mattebox_server.imaging.preprocess import content_size
-from mattebox_server.spec import BACKGROUND, ModelSpec, ShortSide
+from mattebox_server.spec import ModelSpec
 
+_Feeds = dict[str, NDArray[Any]]  # inputs by name
 _IMAGE, _KEEP, _FOREGROUND, _CLASSES = "image", "keep", "foreground", "classes"
 _SIGNATURES: dict[str, tuple[list[str], list[str]]] = {
     "semantic": ([_IMAGE, _KEEP], [_FOREGROUND, _CLASSES]),
     "saliency": ([_IMAGE], [_FOREGROUND]),
 }
-_BOUND_SHAPES = 8  # shapes whose device buffers are kept; six aspects make up nearly all photos
+_BOUND_SHAPES = 8  # number of shapes whose buffers are kept; six aspects make up nearly all photos
 
 
 @dataclass(frozen=True)
 class Maps:
-    """What the network found in a batch.
+    """What the network found in a batch of photos.
 
     Args:
         foreground: uint8 (N, h, w), round(255 x probability of the subject).
@@ -47,7 +45,7 @@ class Maps:
 
 
 class Stop:
-    """Lets a run end before its end, once nobody waits for what it finds. Any thread may ask."""
+    """A request to end a run early, because nobody waits for its answer. Any thread may make it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -55,7 +53,7 @@ class Stop:
         self.asked = False
 
     def ask(self) -> None:
-        """The run may end now."""
+        """Asks the run to end now."""
         with self._lock:
             self.asked = True
             act = self._act
@@ -63,7 +61,7 @@ class Stop:
             act()
 
     def on_ask(self, act: Callable[[], None]) -> None:
-        """What ends the run; done at once if it was asked for before."""
+        """Sets the function that ends the run, and calls it at once if the run was asked to end before."""
         with self._lock:
             self._act = act
             asked = self.asked
@@ -72,32 +70,32 @@ class Stop:
 
 
 class Session(Protocol):
-    """What the engine needs of a network; onnxruntime's is one, tests bring their own."""
+    """What the engine needs of a session. `OnnxSession` is the real one; the tests have others.
+
+    Attributes:
+        spec: the artifact's description of itself.
+        provider: execution provider that really runs the network.
+        precision: numeric precision that the network really runs in.
+        bounds: shortest and longest side, in pixels, of the images that it takes; None if it takes all that the spec
+            allows.
+    """
 
     @property
-    def spec(self) -> ModelSpec:
-        """The artifact's description of itself."""
-        ...
-
+    def spec(self) -> ModelSpec: ...  # noqa: D102
     @property
-    def provider(self) -> ProviderName:
-        """Execution provider that really runs it."""
-        ...
-
+    def provider(self) -> ProviderName: ...  # noqa: D102
     @property
-    def precision(self) -> str:
-        """Numeric precision that it really runs in."""
-        ...
-
+    def precision(self) -> str: ...  # noqa: D102
     @property
-    def bounds(self) -> tuple[int, int] | None:
-        """Shortest and longest side that it takes, in pixels; None if that is what the spec's policy gives."""
-        ...
+    def bounds(self) -> tuple[int, int] | None: ...  # noqa: D102
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
-        """Runs a batch: images uint8 (N, h, w, 3) BGR, keep float32 (N, C) of 0 and 1, or None for saliency.
+        """Runs a batch of photos. It may raise any exception, above all once `stop` was asked for.
 
-        May raise anything once `stop` is asked for; a session that can't stop ends its run.
+        Args:
+            images: uint8 (N, h, w, 3) BGR at the network's size.
+            keep: float32 (N, C), 1 for each class that is the subject, else 0; None for a saliency network.
+            stop: request to end the run early; a session that can't do that runs to the end.
         """
         ...
 
@@ -105,101 +103,74 @@ class Session(Protocol):
 class OnnxSession:
     """A Mattebox artifact on onnxruntime.
 
+    Once its answer to the check photo is known, either `keep_compiled` or `forget_compiled` must be called.
+
     Attributes:
-        max_batch: photos in one run: as the options say, but 1 if the artifact's own batch is fixed.
-        cache: "hit" if it was compiled before, "miss" if it was compiled now, "none" if there is nothing to keep.
-            Whoever has proven it calls `keep_compiled`, else `forget_compiled`.
+        max_batch: largest number of photos in one run: as configured, but 1 if the artifact itself says so.
     """
 
-    def __init__(self, artifact: Artifact, device: Device, options: EngineConfig) -> None:
+    def __init__(self, artifact: Artifact, device: Device, config: EngineConfig) -> None:
         """Opens an artifact on a device.
 
         Raises:
-            ProviderUnavailable: the provider can't run it here.
-            StartupError: its inputs and outputs are not what its spec says.
+            ProviderUnavailable: the provider can't run the artifact on this device.
+            StartupError: the artifact's inputs and outputs are not what its spec says.
         """
-        opened = create_session(artifact, device, options)
+        opened = create_session(artifact, device, config)
         _check_signature(artifact, opened.session)
-        self._static: dict[tuple[int, int], _Plain] = {}
         self.spec = artifact.spec
         self.provider: ProviderName = device.provider
         self.precision: str = opened.precision
         self.bounds = input_bounds(artifact.spec, device.provider)
-        self._compiled = [opened.compiled]
+        self._compiled = opened.compiled
         fixed = isinstance(opened.session.get_inputs()[0].shape[0], int)
-        self.max_batch = 1 if fixed else options.max_batch_on(device.provider)
-        self._runner: _Plain | _Bound = (
-            _Bound(opened.session, "cuda", options.device_id)
+        self.max_batch = 1 if fixed else config.max_batch_on(device.provider)
+        self._run: Callable[[_Feeds, ort.RunOptions], list[NDArray[Any]]] = (
+            _Bound(opened.session, "cuda").run
             if device.provider in GPU_PROVIDERS
-            else _Plain(opened.session)
+            else partial(opened.session.run, None)
         )
-        for size in static_sizes(artifact.spec, device.provider, options):
-            opened = create_session(artifact, device, options, size)
-            self._compiled.append(opened.compiled)
-            self._static[size] = _Plain(opened.session)
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
-        """See `Session.run`. It stops between two nodes of the graph, which for OpenVINO and TensorRT is one node."""
-        feeds: dict[str, NDArray[Any]] = {_IMAGE: images}
+        """Runs a batch of photos, as `Session` describes.
+
+        A run that is asked to end does so between two nodes of the graph. OpenVINO and TensorRT make one node of the
+        whole network, so that there the run goes on to its end.
+        """
+        feeds: _Feeds = {_IMAGE: images}
         if keep is not None:
             feeds[_KEEP] = keep
-        runner = self._static.get((images.shape[1], images.shape[2]), self._runner)
         options = ort.RunOptions()
         if stop is not None:
             stop.on_ask(partial(setattr, options, "terminate", True))
-        outputs = runner.run(feeds, options)
+        outputs = self._run(feeds, options)
         return Maps(outputs[0], outputs[1] if len(outputs) > 1 else None)
 
     @property
     def cache(self) -> str:
-        """See the class."""
-        entries = [entry for entry in self._compiled if entry is not None]
-        return "none" if not entries else "hit" if all(entry.is_warm for entry in entries) else "miss"
+        """Where the compiled network came from.
+
+        Returns:
+            "hit" if the cache had it, "miss" if it was compiled now, "none" if the provider has nothing to keep.
+        """
+        return "none" if self._compiled is None else "hit" if self._compiled.is_warm else "miss"
 
     def keep_compiled(self) -> None:
-        """Publishes what was compiled: it computes what it should."""
-        for entry in self._compiled:
-            if entry is not None:
-                entry.publish()
-                entry.discard()
+        """Puts the compiled network into the cache, because its answer to the check photo was right."""
+        if self._compiled is not None:
+            self._compiled.publish()
 
     def forget_compiled(self) -> None:
-        """Removes what was compiled, now or before: it doesn't."""
-        for entry in self._compiled:
-            if entry is not None:
-                if entry.is_warm:
-                    entry.reject()
-                entry.discard()
-
-    def prove_static(self) -> None:
-        """Holds the sessions for one size against the one for all, which answers the check photo.
-
-        Raises:
-            ProviderUnavailable: one of them computes something else.
-        """
-        for size, static in self._static.items():
-            feeds: dict[str, NDArray[Any]] = {_IMAGE: selfcheck.synthetic_photo(*size, 0)[np.newaxis]}
-            if self.spec.kind == "semantic":
-                feeds[_KEEP] = np.array([[label != BACKGROUND for label in self.spec.labels]], np.float32)
-            found, expected = static.run(feeds)[0], self._runner.run(feeds)[0]
-            apart = float(np.abs(found.astype(int) - expected).mean())
-            if not selfcheck.is_within_limits(self.precision, apart, None):
-                raise ProviderUnavailable(f"its session of {size[1]}x{size[0]} is {apart:.1f} levels off")
-
-
-class _Plain:
-    """Runs on arrays in the host's memory."""
-
-    def __init__(self, session: ort.InferenceSession) -> None:
-        self._session = session
-
-    def run(self, feeds: dict[str, NDArray[Any]], options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
-        return self._session.run(None, feeds, options)
+        """Deletes the compiled network, in the cache too, because its answer to the check photo was wrong."""
+        if self._compiled is not None:
+            if self._compiled.is_warm:
+                self._compiled.reject("its answer to the check photo was wrong")
+            self._compiled.discard()
 
 
 @dataclass(frozen=True)
 class _Buffers:
-    """What one shape of a batch is bound to."""
+    """The buffers on the device for one shape of a batch."""
 
     binding: ort.IOBinding
     inputs: dict[str, ort.OrtValue]
@@ -207,27 +178,27 @@ class _Buffers:
 
 
 class _Bound:
-    """Runs on buffers on the device, which are made once for each shape of a batch and used again.
+    """Runs a session on buffers of the device, which are made once for each shape of a batch and used again.
 
-    Without it every run would allocate and copy inside of onnxruntime. The run only queues its work on the device's
+    Without such buffers onnxruntime would allocate and copy in every run. A run only queues its work on the device's
     stream: the results are there after `synchronize_outputs`.
     """
 
-    def __init__(self, session: ort.InferenceSession, device: str, device_id: int) -> None:
-        self._session, self._place = session, (device, device_id)
+    def __init__(self, session: ort.InferenceSession, device: str) -> None:
+        self._session, self._device = session, device
         self._outputs = [output.name for output in session.get_outputs()]
         self._bindings: dict[tuple[int, ...], _Buffers] = {}
 
-    def run(self, feeds: dict[str, NDArray[Any]], options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
+    def run(self, feeds: _Feeds, options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
         try:
             return self._run(feeds, options)
         except BaseException:
-            self._bindings.clear()  # where the device ran out of memory, the next try needs what they hold
+            self._bindings.clear()  # if the device ran out of memory, the next run needs what these buffers hold
             raise
 
-    def _run(self, feeds: dict[str, NDArray[Any]], options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
+    def _run(self, feeds: _Feeds, options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
         shape = feeds[_IMAGE].shape
-        # The last one used goes to the end; the first is the one that was not used for the longest time.
+        # The buffers in use go to the end, so that the first are those that were not used for the longest time.
         self._bindings[shape] = self._bindings.pop(shape) if shape in self._bindings else self._bind(feeds)
         while len(self._bindings) > _BOUND_SHAPES:
             del self._bindings[next(iter(self._bindings))]
@@ -238,7 +209,7 @@ class _Bound:
         buffers.binding.synchronize_outputs()
         return [output.numpy().copy() for output in buffers.outputs]  # on a CPU numpy() is a view of the buffer
 
-    def _bind(self, feeds: dict[str, NDArray[Any]]) -> _Buffers:
+    def _bind(self, feeds: _Feeds) -> _Buffers:
         binding = self._session.io_binding()
         inputs = {name: self._buffer(value.shape, value.dtype) for name, value in feeds.items()}
         for name, value in inputs.items():
@@ -249,18 +220,7 @@ class _Bound:
         return _Buffers(binding, inputs, outputs)
 
     def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ort.OrtValue:
-        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, *self._place)
-
-
-def static_sizes(spec: ModelSpec, provider: ProviderName, options: EngineConfig) -> set[tuple[int, int]]:
-    """Heights and widths of the network's input that get a session of their own.
-
-    Networks of one input size have it anyway, and GPUs choose kernels for each shape by themselves.
-    """
-    if provider in GPU_PROVIDERS or not isinstance(spec.resize, ShortSide):
-        return set()
-    sizes = (content_size(width, height, spec.resize) for width, height in options.static_sizes)
-    return {(height, width) for width, height in sizes}
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, self._device, 0)
 
 
 def _check_signature(artifact: Artifact, session: ort.InferenceSession) -> None:

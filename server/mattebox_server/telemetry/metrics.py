@@ -13,6 +13,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.records import Record
 from mattebox_server.telemetry.levels import LEVELS, Levels
 from mattebox_server.telemetry.scraping import ScrapeServer
@@ -45,8 +46,8 @@ _PHOTOS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256)
 _LOOP_S = 5.0  # Prometheus gives up after 10 s
 
 
-class Metrics:
-    """Counts requests as they end, and what the engine does; an `EngineObserver`. It has a registry of its own."""
+class Metrics(EngineObserver):
+    """Counts requests as they end, and what the engine does. It has a registry of its own."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()

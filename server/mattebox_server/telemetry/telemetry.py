@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 
-from mattebox_server.engine.observer import EngineObserver, Unobserved
+from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.errors import StartupError
 from mattebox_server.records import Observer
 from mattebox_server.telemetry.levels import Levels
@@ -28,7 +28,7 @@ class Telemetry:
 
     def __init__(self, metrics_address: str | None, otlp_endpoint: str | None, service: str) -> None:
         self.observers: list[Observer] = []
-        self.engine: EngineObserver = Unobserved()
+        self.engine = EngineObserver()
         self._metrics = self._tracer = None
         self._address = metrics_address
         if metrics_address is not None:
