@@ -237,6 +237,39 @@ for _ in range(int(sys.argv[2])):
 """
 
 
+def test_calls_of_the_main_thread_begin_on_one_other_thread(server: LocalServer) -> None:
+    def starters() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("mattebox-starter")]
+
+    with mattebox.Client(server.address) as client:
+        assert starters() == []
+        for _ in range(3):
+            client.remove_background(PHOTO)
+        assert len(list(client.remove_backgrounds([PHOTO] * 3))) == 3
+        assert len(starters()) == 1
+    eventually(lambda: starters() == [])
+
+
+def test_a_client_may_be_used_after_a_fork(server: LocalServer) -> None:
+    """The child of a fork has none of its parent's threads."""
+    command = [sys.executable, "-c", _FORKED, server.address]
+    done = subprocess.run(command, input=PHOTO, capture_output=True, check=False, timeout=NO_HANG_S)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+_FORKED = """
+import os, sys
+import mattebox
+
+photo = sys.stdin.buffer.read()
+with mattebox.Client(sys.argv[1]) as client:
+    client.remove_background(photo)
+    if not (child := os.fork()):
+        os._exit(0 if client.remove_background(photo).width == 96 else 1)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
 def test_a_silent_connection_is_given_up(colour_model: Path) -> None:
     """Long before the call's own timeout: the server's kernel still answers, the server doesn't."""
     with LocalServer([colour_model]) as server, mattebox.Client(server.address, retries=0, keepalive=10) as client:

@@ -216,25 +216,24 @@ class Patience:
 
 
 class Attempts:
-    """Makes a call again whose answer broke off: gRPC itself repeats only those of which no part of an answer came.
+    """The attempts of one call whose answer may break off.
+
+    gRPC itself repeats only a call of whose answer no part has come.
 
     Args:
-        retries: at most so often.
-        timeout_s: for all attempts together.
+        retries: the largest number of attempts after the first.
+        timeout_s: the time of all attempts together in seconds; None for no limit.
     """
 
     def __init__(self, retries: int, timeout_s: float | None) -> None:
-        self._left = retries
+        self._left = 1 + retries
         self._until_s = None if timeout_s is None else time.monotonic() + timeout_s
 
-    @property
-    def timeout_s(self) -> float | None:
-        """Of the next attempt."""
+    def next_s(self) -> float | None:
+        """Counts one more attempt, and returns its timeout in seconds."""
+        self._left -= 1
         return None if self._until_s is None else max(0.0, self._until_s - time.monotonic())
 
-    def another(self, code: grpc.StatusCode, initial: Metadata) -> bool:
-        """Whether to try again. The server's first word is a call's request id."""
-        if code is not grpc.StatusCode.UNAVAILABLE or not request_id_of(initial) or not self._left:
-            return False
-        self._left -= 1
-        return True
+    def may_repeat(self, code: grpc.StatusCode, initial: Metadata) -> bool:
+        """Whether an attempt that ended so broke off within its answer, which begins with the request id."""
+        return self._left > 0 and code is grpc.StatusCode.UNAVAILABLE and bool(request_id_of(initial))

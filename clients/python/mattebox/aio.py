@@ -157,7 +157,7 @@ class AsyncClient:
         """Keeps the window full until there are no more photos."""
         message = await asyncio.to_thread(options_message, options)
         tasks: dict[asyncio.Task[StreamResult], Slot] = {}
-        coming: asyncio.Task[NamedPhoto | None] | None = None
+        coming: asyncio.Task[NamedPhoto] | None = None
         more = True
         try:
             while more or tasks:
@@ -166,11 +166,13 @@ class AsyncClient:
                 waited: list[asyncio.Task[Any]] = [*tasks, *([coming] if coming else [])]
                 done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
                 if coming in done:
-                    item, coming = coming.result(), None
-                    more = item is not None
-                    if item is not None:
-                        slot, photo = window.open(item)
+                    try:
+                        slot, photo = window.open(coming.result())
+                    except StopAsyncIteration:
+                        more = False
+                    else:
                         tasks[asyncio.create_task(self._one(slot, photo, message, timeout_s))] = slot
+                    coming = None
                 for task in [task for task in tasks if task in done]:
                     tasks.pop(task).outcome = task.result()
                 for result in window.ready():
@@ -194,11 +196,11 @@ class AsyncClient:
         attempts = _core.Attempts(self._retries, timeout_s)
         while True:
             self._check_open()
-            call = self._stub.RemoveBackground(request, timeout=attempts.timeout_s, metadata=self._metadata)
+            call = self._stub.RemoveBackground(request, timeout=attempts.next_s(), metadata=self._metadata)
             try:
                 response = await _answer(call)
             except Unavailable:
-                if not attempts.another(await call.code(), await call.initial_metadata() or ()):
+                if not attempts.may_repeat(await call.code(), await call.initial_metadata() or ()):
                     raise
             else:
                 return parse_result(response, request_id_of(await call.initial_metadata() or ()))
@@ -286,6 +288,6 @@ async def _asynchronous(photos: Iterable[NamedPhoto] | AsyncIterable[NamedPhoto]
             yield photo
 
 
-async def _next(photos: AsyncIterator[NamedPhoto]) -> NamedPhoto | None:
-    """None at the end."""
-    return await anext(photos, None)
+async def _next(photos: AsyncIterator[NamedPhoto]) -> NamedPhoto:
+    """Returns the next photo, as a coroutine of which a task can be made. Raises StopAsyncIteration at the end."""
+    return await anext(photos)

@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from queue import SimpleQueue
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 
 from mattebox import _core
-from mattebox.batches import NamedPhoto, OnError, Slot, StreamResult, Window
-from mattebox.errors import DeadlineExceeded, MatteboxError, Unavailable, from_status, request_id_of
+from mattebox._calls import Batch, Removal, Starter
+from mattebox.batches import NamedPhoto, OnError, StreamResult, Window
+from mattebox.errors import DeadlineExceeded, Unavailable
 from mattebox.messages import build_request, options_message, with_photo
 from mattebox.options import Background, Matte, MatteMethod, Output, RemovalOptions
 from mattebox.photos import PhotoSource
-from mattebox.results import Models, RemovalResult, parse_models, parse_result
+from mattebox.results import Models, RemovalResult, parse_models
 from mattebox.security import Tls
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
-
-if TYPE_CHECKING:
-    _Call: TypeAlias = grpc._CallFuture[pb.RemoveBackgroundResponse]  # pyright: ignore[reportPrivateUsage]
-
-
-@dataclass(eq=False)
-class _Pending:
-    """A call under way, and what it takes to make it again."""
-
-    request: pb.RemoveBackgroundRequest
-    attempts: _core.Attempts
-    call: _Call
 
 
 class Client:
@@ -81,6 +66,7 @@ class Client:
             else grpc.secure_channel(target, credentials, options)
         )
         self._metadata, self._retries = connection.metadata, retries
+        self._starter = Starter()
         self._stub = pb_grpc.BackgroundRemovalServiceStub(self._channel)
 
     def remove_background(
@@ -118,10 +104,7 @@ class Client:
             TypeError: an argument is of a wrong type.
         """
         request = build_request(photo, RemovalOptions(model, keep, matte, background, output))
-        pending = self._start(request, _core.checked_timeout(timeout))
-        while (result := self._finish(pending)) is None:
-            pass
-        return result
+        return self._begin(request, _core.checked_timeout(timeout)).result()
 
     def remove_backgrounds(
         self,
@@ -167,73 +150,12 @@ class Client:
         """
         window = Window(concurrency, ordered, errors)
         request = options_message(RemovalOptions(model, keep, matte, background, output))
-        return self._run(iter(photos), window, request, _core.checked_timeout(timeout))
+        timeout_s = _core.checked_timeout(timeout)
+        return Batch(lambda photo: self._begin(with_photo(request, photo), timeout_s), window).run(iter(photos))
 
-    def _run(
-        self, photos: Iterator[NamedPhoto], window: Window, options: pb.RemoveBackgroundRequest, timeout_s: float | None
-    ) -> Iterator[StreamResult]:
-        """Keeps the window full until there are no more photos."""
-        ended: SimpleQueue[Slot] = SimpleQueue()
-        running: dict[Slot, _Pending] = {}
-        more = True
-        try:
-            while more or window:
-                while more and window.has_room:
-                    item = next(photos, None)
-                    more = item is not None
-                    if item is not None:
-                        slot, photo = window.open(item)
-                        try:
-                            running[slot] = self._start(with_photo(options, photo), timeout_s)
-                        except (MatteboxError, OSError) as error:
-                            slot.outcome = StreamResult(slot.id, error=error)
-                            ended.put(slot)
-                        else:
-                            running[slot].call.add_done_callback(_putting(slot, ended))
-                if window:
-                    self._settle(ended.get(), running, ended)
-                    yield from window.ready()
-        finally:
-            for pending in running.values():
-                pending.call.cancel()
-
-    def _settle(self, slot: Slot, running: dict[Slot, _Pending], ended: SimpleQueue[Slot]) -> None:
-        """Takes in how a photo's call has ended."""
-        if slot.outcome is not None:  # its photo could not be read: there was no call
-            return
-        try:
-            result = self._finish(running[slot])
-        except MatteboxError as error:
-            slot.outcome = StreamResult(slot.id, error=error)
-        else:
-            if result is None:
-                running[slot].call.add_done_callback(_putting(slot, ended))
-                return
-            slot.outcome = StreamResult(slot.id, result)
-        del running[slot]
-
-    def _start(self, request: pb.RemoveBackgroundRequest, timeout_s: float | None) -> _Pending:
-        attempts = _core.Attempts(self._retries, timeout_s)
-        return _Pending(request, attempts, self._begin(request, timeout_s))
-
-    def _begin(self, request: pb.RemoveBackgroundRequest, timeout_s: float | None) -> _Call:
-        return _begun(lambda: self._stub.RemoveBackground.future(request, timeout=timeout_s, metadata=self._metadata))
-
-    def _finish(self, pending: _Pending) -> RemovalResult | None:
-        """Waits for the end of an attempt. None if there is another now. Raises MatteboxError."""
-        call = pending.call
-        try:
-            code = call.code()
-        except BaseException:  # such as KeyboardInterrupt: nobody waits for it any longer
-            call.cancel()
-            raise
-        initial = call.initial_metadata() or ()
-        if code is grpc.StatusCode.OK:
-            return parse_result(call.result(), request_id_of(initial))
-        if pending.attempts.another(code, initial):
-            pending.call = self._begin(pending.request, pending.attempts.timeout_s)
-            return None
-        raise from_status(code, call.details() or "", initial, call.trailing_metadata() or ())
+    def _begin(self, request: pb.RemoveBackgroundRequest, timeout_s: float | None) -> Removal:
+        attempt = partial(self._stub.RemoveBackground.future, request, metadata=self._metadata)
+        return Removal(self._starter, attempt, _core.Attempts(self._retries, timeout_s))
 
     def models(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> Models:
         """The server's models and limits. Raises MatteboxError.
@@ -289,6 +211,7 @@ class Client:
     def close(self) -> None:
         """Closes the connection; calls that run are cancelled."""
         self._channel.close()
+        self._starter.close()
 
     def __enter__(self) -> Client:
         return self
@@ -297,32 +220,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _putting(slot: Slot, ended: SimpleQueue[Slot]) -> Callable[[object], None]:
-    """What gRPC is to do when the slot's call has ended; a thread of its own does it."""
-    return lambda _: ended.put(slot)
-
-
-def _begun(begin: Callable[[], _Call]) -> _Call:
-    """The call, begun where signals interrupt nothing.
-
-    Ctrl-C raises wherever the main thread is; within gRPC, that leaves a half-made call for whose end `close` would
-    wait for ever. It interrupts the waiting here instead, and the call is cancelled.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return begin()
-    pool = ThreadPoolExecutor(1)
-    begun = pool.submit(begin)
-    pool.shutdown(wait=False)  # its thread ends with the call's beginning
-    try:
-        return begun.result()
-    except BaseException:
-        begun.add_done_callback(_cancel)
-        raise
-
-
-def _cancel(begun: Future[_Call]) -> None:
-    """Unless there is no call, as beginning it has failed."""
-    if begun.exception() is None:
-        begun.result().cancel()
