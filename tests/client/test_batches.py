@@ -13,7 +13,7 @@ import images
 import mattebox
 from altered import ONE_AT_A_TIME, altered_server
 from case_server import case_server
-from mattebox.batches import NamedPhoto, Slot, Window
+from mattebox.batches import NamedPhoto, OnError, Slot, Window
 from mattebox_server.local import LocalServer
 from shells import Shell, open_shell
 from waiting import answered, eventually
@@ -93,11 +93,20 @@ def test_wrong_options_take_no_photo(client: Shell, options: dict[str, Any], kin
         next(iter(client.remove_backgrounds(photos(), **options)))
 
 
-def test_wrong_photos_and_ids_are_raised_in_any_case(client: Shell) -> None:
-    wrongs: list[Any] = [5, (1, PHOTO)]
-    for wrong in wrongs:
-        with pytest.raises(TypeError):
-            list(client.remove_backgrounds([wrong], errors="return"))
+@pytest.mark.parametrize("errors", ["raise", "return"])
+@pytest.mark.parametrize("wrong", [None, 5, ("1", None)], ids=str)
+def test_what_is_no_photo_is_raised_in_any_case(client: Shell, errors: OnError, wrong: Any) -> None:
+    """It is a mistake of the program's, of which the iteration must not end in silence."""
+    with pytest.raises(TypeError, match=r"expected bytes, a path or a binary file, not (NoneType|int)") as caught:
+        list(client.remove_backgrounds([PHOTO, wrong, PHOTO], errors=errors))
+    assert caught.value.__notes__ == ["photo '1'"]
+
+
+@pytest.mark.parametrize("errors", ["raise", "return"])
+def test_an_id_that_is_no_string_is_raised_in_any_case(client: Shell, errors: OnError) -> None:
+    photos: list[Any] = [(1, PHOTO)]
+    with pytest.raises(TypeError, match="must be a string, not int"):
+        list(client.remove_backgrounds(photos, errors=errors))
 
 
 def test_what_the_source_raises_ends_it(client: Shell) -> None:

@@ -1,8 +1,10 @@
 """NumPy's arrays and Pillow's pictures as photos and results; never imported where nobody uses them."""
 
+import dataclasses
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -85,6 +87,13 @@ def test_results(client: Shell) -> None:
     grey = client.remove_background(scene, output=mattebox.Output(format="raw", alpha_only=True))
     assert grey.to_numpy().shape == (64, 96)
     assert np.array_equal(client.remove_background(scene).to_numpy(), plain.to_numpy())
+
+
+@pytest.mark.parametrize("reading", [mattebox.RemovalResult.to_pil, mattebox.RemovalResult.to_numpy])
+def test_pixels_of_an_unknown_layout(client: Shell, reading: Callable[[mattebox.RemovalResult], object]) -> None:
+    result = dataclasses.replace(client.remove_background(images.encode(SCENE), output=RAW), pixel_format="unknown")
+    with pytest.raises(ValueError, match="newer than this client"):
+        reading(result)
 
 
 def test_neither_is_imported_unasked() -> None:

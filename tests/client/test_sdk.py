@@ -15,6 +15,7 @@ import images
 import mattebox
 from mattebox.messages import build_request
 from mattebox.options import RemovalOptions
+from mattebox.results import parse_models
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.local import LocalServer
 from shells import Shell
@@ -163,6 +164,14 @@ def test_matte() -> None:
     matte = build(matte=mattebox.Matte("gaussian", 9)).matte
     assert (matte.method, matte.blur_kernel_px) == (pb.MATTE_METHOD_GAUSSIAN, 9)
     assert build(matte=mattebox.Matte(keep_edge_colors=True)).matte.keep_edge_colors
+
+
+def test_a_model_of_a_newer_server() -> None:
+    """It may be of a kind, and resize photos in a way, that this version doesn't know."""
+    kind: Any = 99
+    listed = parse_models(pb.ListModelsResponse(models=[pb.Model(name="new", kind=kind)]))
+    (model,) = listed.models
+    assert (model.name, model.kind, model.input) == ("new", "unknown", mattebox.ResizePolicy("unknown"))
 
 
 def test_both_clients_have_the_same_methods() -> None:

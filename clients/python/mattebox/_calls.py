@@ -143,6 +143,9 @@ class Batch:
         except (MatteboxError, OSError) as error:
             slot.outcome = StreamResult(slot.id, error=error)
             self._ended.put(slot)
+        except (TypeError, ValueError) as error:
+            slot.note(error)
+            raise
         else:
             self._announce(slot)
 

@@ -191,6 +191,9 @@ class AsyncClient:
             return StreamResult(slot.id, await self._call(request, timeout_s))
         except (MatteboxError, OSError) as error:
             return StreamResult(slot.id, error=error)
+        except (TypeError, ValueError) as error:
+            slot.note(error)
+            raise
 
     async def _call(self, request: pb.RemoveBackgroundRequest, timeout_s: float | None) -> RemovalResult:
         attempts = _core.Attempts(self._retries, timeout_s)

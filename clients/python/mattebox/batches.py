@@ -43,6 +43,10 @@ class Slot:
     id: str
     outcome: StreamResult | None = None
 
+    def note(self, error: Exception) -> None:
+        """Adds to an error which photo it is about."""
+        error.add_note(f"photo {self.id!r}")
+
 
 class Window:
     """At most `concurrency` photos that are under way or wait to be given out, in their order if so asked.
@@ -84,7 +88,7 @@ class Window:
                 self._slots.remove(slot)
                 error = slot.outcome.error
                 if error is not None and self._errors == "raise":
-                    error.add_note(f"photo {slot.id!r}")
+                    slot.note(error)
                     raise error
                 yield slot.outcome
             elif self._ordered:

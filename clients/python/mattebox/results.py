@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from mattebox import pictures
 from mattebox.options import ImageFormat
@@ -17,20 +17,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-ResultPixelFormat = Literal["rgb", "rgba", "gray"]
+# A newer server may answer with values that this version has no word for; they become "unknown".
+ResultFormat: TypeAlias = ImageFormat | Literal["unknown"]
+ResultPixelFormat: TypeAlias = Literal["rgb", "rgba", "gray", "unknown"]
+ModelKind: TypeAlias = Literal["semantic", "saliency", "unknown"]
+PolicyName: TypeAlias = Literal["short_side", "stretch", "letterbox", "unknown"]
 
-_FORMATS: dict[pb.ImageFormat.ValueType, ImageFormat] = {
+_FORMATS: dict[pb.ImageFormat.ValueType, ResultFormat] = {
     pb.IMAGE_FORMAT_PNG: "png",
     pb.IMAGE_FORMAT_JPEG: "jpeg",
     pb.IMAGE_FORMAT_WEBP: "webp",
     pb.IMAGE_FORMAT_RAW: "raw",
 }
-_PIXEL_FORMATS: dict[pb.PixelFormat.ValueType, ResultPixelFormat] = {
+_PIXEL_FORMATS: dict[pb.PixelFormat.ValueType, ResultPixelFormat | None] = {
+    pb.PIXEL_FORMAT_UNSPECIFIED: None,
     pb.PIXEL_FORMAT_RGB8: "rgb",
     pb.PIXEL_FORMAT_RGBA8: "rgba",
     pb.PIXEL_FORMAT_GRAY8: "gray",
 }
-_KINDS: dict[pb.ModelKind.ValueType, Literal["semantic", "saliency"]] = {
+_KINDS: dict[pb.ModelKind.ValueType, ModelKind] = {
     pb.MODEL_KIND_SEMANTIC: "semantic",
     pb.MODEL_KIND_SALIENCY: "saliency",
 }
@@ -99,7 +104,7 @@ class RemovalResult:
     """
 
     image: bytes = field(repr=False)
-    format: ImageFormat
+    format: ResultFormat
     width: int
     height: int
     pixel_format: ResultPixelFormat | None
@@ -138,7 +143,7 @@ class ResizePolicy:
         max_long_side: bound of the long side, for short_side.
     """
 
-    policy: Literal["short_side", "stretch", "letterbox"]
+    policy: PolicyName
     width: int | None = None
     height: int | None = None
     short_side: int | None = None
@@ -150,7 +155,7 @@ class Model:
     """One model of the server. `untrained` means that its weights are random."""
 
     name: str
-    kind: Literal["semantic", "saliency"]
+    kind: ModelKind
     labels: tuple[str, ...]
     input: ResizePolicy
     precision: str
@@ -184,10 +189,10 @@ def parse_result(response: pb.RemoveBackgroundResponse, request_id: str) -> Remo
     alpha = response.alpha
     return RemovalResult(
         image=response.image,
-        format=_FORMATS[response.format],
+        format=_FORMATS.get(response.format, "unknown"),
         width=response.width,
         height=response.height,
-        pixel_format=_PIXEL_FORMATS.get(response.pixel_format),
+        pixel_format=_PIXEL_FORMATS.get(response.pixel_format, "unknown"),
         alpha=alpha or None,
         subjects=tuple(_subject(subject) for subject in response.subjects),
         execution=Execution(
@@ -223,7 +228,7 @@ def parse_models(response: pb.ListModelsResponse) -> Models:
 def _model(model: pb.Model) -> Model:
     return Model(
         model.name,
-        _KINDS[model.kind],
+        _KINDS.get(model.kind, "unknown"),
         tuple(model.labels),
         _resize_policy(model.input),
         model.precision,
@@ -241,5 +246,7 @@ def _resize_policy(policy: pb.InputPolicy) -> ResizePolicy:
             return ResizePolicy("short_side", short_side=side.short_side_px, max_long_side=side.max_long_side_px)
         case "letterbox":
             return ResizePolicy("letterbox", policy.letterbox.width_px, policy.letterbox.height_px)
-        case _:
+        case "stretch":
             return ResizePolicy("stretch", policy.stretch.width_px, policy.stretch.height_px)
+        case _:
+            return ResizePolicy("unknown")

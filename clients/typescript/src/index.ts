@@ -24,6 +24,8 @@ export type {
   Models,
   RemovalResult,
   ResizePolicy,
+  ResultFormat,
+  ResultPixelFormat,
   Subject,
   Timings,
 } from "./results.js";

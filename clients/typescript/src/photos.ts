@@ -95,5 +95,6 @@ function isStream(photo: PhotoSource): photo is AsyncIterable<Uint8Array> {
 }
 
 function kindOf(value: unknown): string {
-  return isObject(value) ? (value.constructor as { name: string } | undefined)?.name ?? "object" : typeof value;
+  const constructor = isObject(value) ? (value.constructor as { name: string } | undefined) : undefined;
+  return value === null ? "null" : (constructor?.name ?? typeof value);
 }

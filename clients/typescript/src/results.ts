@@ -4,7 +4,6 @@ import { writeFile } from "node:fs/promises";
 
 import * as pb from "./gen/mattebox/v1/background_removal.js";
 import type { ImageFormat } from "./options.js";
-import type { PixelFormat } from "./photos.js";
 import { millisecondsOf } from "./statuses.js";
 
 /** Columns `x` to `x + width - 1`, rows `y` to `y + height - 1` of the output. */
@@ -44,18 +43,24 @@ export interface Timings {
   readonly total: number;
 }
 
+/** A format; "unknown" for one of a newer server that this version has no word for. */
+export type ResultFormat = ImageFormat | "unknown";
+
+/** A layout of bare pixels; "unknown" for one of a newer server that this version has no word for. */
+export type ResultPixelFormat = "rgb" | "rgba" | "gray" | "unknown";
+
 /** One composite. */
 export interface RemovalResult {
   /** The file, or bare pixels for the format "raw". */
   readonly image: Buffer;
   /** Of `image`. */
-  readonly format: ImageFormat;
+  readonly format: ResultFormat;
   /** In pixels. */
   readonly width: number;
   /** In pixels. */
   readonly height: number;
   /** Layout of `image` for the format "raw", else null. */
-  readonly pixelFormat: PixelFormat | null;
+  readonly pixelFormat: ResultPixelFormat | null;
   /** The matte as an 8-bit grey PNG, if it was asked for. */
   readonly alpha: Buffer | null;
   /** What was found, largest first; empty when nothing was. */
@@ -70,15 +75,17 @@ export interface RemovalResult {
   save(path: string | URL): Promise<void>;
 }
 
-/** How photos are brought to a model's input size; lengths in pixels. */
+/** How photos are brought to a model's input size; lengths in pixels; "unknown" for a way of a newer server. */
 export type ResizePolicy =
   | { readonly policy: "short_side"; readonly shortSide: number; readonly maxLongSide: number }
-  | { readonly policy: "stretch" | "letterbox"; readonly width: number; readonly height: number };
+  | { readonly policy: "stretch" | "letterbox"; readonly width: number; readonly height: number }
+  | { readonly policy: "unknown" };
 
 /** One model of the server. `untrained` means that its weights are random. */
 export interface Model {
   readonly name: string;
-  readonly kind: "semantic" | "saliency";
+  /** "unknown" for a kind of a newer server. */
+  readonly kind: "semantic" | "saliency" | "unknown";
   readonly labels: readonly string[];
   readonly input: ResizePolicy;
   readonly precision: string;
@@ -102,13 +109,17 @@ export interface Models {
   readonly limits: Limits;
 }
 
-const FORMATS: ReadonlyMap<pb.ImageFormat, ImageFormat> = new Map<pb.ImageFormat, ImageFormat>([
+const FORMATS: ReadonlyMap<pb.ImageFormat, ResultFormat> = new Map<pb.ImageFormat, ResultFormat>([
   [pb.ImageFormat.IMAGE_FORMAT_PNG, "png"],
   [pb.ImageFormat.IMAGE_FORMAT_JPEG, "jpeg"],
   [pb.ImageFormat.IMAGE_FORMAT_WEBP, "webp"],
   [pb.ImageFormat.IMAGE_FORMAT_RAW, "raw"],
 ]);
-const PIXEL_FORMATS: ReadonlyMap<pb.PixelFormat, PixelFormat> = new Map<pb.PixelFormat, PixelFormat>([
+const PIXEL_FORMATS: ReadonlyMap<pb.PixelFormat, ResultPixelFormat | null> = new Map<
+  pb.PixelFormat,
+  ResultPixelFormat | null
+>([
+  [pb.PixelFormat.PIXEL_FORMAT_UNSPECIFIED, null],
   [pb.PixelFormat.PIXEL_FORMAT_RGB8, "rgb"],
   [pb.PixelFormat.PIXEL_FORMAT_RGBA8, "rgba"],
   [pb.PixelFormat.PIXEL_FORMAT_GRAY8, "gray"],
@@ -133,10 +144,10 @@ export function parseResult(response: pb.RemoveBackgroundResponse, requestId: st
   const { image, width, height, alpha } = response;
   return Object.freeze({
     image,
-    format: wordOf(FORMATS, response.format, "format"),
+    format: FORMATS.get(response.format) ?? "unknown",
     width,
     height,
-    pixelFormat: PIXEL_FORMATS.get(response.pixelFormat) ?? null,
+    pixelFormat: pixelFormatOf(response.pixelFormat),
     alpha: alpha.length > 0 ? alpha : null,
     subjects: Object.freeze(response.subjects.map(subjectOf)),
     execution: Object.freeze({ ...NOTHING_RAN, ...response.execution }),
@@ -177,9 +188,9 @@ function timingsOf(timings: pb.Timings | undefined): Timings {
 function modelOf(model: pb.Model): Model {
   return Object.freeze({
     name: model.name,
-    kind: wordOf(KINDS, model.kind, "kind"),
+    kind: KINDS.get(model.kind) ?? "unknown",
     labels: Object.freeze(model.labels),
-    input: Object.freeze(resizePolicyOf(present(model.input?.policy, "input"))),
+    input: Object.freeze(resizePolicyOf(model.input?.policy)),
     precision: model.precision,
     provider: model.provider,
     weightsSha256: model.weightsSha256,
@@ -188,7 +199,15 @@ function modelOf(model: pb.Model): Model {
   });
 }
 
-function resizePolicyOf(policy: NonNullable<pb.InputPolicy["policy"]>): ResizePolicy {
+function pixelFormatOf(value: pb.PixelFormat): ResultPixelFormat | null {
+  const found = PIXEL_FORMATS.get(value);
+  return found === undefined ? "unknown" : found;
+}
+
+function resizePolicyOf(policy: pb.InputPolicy["policy"]): ResizePolicy {
+  if (policy === undefined) {
+    return { policy: "unknown" };
+  }
   if (policy.$case === "shortSide") {
     const { shortSidePx, maxLongSidePx } = policy.value;
     return { policy: "short_side", shortSide: shortSidePx, maxLongSide: maxLongSidePx };
@@ -202,13 +221,4 @@ function present<T>(value: T | undefined, field: string): T {
     throw new Error(`the server's answer has no ${field}`);
   }
   return value;
-}
-
-/** Throws for a value that is newer than this client. */
-function wordOf<K, V>(words: ReadonlyMap<K, V>, value: K, field: string): V {
-  const word = words.get(value);
-  if (word === undefined) {
-    throw new Error(`the server's answer has an unknown ${field}: ${String(value)}`);
-  }
-  return word;
 }

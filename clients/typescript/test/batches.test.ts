@@ -97,7 +97,13 @@ test("wrong arguments", async () => {
   for (const single of [photo, places.photo, 5, null]) {
     assert.throws(() => client.removeBackgrounds(single as unknown as Photos), /must be an iterable of photos/);
   }
-  assert.match(String(await errorOf(all(client.removeBackgrounds([7 as unknown as string])))), /TypeError: expected/);
+  for (const errors of ["raise", "return"] as const) {
+    for (const [wrong, kind] of [[7, "number"], [null, "null"], [undefined, "undefined"]] as const) {
+      const photos = [photo, wrong as unknown as string, photo];
+      const error = await errorOf(all(client.removeBackgrounds(photos, { errors })));
+      assert.match(String(error), new RegExp(`TypeError: expected .*, not ${kind}`));
+    }
+  }
   const error = await errorOf(all(client.removeBackgrounds([photo], { output: { quality: 0 } })));
   assert.ok(error instanceof InvalidRequest);
   function* failing(): Generator<Buffer> {
