@@ -13,6 +13,9 @@ from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
 from mattebox.v1 import background_removal_pb2 as pb
+from mattebox_server.errors import InvalidRequest
+from mattebox_server.rpc.requests import parse_request
+from mattebox_server.rpc.statuses import to_refusal
 
 KNOWN = BadRequest.DESCRIPTOR.full_name  # who imports one kind of details can name all of them in JSON
 
@@ -27,15 +30,26 @@ def case_of(section: str, name: str) -> dict[str, Any]:
 
 
 def _answer(request: pb.RemoveBackgroundRequest, context: grpc.ServicerContext) -> pb.RemoveBackgroundResponse:
-    """Echoes the request as JSON; fails and answers by the names of cases."""
+    """Fails or answers as the model's name says; else checks the request as the real server does, and echoes it."""
     kind, _, name = request.model.partition(":")
     if kind == "status":
         _fail(case_of("statuses", name), context)
+    if kind != "result":
+        _check(request, context)
     context.send_initial_metadata(_REQUEST_ID)
     if kind == "result":
         return json_format.ParseDict(case_of("results", name)["response"], pb.RemoveBackgroundResponse())
     echo = json_format.MessageToJson(request).encode()
     return pb.RemoveBackgroundResponse(image=echo, format=pb.IMAGE_FORMAT_PNG)
+
+
+def _check(request: pb.RemoveBackgroundRequest, context: grpc.ServicerContext) -> None:
+    try:
+        parse_request(request)
+    except InvalidRequest as error:
+        refusal = to_refusal(error, "")
+        context.set_trailing_metadata((*_REQUEST_ID, *refusal.trailing_metadata))
+        context.abort(refusal.code, refusal.text)
 
 
 def _fail(case: dict[str, Any], context: grpc.ServicerContext) -> NoReturn:

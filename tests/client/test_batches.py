@@ -55,15 +55,15 @@ def test_none_at_all(client: Shell) -> None:
 
 
 def test_errors_are_returned(client: Shell, tmp_path: Path) -> None:
-    missing = tmp_path / "nowhere.jpg"
-    photos: list[NamedPhoto] = [PHOTO, ("broken", b"no photo"), ("missing", missing), ("empty", b""), PHOTO]
+    missing, negative = tmp_path / "nowhere.jpg", mattebox.RawPhoto(b"", -1, 1)
+    photos: list[NamedPhoto] = [PHOTO, ("broken", b"no photo"), ("missing", missing), ("negative", negative), PHOTO]
     items = {item.id: item for item in client.remove_backgrounds(photos, errors="return", ordered=True)}
-    assert list(items) == ["0", "broken", "missing", "empty", "4"]
+    assert list(items) == ["0", "broken", "missing", "negative", "4"]
     assert isinstance(items["broken"].error, mattebox.InvalidRequest)
     assert items["broken"].error.request_id
     assert isinstance(items["missing"].error, FileNotFoundError)
-    assert isinstance(items["empty"].error, mattebox.InvalidRequest)
-    assert not items["empty"].error.request_id
+    assert isinstance(items["negative"].error, mattebox.InvalidRequest)
+    assert not items["negative"].error.request_id
     assert items["0"].result is not None
     assert items["4"].result is not None
 
@@ -81,7 +81,7 @@ def test_errors_are_raised_and_name_the_photo(client: Shell) -> None:
         ({"errors": "ignore"}, ValueError),
         ({"timeout": float("nan")}, ValueError),
         ({"background": "whiite"}, mattebox.InvalidRequest),
-        ({"output": mattebox.Output(quality=3)}, mattebox.InvalidRequest),
+        ({"output": mattebox.Output(quality=0)}, mattebox.InvalidRequest),
     ],
 )
 def test_wrong_options_take_no_photo(client: Shell, options: dict[str, Any], kind: type[Exception]) -> None:

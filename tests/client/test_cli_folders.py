@@ -12,6 +12,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import images
@@ -110,7 +111,7 @@ def test_files_patterns_and_mattes(server: LocalServer, photos: Path) -> None:
         (["photos/a.jpg", "-o", "-", "--json"], "--out -"),
         (["photos/a.jpg", "-", "-o", "out"], "standard input is one photo"),
         (["photos/a.jpg", "-o", "out", "--watch"], "--watch: name folders"),
-        (["photos", "-o", "out", "--quality", "5"], "output.quality: is for JPEG and WEBP only"),
+        (["photos", "-o", "out", "--quality", "0"], "output.quality: must be 1 or more, not 0"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_sent(
@@ -125,6 +126,37 @@ def test_wrong_words_are_refused_before_anything_is_sent(
     assert done.returncode == 2
     assert says in done.stderr.decode()
     assert not (photos.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--quality", "5"], "output.quality: is for JPEG and WEBP only"),
+        (["--format", "jpeg", "--background", "transparent"], "output.format: JPEG can't be transparent"),
+        (["--keep", "unicorn"], "keep[0]: 'unicorn' is no label"),
+    ],
+)
+def test_an_option_that_the_server_refuses_ends_the_run(
+    server: LocalServer, photos: Path, words: list[str], says: str
+) -> None:
+    """Not every photo is sent to read the same again."""
+    for number in range(20):
+        (photos / f"{number}.jpg").write_bytes(PHOTO)
+    done = run(server, "remove", str(photos), "-o", str(photos.parent / "out"), "--concurrency", "2", *words)
+    assert done.returncode == 2
+    first, *others, last = done.stderr.decode().splitlines()
+    assert (first.endswith(": failed"), others) == (True, [])
+    assert says in last
+
+
+def test_a_photo_that_is_too_large_for_the_format_is_the_photo_s_error(server: LocalServer, photos: Path) -> None:
+    for number, width in enumerate((17_000, 17_001)):
+        wide = images.encode(np.full((4, width, 3), 90, np.uint8))
+        (photos / f"{number}.png").write_bytes(wide)
+    out = photos.parent / "out"
+    done = run(server, "remove", str(photos), "-o", str(out), "--format", "webp", "--concurrency", "1")
+    assert done.returncode == 1
+    assert "3 done, 2 failed" in done.stderr.decode()
 
 
 def test_nobody_there_is_said_once(photos: Path) -> None:

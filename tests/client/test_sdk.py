@@ -113,18 +113,21 @@ def test_output() -> None:
     [
         {"output": mattebox.Output(format="gif")},  # type: ignore[arg-type]  # pyright: ignore
         {"output": mattebox.Output(quality=0)},
-        {"output": mattebox.Output(quality=101)},
-        {"output": mattebox.Output(size=0)},
+        {"output": mattebox.Output(size=2**32)},
         {"output": mattebox.Output(size="huge")},  # type: ignore[arg-type]  # pyright: ignore
         {"output": mattebox.Output(crop=-1)},
         {"matte": "magic"},
         {"matte": mattebox.Matte("gaussian", blur_kernel=0)},
-        {"photo": mattebox.RawPhoto(b"", 0, 1)},
+        {"matte": mattebox.Matte("gaussian", blur_kernel=2**32)},
+        {"background": mattebox.Background.color(0, -1, 0)},
+        {"background": mattebox.Background.blur(0)},
+        {"background": mattebox.Background.blur(1e-60)},
+        {"photo": mattebox.RawPhoto(b"", -1, 1)},
         {"photo": mattebox.RawPhoto(b"", 1, 1, "cmyk")},  # type: ignore[arg-type]  # pyright: ignore
     ],
     ids=str,
 )
-def test_wrong_options_are_refused_before_anything_is_sent(options: dict[str, Any]) -> None:
+def test_what_a_message_can_not_express_is_refused_before_anything_is_sent(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         build(**options)
 

@@ -1,10 +1,12 @@
-"""Options and photos to the contract's message, and what is wrong with them, in the server's words.
+"""Options and photos to the contract's message.
 
-The checks are those of the server, so that a mistake reads the same wherever it is found; all are found in one pass.
+This module finds only what a message can't express: words that have no value in the contract, and numbers that a field
+can't hold or that would mean the server's default. The server finds everything else, and names each field.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -15,10 +17,6 @@ from mattebox.v1 import background_removal_pb2 as pb
 
 T = TypeVar("T")
 
-MAX_KEEP = 256
-MAX_BLUR_KERNEL_PX = 99
-MAX_BLUR_SIGMA_PX = 200.0
-MAX_MARGIN_PX = 10_000
 _MAX_UINT32 = 2**32 - 1
 
 _METHODS: dict[str, pb.MatteMethod.ValueType] = {
@@ -33,18 +31,18 @@ _FORMATS: dict[str, pb.ImageFormat.ValueType] = {
     "webp": pb.IMAGE_FORMAT_WEBP,
     "raw": pb.IMAGE_FORMAT_RAW,
 }
-_PIXEL_FORMATS: dict[str, tuple[pb.PixelFormat.ValueType, int]] = {
-    "rgb": (pb.PIXEL_FORMAT_RGB8, 3),
-    "bgr": (pb.PIXEL_FORMAT_BGR8, 3),
-    "rgba": (pb.PIXEL_FORMAT_RGBA8, 4),
-    "bgra": (pb.PIXEL_FORMAT_BGRA8, 4),
-    "gray": (pb.PIXEL_FORMAT_GRAY8, 1),
+_PIXEL_FORMATS: dict[str, pb.PixelFormat.ValueType] = {
+    "rgb": pb.PIXEL_FORMAT_RGB8,
+    "bgr": pb.PIXEL_FORMAT_BGR8,
+    "rgba": pb.PIXEL_FORMAT_RGBA8,
+    "bgra": pb.PIXEL_FORMAT_BGRA8,
+    "gray": pb.PIXEL_FORMAT_GRAY8,
 }
 _SIZES: dict[str, pb.SizeMode.ValueType] = {"original": pb.SIZE_MODE_ORIGINAL, "model": pb.SIZE_MODE_MODEL}
 
 
 class _Violations:
-    """Collects what is wrong."""
+    """Collects what a message can't express."""
 
     def __init__(self) -> None:
         self._found: list[FieldViolation] = []
@@ -54,31 +52,27 @@ class _Violations:
             self._found.append(FieldViolation(field, description))
 
     def word(self, table: Mapping[str, T], word: str, field: str) -> T | None:
-        """What a word stands for."""
+        """Returns the value that a word stands for; None if there is none."""
         self.check(word in table, field, f"must be one of {', '.join(table)}, not {word!r}")
         return table.get(word)
 
-    def uint32(self, value: int, field: str, least: int, most: int = _MAX_UINT32) -> int:
-        """A number that the contract can hold, for which 0 would mean the default."""
-        self.check(value >= least, field, f"must be {least} or more" + (f", not {value}" if value < 0 else ""))
-        self.check(value <= most, field, f"must be at most {most}, not {value}")
-        return _fitting(value)
+    def uint32(self, value: int, field: str, least: int) -> int:
+        """Returns a number that a field can hold; `least` is 1 where 0 would mean the server's default."""
+        fine = least <= value <= _MAX_UINT32
+        bound = f"{least} or more" if value < least else f"at most {_MAX_UINT32}"
+        self.check(fine, field, f"must be {bound}, not {value}")
+        return value if fine else least
 
     def raise_if_any(self) -> None:
         if self._found:
             raise InvalidRequest.of(*((violation.field, violation.description) for violation in self._found))
 
 
-def _fitting(value: int) -> int:
-    """What the contract's field can hold of it."""
-    return min(max(value, 0), _MAX_UINT32)
-
-
 def options_message(options: RemovalOptions) -> pb.RemoveBackgroundRequest:
-    """The contract's message of a call, without its photo.
+    """Returns the message of a call without its photo.
 
     Raises:
-        InvalidRequest: with everything that is wrong.
+        InvalidRequest: options that a message can't express; all of them are named.
         OSError: the background's picture can't be read.
         TypeError: an option is of a wrong type.
     """
@@ -89,7 +83,7 @@ def options_message(options: RemovalOptions) -> pb.RemoveBackgroundRequest:
 
 
 def with_photo(options: pb.RemoveBackgroundRequest, photo: PhotoSource) -> pb.RemoveBackgroundRequest:
-    """A message of its own with a photo in it. Raises InvalidRequest, OSError, TypeError, ValueError."""
+    """Returns a copy of a message with a photo in it. Raises InvalidRequest, OSError, TypeError and ValueError."""
     wrong = _Violations()
     message = _with_photo(options, photo, wrong)
     wrong.raise_if_any()
@@ -97,7 +91,7 @@ def with_photo(options: pb.RemoveBackgroundRequest, photo: PhotoSource) -> pb.Re
 
 
 def build_request(photo: PhotoSource, options: RemovalOptions) -> pb.RemoveBackgroundRequest:
-    """The contract's message of one call. Raises as the two parts do."""
+    """Returns the message of one call. Raises what `options_message` and `with_photo` raise."""
     wrong = _Violations()
     message = _with_photo(_options_message(options, wrong), photo, wrong)
     wrong.raise_if_any()
@@ -109,18 +103,12 @@ def _options_message(options: RemovalOptions, wrong: _Violations) -> pb.RemoveBa
     if not isinstance(output, Output):  # pyright: ignore[reportUnnecessaryIsInstance] - not all check types
         raise TypeError(f"output must be a mattebox.Output, not {type(output).__name__}")
     matte = options.matte if isinstance(options.matte, Matte) else Matte(options.matte)
-    background = options.background
-    # White is the server's default, and a matte alone has no background: saying it would contradict alpha_only.
-    unsaid = output.alpha_only and background == "white"
-    if not isinstance(background, Background):
-        background = Background.parse(background)
     keep = (options.keep,) if isinstance(options.keep, str) else tuple(options.keep)  # a string is one label
-    wrong.check(len(keep) <= MAX_KEEP, "keep", f"has {len(keep)} labels, the limit is {MAX_KEEP}")
     request = pb.RemoveBackgroundRequest(model=options.model, keep=keep, matte=_matte_message(matte, wrong))
-    if not unsaid:
-        request.background.CopyFrom(_background_message(background, wrong))
+    # White is the server's default, and a matte alone has no background: sending white would contradict alpha_only.
+    if not (output.alpha_only and options.background == "white"):
+        request.background.CopyFrom(_background_message(options.background, wrong))
     request.output.CopyFrom(_output_message(output, wrong))
-    _check_contradictions(request, matte, wrong)
     return request
 
 
@@ -133,7 +121,6 @@ def _with_photo(
     if isinstance(read, RawPhoto):
         request.raw.CopyFrom(_raw_message(read, wrong))
     else:
-        wrong.check(len(read) > 0, "encoded", "is empty")
         request.encoded = read
     return request
 
@@ -142,35 +129,27 @@ def _matte_message(matte: Matte, wrong: _Violations) -> pb.Matte:
     message = pb.Matte(keep_edge_colors=matte.keep_edge_colors)
     if matte.method is not None:
         message.method = wrong.word(_METHODS, matte.method, "matte.method") or pb.MATTE_METHOD_UNSPECIFIED
-    name = (matte.method or "guided").upper()
     if matte.blur_kernel is not None:
-        kernel, field = matte.blur_kernel, "matte.blur_kernel_px"
-        fine = kernel % 2 == 1 and 1 <= kernel <= MAX_BLUR_KERNEL_PX
-        wrong.check(fine, field, f"must be odd and at most {MAX_BLUR_KERNEL_PX}, not {kernel}")
-        wrong.check(name == "GAUSSIAN", field, "is for the method GAUSSIAN only")
-        message.blur_kernel_px = _fitting(kernel)
-    if matte.keep_edge_colors:
-        what = f"is for GUIDED and GRABCUT only: {name} keeps them anyway"
-        wrong.check(name not in {"GAUSSIAN", "NONE"}, "matte.keep_edge_colors", what)
+        message.blur_kernel_px = wrong.uint32(matte.blur_kernel, "matte.blur_kernel_px", 1)
     return message
 
 
-def _background_message(background: Background, wrong: _Violations) -> pb.Background:
+def _background_message(given: Background | str | os.PathLike[str], wrong: _Violations) -> pb.Background:
+    background = given if isinstance(given, Background) else Background.parse(given)
     message = pb.Background()
     match background.kind:
         case "color":
             for name, value in zip(("red", "green", "blue"), background.rgb or (), strict=False):
-                setattr(message.color, name, wrong.uint32(value, f"background.color.{name}", 0, 255))
+                setattr(message.color, name, wrong.uint32(value, f"background.color.{name}", 0))
             message.color.SetInParent()
         case "image":
             message.image = background.data or b""
         case "blur":
             message.blur.SetInParent()
             if background.sigma is not None:
-                fine = 0 < background.sigma <= MAX_BLUR_SIGMA_PX  # NaN is not
-                what = f"must be above 0 and at most {MAX_BLUR_SIGMA_PX:g}, not {background.sigma:g}"
-                wrong.check(fine, "background.blur.sigma_px", what)
                 message.blur.sigma_px = background.sigma
+                what = f"must be above 0, not {background.sigma:g}"  # 0 would mean the server's default
+                wrong.check(message.blur.sigma_px != 0, "background.blur.sigma_px", what)
         case "transparent":
             message.transparent.SetInParent()
     return message
@@ -183,13 +162,11 @@ def _output_message(output: Output, wrong: _Violations) -> pb.Output:
         alpha_only=output.alpha_only,
     )
     if output.quality is not None:
-        fine = 1 <= output.quality <= 100
-        wrong.check(fine, "output.quality", f"must be 1 to 100, not {output.quality}")
-        message.quality = _fitting(output.quality)
+        message.quality = wrong.uint32(output.quality, "output.quality", 1)
     if output.crop is not None:
-        message.crop.margin_px = wrong.uint32(output.crop, "output.crop.margin_px", 0, MAX_MARGIN_PX)
+        message.crop.margin_px = wrong.uint32(output.crop, "output.crop.margin_px", 0)
     if isinstance(output.size, int):
-        message.longest_side_px = wrong.uint32(output.size, "output.longest_side_px", 1)
+        message.longest_side_px = wrong.uint32(output.size, "output.longest_side_px", 0)
     else:
         known = output.size in _SIZES
         what = f"must be original, model or a number of pixels, not {output.size!r}"
@@ -198,30 +175,10 @@ def _output_message(output: Output, wrong: _Violations) -> pb.Output:
     return message
 
 
-def _check_contradictions(request: pb.RemoveBackgroundRequest, matte: Matte, wrong: _Violations) -> None:
-    """An option that would have no effect is refused rather than ignored."""
-    output = request.output
-    name = pb.ImageFormat.Name(output.format).removeprefix("IMAGE_FORMAT_")
-    lossy = output.format in (pb.IMAGE_FORMAT_JPEG, pb.IMAGE_FORMAT_WEBP)
-    wrong.check(lossy or not output.quality, "output.quality", f"is for JPEG and WEBP only, not for {name}")
-    opaque = output.format == pb.IMAGE_FORMAT_JPEG and not output.include_alpha
-    what = f"{name} can't be transparent: choose PNG, WEBP or RAW, or a background, or include_alpha beside it"
-    wrong.check(not (opaque and request.background.HasField("transparent")), "output.format", what)
-    if output.alpha_only:
-        what = "makes no sense together with alpha_only"
-        wrong.check(not output.include_alpha, "output.include_alpha", what)
-        what = "makes no sense together with output.alpha_only"
-        wrong.check(not request.HasField("background"), "background", what)
-        wrong.check(not matte.keep_edge_colors, "matte.keep_edge_colors", what)
-
-
 def _raw_message(photo: RawPhoto, wrong: _Violations) -> pb.RawImage:
-    width = wrong.uint32(photo.width, "raw.width", 1)
-    height = wrong.uint32(photo.height, "raw.height", 1)
-    known = wrong.word(_PIXEL_FORMATS, photo.pixel_format, "raw.pixel_format")
-    pixel_format, channels = known or (pb.PIXEL_FORMAT_UNSPECIFIED, 0)
-    data = bytes(photo.data)
-    expected = photo.width * photo.height * channels
-    what = f"has {len(data)} bytes, {width}x{height} {photo.pixel_format.upper()}8 needs {expected}"
-    wrong.check(known is None or len(data) == expected, "raw.data", what)
-    return pb.RawImage(width=width, height=height, pixel_format=pixel_format, data=data)
+    return pb.RawImage(
+        width=wrong.uint32(photo.width, "raw.width", 0),
+        height=wrong.uint32(photo.height, "raw.height", 0),
+        pixel_format=wrong.word(_PIXEL_FORMATS, photo.pixel_format, "raw.pixel_format") or pb.PIXEL_FORMAT_UNSPECIFIED,
+        data=bytes(photo.data),
+    )

@@ -13,6 +13,7 @@ import typer
 from mattebox import (
     Client,
     DeadlineExceeded,
+    InvalidRequest,
     MatteboxError,
     Overloaded,
     StreamResult,
@@ -62,16 +63,19 @@ class Run:
     def all(self, jobs: Sequence[Job], report: Report, later: Callable[[Job], None] | None = None) -> None:
         """Writes all results. What fails for want of a server is given to `later`, if there is one.
 
-        Raises what would be the error of every photo, before any has succeeded; other errors are the photo's.
+        As long as no photo has succeeded, raises an error that every photo would have; other errors are the photo's.
         """
+        before: Exception | None = None
         for job, item in self.results(jobs):
-            if item.result is None:
+            if item.error is not None:
                 if later is not None and isinstance(item.error, _OUTAGE):
                     later(job)
-                elif isinstance(item.error, _EVERYBODYS) and not report.done:
+                elif not report.done and _is_everybodys(item.error, before):
                     raise item.error
                 else:
-                    report.fail(job, item.error or RuntimeError("no result"))
+                    report.fail(job, item.error)
+                before = item.error
+            if item.result is None:
                 continue
             try:
                 if job.target is not None:
@@ -81,6 +85,17 @@ class Run:
                 report.fail(job, error)
             else:
                 report.succeed(job, item.result)
+
+
+def _is_everybodys(error: Exception, before: Exception | None) -> bool:
+    """Whether every photo would fail so: for want of a server, or as two were refused in the same words for an option.
+
+    What is wrong with a photo is said of `encoded`, or with the photo's size in it.
+    """
+    if isinstance(error, InvalidRequest) and isinstance(before, InvalidRequest):
+        about_options = not any(violation.field == "encoded" for violation in error.violations)
+        return bool(error.violations) and about_options and error.violations == before.violations
+    return isinstance(error, _EVERYBODYS)
 
 
 def remove_one(run: Run, report: Report, job: Job, skip_existing: bool) -> None:
