@@ -19,7 +19,9 @@ from case_server import case_server
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.local import LocalServer
-from node_package import LONGEST_S, PACKAGE, run
+from node_package import LONGEST_S, PACKAGE, npm, run
+
+__all__ = ["npm"]  # a fixture
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-of-some-length"
@@ -127,7 +129,7 @@ def test_its_own_tests(npm: str, places: Path) -> None:
     report = run(npm, "test", MATTEBOX_TEST_PLACES=str(places))
     assert "fail 0" in report
     cases = json.loads((ROOT / "clients" / "cases.json").read_text())
-    for section in ("options", "invalid", "statuses", "results"):
+    for section in ("options", "invalid", "refused", "statuses", "results"):
         for case in cases[section]:
             assert f"{section}: {case['name']}" in report
 

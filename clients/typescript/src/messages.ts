@@ -1,7 +1,8 @@
 /**
- * Options and photos to the contract's message, and what is wrong with them, in the server's words.
+ * Options and photos to the contract's message.
  *
- * The checks are those of the server, so that a mistake reads the same wherever it is found; all are found in one pass.
+ * This module finds only what a message can't express: words that have no value in the contract, and numbers that a field
+ * can't hold or that would mean the server's default. The server finds everything else, and names each field.
  */
 
 import { checkBoolean, checkNames, checkString, checkWhole } from "./checks.js";
@@ -18,10 +19,6 @@ import {
 } from "./options.js";
 import { bufferOf, type PhotoSource, type RawPhoto, readFileSource, readPhoto } from "./photos.js";
 
-const MAX_KEEP = 256;
-const MAX_BLUR_KERNEL_PX = 99;
-const MAX_BLUR_SIGMA_PX = 200;
-const MAX_MARGIN_PX = 10_000;
 const MAX_UINT32 = 2 ** 32 - 1;
 
 const METHODS: ReadonlyMap<string, pb.MatteMethod> = new Map([
@@ -36,25 +33,25 @@ const FORMATS: ReadonlyMap<string, pb.ImageFormat> = new Map([
   ["webp", pb.ImageFormat.IMAGE_FORMAT_WEBP],
   ["raw", pb.ImageFormat.IMAGE_FORMAT_RAW],
 ]);
-const PIXEL_FORMATS: ReadonlyMap<string, { readonly value: pb.PixelFormat; readonly channels: number }> = new Map([
-  ["rgb", { value: pb.PixelFormat.PIXEL_FORMAT_RGB8, channels: 3 }],
-  ["bgr", { value: pb.PixelFormat.PIXEL_FORMAT_BGR8, channels: 3 }],
-  ["rgba", { value: pb.PixelFormat.PIXEL_FORMAT_RGBA8, channels: 4 }],
-  ["bgra", { value: pb.PixelFormat.PIXEL_FORMAT_BGRA8, channels: 4 }],
-  ["gray", { value: pb.PixelFormat.PIXEL_FORMAT_GRAY8, channels: 1 }],
+const PIXEL_FORMATS: ReadonlyMap<string, pb.PixelFormat> = new Map([
+  ["rgb", pb.PixelFormat.PIXEL_FORMAT_RGB8],
+  ["bgr", pb.PixelFormat.PIXEL_FORMAT_BGR8],
+  ["rgba", pb.PixelFormat.PIXEL_FORMAT_RGBA8],
+  ["bgra", pb.PixelFormat.PIXEL_FORMAT_BGRA8],
+  ["gray", pb.PixelFormat.PIXEL_FORMAT_GRAY8],
 ]);
 const SIZES: ReadonlyMap<string, pb.SizeMode> = new Map([
   ["original", pb.SizeMode.SIZE_MODE_ORIGINAL],
   ["model", pb.SizeMode.SIZE_MODE_MODEL],
 ]);
 
-/** A message without its photo, and what is wrong with it so far. */
+/** A message without its photo, and what it can't express. */
 interface Draft {
   readonly message: pb.RemoveBackgroundRequest;
   readonly wrong: Violations;
 }
 
-/** Collects what is wrong. */
+/** Collects what a message can't express. */
 class Violations {
   readonly #found: FieldViolation[] = [];
 
@@ -64,17 +61,17 @@ class Violations {
     }
   }
 
-  /** What a word stands for. */
+  /** Returns the value that a word stands for; undefined if there is none. */
   word<T>(table: ReadonlyMap<string, T>, word: string, field: string): T | undefined {
     this.check(table.has(word), field, `must be one of ${[...table.keys()].join(", ")}, not '${word}'`);
     return table.get(word);
   }
 
-  /** A number that the contract can hold, for which 0 would mean the default. */
-  uint32(value: number, field: string, least: number, most = MAX_UINT32): number {
+  /** Returns a number that a field can hold; `least` is 1 where 0 would mean the server's default. */
+  uint32(value: number, field: string, least: number): number {
     checkWhole(value, field);
-    this.check(value >= least, field, `must be ${least} or more${value < 0 ? `, not ${value}` : ""}`);
-    this.check(value <= most, field, `must be at most ${most}, not ${value}`);
+    const bound = value < least ? `${least} or more` : `at most ${MAX_UINT32}`;
+    this.check(value >= least && value <= MAX_UINT32, field, `must be ${bound}, not ${value}`);
     return value;
   }
 
@@ -85,20 +82,23 @@ class Violations {
   }
 }
 
-/** The contract's message of one call. Throws as the two parts do, with everything that is wrong at once. */
+/** Returns the message of one call. Throws what `optionsMessage` and `withPhoto` throw. */
 export async function buildRequest(photo: PhotoSource, options: RemovalOptions): Promise<pb.RemoveBackgroundRequest> {
   const { message, wrong } = await draft(options);
   return addPhoto(message, await readPhoto(photo), wrong);
 }
 
-/** The contract's message without its photo. Throws InvalidRequest, TypeError, what reading the picture throws. */
+/**
+ * Returns the message of a call without its photo. Throws InvalidRequest for options that a message can't express,
+ * TypeError for those of a wrong type, and what reading the background's picture throws.
+ */
 export async function optionsMessage(options: RemovalOptions): Promise<pb.RemoveBackgroundRequest> {
   const { message, wrong } = await draft(options);
   wrong.throwIfAny();
   return message;
 }
 
-/** A message of its own with a photo in it. Throws InvalidRequest, TypeError, what reading the photo throws. */
+/** Returns a copy of a message with a photo in it. Throws InvalidRequest, TypeError, and what reading it throws. */
 export async function withPhoto(
   options: pb.RemoveBackgroundRequest,
   photo: PhotoSource,
@@ -115,23 +115,20 @@ async function draft(options: RemovalOptions): Promise<Draft> {
   checkNames(matte, MATTE_OPTIONS, "matte");
   const { model = "", keep = [], background = "white" } = options;
   checkString(model, "model");
-  // White is the server's default, and a matte alone has no background: saying it would contradict alpha_only.
-  const unsaid = output.alphaOnly === true && background === "white";
   const labels = typeof keep === "string" ? [keep] : [...keep]; // a string is one label
   labels.forEach((label) => {
     checkString(label, "keep");
   });
-  wrong.check(labels.length <= MAX_KEEP, "keep", `has ${labels.length} labels, the limit is ${MAX_KEEP}`);
-  const kind = await parseBackground(background);
+  // White is the server's default, and a matte alone has no background: sending white would contradict alphaOnly.
+  const unsaid = output.alphaOnly === true && background === "white";
   const message: pb.RemoveBackgroundRequest = {
     model,
     photo: undefined,
     keep: labels,
     matte: matteMessage(matte, wrong),
-    background: unsaid ? undefined : await backgroundMessage(kind, wrong),
+    background: unsaid ? undefined : await backgroundMessage(await parseBackground(background), wrong),
     output: outputMessage(output, wrong),
   };
-  checkContradictions(message, output, matte, wrong);
   return { message, wrong };
 }
 
@@ -143,31 +140,16 @@ function addPhoto(
   const filled: pb.RemoveBackgroundRequest["photo"] = Buffer.isBuffer(photo)
     ? { $case: "encoded", value: photo }
     : { $case: "raw", value: rawMessage(photo, wrong) };
-  wrong.check(filled.$case === "raw" || filled.value.length > 0, "encoded", "is empty");
   wrong.throwIfAny();
   return { ...options, photo: filled };
 }
 
-function matteMessage(matte: Matte, wrong: Violations): pb.Matte {
-  const { keepEdgeColors = false, blurKernel = null } = matte;
+function matteMessage({ method = null, blurKernel = null, keepEdgeColors = false }: Matte, wrong: Violations): pb.Matte {
   checkBoolean(keepEdgeColors, "matte.keepEdgeColors");
-  const named = matte.method ?? null;
-  const method = named === null ? undefined : wrong.word(METHODS, named, "matte.method");
-  const name = (named ?? "guided").toUpperCase();
-  if (blurKernel !== null) {
-    checkWhole(blurKernel, "matte.blurKernel");
-    const fine = blurKernel % 2 === 1 && blurKernel <= MAX_BLUR_KERNEL_PX;
-    const field = "matte.blur_kernel_px";
-    wrong.check(fine, field, `must be odd and at most ${MAX_BLUR_KERNEL_PX}, not ${blurKernel}`);
-    wrong.check(name === "GAUSSIAN", field, "is for the method GAUSSIAN only");
-  }
-  if (keepEdgeColors) {
-    const what = `is for GUIDED and GRABCUT only: ${name} keeps them anyway`;
-    wrong.check(name !== "GAUSSIAN" && name !== "NONE", "matte.keep_edge_colors", what);
-  }
+  const known = method === null ? undefined : wrong.word(METHODS, method, "matte.method");
   return {
-    method: method ?? pb.MatteMethod.MATTE_METHOD_UNSPECIFIED,
-    blurKernelPx: blurKernel ?? 0,
+    method: known ?? pb.MatteMethod.MATTE_METHOD_UNSPECIFIED,
+    blurKernelPx: blurKernel === null ? 0 : wrong.uint32(blurKernel, "matte.blur_kernel_px", 1),
     keepEdgeColors,
   };
 }
@@ -177,7 +159,7 @@ async function backgroundMessage(background: Background, wrong: Violations): Pro
     case "color": {
       const [red, green, blue] = background.rgb;
       for (const [name, value] of Object.entries({ red, green, blue })) {
-        wrong.uint32(value, `background.color.${name}`, 0, 255);
+        wrong.uint32(value, `background.color.${name}`, 0);
       }
       return { kind: { $case: "color", value: { red, green, blue } } };
     }
@@ -190,7 +172,7 @@ async function backgroundMessage(background: Background, wrong: Violations): Pro
   }
 }
 
-/** In pixels; 0 for the server's default. */
+/** Returns the sigma in pixels; 0 stands for the server's default. */
 function blurSigma(sigma: number | null, wrong: Violations): number {
   if (sigma === null) {
     return 0;
@@ -198,9 +180,7 @@ function blurSigma(sigma: number | null, wrong: Violations): number {
   if (typeof sigma !== "number") {
     throw new TypeError("background.sigma must be a number");
   }
-  const fine = sigma > 0 && sigma <= MAX_BLUR_SIGMA_PX; // NaN is not
-  const shown = Number(sigma.toPrecision(6));
-  wrong.check(fine, "background.blur.sigma_px", `must be above 0 and at most ${MAX_BLUR_SIGMA_PX}, not ${shown}`);
+  wrong.check(Math.fround(sigma) !== 0, "background.blur.sigma_px", `must be above 0, not ${sigma}`);
   return sigma;
 }
 
@@ -209,17 +189,11 @@ function outputMessage(output: Output, wrong: Violations): pb.Output {
   const { includeAlpha = false, alphaOnly = false } = output;
   checkBoolean(includeAlpha, "output.includeAlpha");
   checkBoolean(alphaOnly, "output.alphaOnly");
-  const known = wrong.word(FORMATS, format, "output.format");
-  if (quality !== null) {
-    checkWhole(quality, "output.quality");
-    wrong.check(quality >= 1 && quality <= 100, "output.quality", `must be 1 to 100, not ${quality}`);
-  }
-  const margin = crop === null ? undefined : wrong.uint32(crop, "output.crop.margin_px", 0, MAX_MARGIN_PX);
   return {
-    format: known ?? pb.ImageFormat.IMAGE_FORMAT_UNSPECIFIED,
-    quality: quality ?? 0,
+    format: wrong.word(FORMATS, format, "output.format") ?? pb.ImageFormat.IMAGE_FORMAT_UNSPECIFIED,
+    quality: quality === null ? 0 : wrong.uint32(quality, "output.quality", 1),
     size: sizeMessage(size, wrong),
-    crop: margin === undefined ? undefined : { marginPx: margin },
+    crop: crop === null ? undefined : { marginPx: wrong.uint32(crop, "output.crop.margin_px", 0) },
     includeAlpha,
     alphaOnly,
   };
@@ -227,7 +201,7 @@ function outputMessage(output: Output, wrong: Violations): pb.Output {
 
 function sizeMessage(size: string | number, wrong: Violations): NonNullable<pb.Output["size"]> {
   if (typeof size === "number") {
-    return { $case: "longestSidePx", value: wrong.uint32(size, "output.longest_side_px", 1) };
+    return { $case: "longestSidePx", value: wrong.uint32(size, "output.longest_side_px", 0) };
   }
   const mode = SIZES.get(size);
   const what = `must be original, model or a number of pixels, not '${size}'`;
@@ -235,36 +209,13 @@ function sizeMessage(size: string | number, wrong: Violations): NonNullable<pb.O
   return { $case: "sizeMode", value: mode ?? pb.SizeMode.SIZE_MODE_UNSPECIFIED };
 }
 
-/** An option that would have no effect is refused rather than ignored. */
-function checkContradictions(
-  message: pb.RemoveBackgroundRequest,
-  { format = "png", quality = null, includeAlpha = false, alphaOnly = false }: Output,
-  matte: Matte,
-  wrong: Violations,
-): void {
-  const name = FORMATS.has(format) ? format.toUpperCase() : "UNSPECIFIED";
-  const lossy = format === "jpeg" || format === "webp";
-  wrong.check(lossy || !quality, "output.quality", `is for JPEG and WEBP only, not for ${name}`);
-  const opaque = format === "jpeg" && !includeAlpha;
-  const what = `${name} can't be transparent: choose PNG, WEBP or RAW, or a background, or include_alpha beside it`;
-  wrong.check(!(opaque && message.background?.kind?.$case === "transparent"), "output.format", what);
-  if (alphaOnly) {
-    wrong.check(!includeAlpha, "output.include_alpha", "makes no sense together with alpha_only");
-    const alone = "makes no sense together with output.alpha_only";
-    wrong.check(message.background === undefined, "background", alone);
-    wrong.check(matte.keepEdgeColors !== true, "matte.keep_edge_colors", alone);
-  }
-}
-
 function rawMessage(photo: RawPhoto, wrong: Violations): pb.RawImage {
   checkNames(photo, ["data", "width", "height", "pixelFormat"], "a raw photo");
-  const width = wrong.uint32(photo.width, "raw.width", 1);
-  const height = wrong.uint32(photo.height, "raw.height", 1);
-  const name = photo.pixelFormat ?? "rgb";
-  const known = wrong.word(PIXEL_FORMATS, name, "raw.pixel_format");
-  const data = bufferOf(photo.data);
-  const expected = width * height * (known?.channels ?? 0);
-  const what = `has ${data.length} bytes, ${width}x${height} ${name.toUpperCase()}8 needs ${expected}`;
-  wrong.check(known === undefined || data.length === expected, "raw.data", what);
-  return { width, height, pixelFormat: known?.value ?? pb.PixelFormat.PIXEL_FORMAT_UNSPECIFIED, data };
+  const { width, height, data, pixelFormat = "rgb" } = photo;
+  return {
+    width: wrong.uint32(width, "raw.width", 0),
+    height: wrong.uint32(height, "raw.height", 0),
+    pixelFormat: wrong.word(PIXEL_FORMATS, pixelFormat, "raw.pixel_format") ?? pb.PixelFormat.PIXEL_FORMAT_UNSPECIFIED,
+    data: bufferOf(data),
+  };
 }

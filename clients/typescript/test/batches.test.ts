@@ -130,7 +130,7 @@ test("the signal, and leaving, cancel on the server what is under way", async ()
     yield photo;
     yield photo;
     await until(async () => (await seen(address)).begun - before.begun === 4);
-    yield Buffer.alloc(0); // which ends all, by its error
+    yield { data: Buffer.alloc(0), width: -1, height: 1 }; // its error ends the batch
   }
   assert.ok((await errorOf(all(deaf.removeBackgrounds(three())))) instanceof InvalidRequest);
   await until(async () => (await seen(address)).cancelled - before.cancelled === 4);

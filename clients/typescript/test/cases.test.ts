@@ -20,7 +20,7 @@ interface Case {
   readonly result: Words;
 }
 
-const SECTIONS = ["options", "invalid", "statuses", "results"] as const;
+const SECTIONS = ["options", "invalid", "refused", "statuses", "results"] as const;
 
 const table = JSON.parse(readFileSync(places.table, "utf8")) as Record<(typeof SECTIONS)[number], Case[]>;
 const client = new Client(places.cases, { retries: 0 });
@@ -100,6 +100,15 @@ for (const each of table.invalid) {
     assert.equal(error.requestId, "");
     assert.equal(error.code, "INVALID_ARGUMENT");
     assert.equal(error.message, each.violations.map((found) => `${found.field}: ${found.description}`).join("; "));
+  });
+}
+
+for (const each of table.refused) {
+  test(`refused: ${each.name}`, async () => {
+    const error = await errorOf(client.removeBackground(photoOf(each), optionsOf(each)));
+    assert.ok(error instanceof mattebox.InvalidRequest, String(error));
+    assert.deepEqual(error.violations, each.violations);
+    assert.equal(error.requestId, "case-1");
   });
 }
 
