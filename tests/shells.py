@@ -29,7 +29,7 @@ class AsyncShell:
     def remove_background(self, photo: mattebox.PhotoSource, **options: Any) -> mattebox.RemovalResult:
         return self._run(self._client.remove_background(photo, **options))
 
-    def remove_backgrounds(self, photos: Any, **options: Any) -> Iterator[mattebox.StreamResult]:
+    def remove_backgrounds(self, photos: Any, **options: Any) -> Iterator[mattebox.BatchResult]:
         answers = self._client.remove_backgrounds(photos, **options)
         try:
             while (answer := self._run(_next(answers))) is not None:
@@ -51,7 +51,7 @@ class AsyncShell:
         self._loop.close()
 
 
-async def _next(answers: AsyncGenerator[mattebox.StreamResult]) -> mattebox.StreamResult | None:
+async def _next(answers: AsyncGenerator[mattebox.BatchResult]) -> mattebox.BatchResult | None:
     return await anext(answers, None)
 
 

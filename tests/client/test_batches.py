@@ -170,10 +170,10 @@ def test_the_window() -> None:
     window = Window(2, ordered=True, errors="return")
     slots: list[Slot] = [window.open(photo)[0] for photo in (b"a", ("x", b"b"))]
     assert not window.has_room
-    slots[1].outcome = mattebox.StreamResult("x")
+    slots[1].outcome = mattebox.BatchResult("x")
     assert list(window.ready()) == []
     assert not window.has_room  # what waits for its turn takes room too
-    slots[0].outcome = mattebox.StreamResult("0")
+    slots[0].outcome = mattebox.BatchResult("0")
     assert [item.id for item in window.ready()] == ["0", "x"]
     assert not window
     assert window.open(b"c")[0].id == "2"

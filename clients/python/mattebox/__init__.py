@@ -12,7 +12,7 @@ with mattebox.Client("127.0.0.1:50051") as client:
 """
 
 from mattebox.aio import AsyncClient
-from mattebox.batches import StreamResult
+from mattebox.batches import BatchResult
 from mattebox.client import Client
 from mattebox.errors import (
     Cancelled,
@@ -47,6 +47,7 @@ from mattebox.security import Tls
 __all__ = [
     "AsyncClient",
     "Background",
+    "BatchResult",
     "BoundingBox",
     "Cancelled",
     "Client",
@@ -69,7 +70,6 @@ __all__ = [
     "RemovalResult",
     "ResizePolicy",
     "ServerError",
-    "StreamResult",
     "Subject",
     "Timings",
     "Tls",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import grpc
 
 from mattebox import _core
-from mattebox.batches import NamedPhoto, Slot, StreamResult, Window
+from mattebox.batches import BatchResult, NamedPhoto, Slot, Window
 from mattebox.errors import MatteboxError, from_status, request_id_of
 from mattebox.photos import PhotoSource
 from mattebox.results import RemovalResult, parse_result
@@ -122,7 +122,7 @@ class Batch:
         self._running: dict[Slot, Removal] = {}
         self._ended: SimpleQueue[Slot] = SimpleQueue()
 
-    def run(self, photos: Iterator[NamedPhoto]) -> Iterator[StreamResult]:
+    def run(self, photos: Iterator[NamedPhoto]) -> Iterator[BatchResult]:
         """Takes photos as there is room for them, and yields their results. Cancels what is left when it is closed."""
         try:
             for item in photos:
@@ -141,7 +141,7 @@ class Batch:
         try:
             self._running[slot] = self._begin(photo)
         except (MatteboxError, OSError) as error:
-            slot.outcome = StreamResult(slot.id, error=error)
+            slot.outcome = BatchResult(slot.id, error=error)
             self._ended.put(slot)
         except (TypeError, ValueError) as error:
             slot.note(error)
@@ -152,7 +152,7 @@ class Batch:
     def _announce(self, slot: Slot) -> None:
         self._running[slot].when_ended(lambda: self._ended.put(slot))
 
-    def _results(self) -> Iterator[StreamResult]:
+    def _results(self) -> Iterator[BatchResult]:
         """Waits until an attempt has ended; yields the results that may be given out then."""
         slot = self._ended.get()
         if slot.outcome is None and self._running[slot].broke_off():
@@ -162,8 +162,8 @@ class Batch:
             slot.outcome = self._outcome(slot)
         yield from self._window.ready()
 
-    def _outcome(self, slot: Slot) -> StreamResult:
+    def _outcome(self, slot: Slot) -> BatchResult:
         try:
-            return StreamResult(slot.id, self._running.pop(slot).result())
+            return BatchResult(slot.id, self._running.pop(slot).result())
         except MatteboxError as error:
-            return StreamResult(slot.id, error=error)
+            return BatchResult(slot.id, error=error)

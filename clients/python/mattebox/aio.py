@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 
 from mattebox import _core
-from mattebox.batches import NamedPhoto, OnError, Slot, StreamResult, Window
+from mattebox.batches import BatchResult, NamedPhoto, OnError, Slot, Window
 from mattebox.errors import Cancelled, DeadlineExceeded, MatteboxError, Unavailable, request_id_of
 from mattebox.messages import build_request, options_message, with_photo
 from mattebox.options import Background, Matte, MatteMethod, Output, RemovalOptions
@@ -118,7 +118,7 @@ class AsyncClient:
         background: Background | str | os.PathLike[str] = "white",
         output: Output | None = None,
         timeout: float | None = _core.DEFAULT_TIMEOUT_S,
-    ) -> AsyncGenerator[StreamResult]:
+    ) -> AsyncGenerator[BatchResult]:
         """Removes the backgrounds of many photos, some at a time, all with the same options.
 
         Photos are taken as there is room for them, so that `photos` may be a generator without an end, asynchronous or
@@ -134,7 +134,7 @@ class AsyncClient:
             photos: photos, or pairs of an id and a photo; without ids they are numbered from "0" on.
             concurrency: photos under way at a time, those included that wait to be given out.
             ordered: give them out in the order of `photos`, else as they finish.
-            errors: "raise" ends with the first error; "return" puts it into the `StreamResult` and goes on.
+            errors: "raise" ends with the first error; "return" puts it into the `BatchResult` and goes on.
             model: see `remove_background`, as for the other options.
             keep: see there.
             matte: see there.
@@ -153,10 +153,10 @@ class AsyncClient:
 
     async def _run(
         self, photos: AsyncIterator[NamedPhoto], window: Window, options: RemovalOptions, timeout_s: float | None
-    ) -> AsyncGenerator[StreamResult]:
+    ) -> AsyncGenerator[BatchResult]:
         """Keeps the window full until there are no more photos."""
         message = await asyncio.to_thread(options_message, options)
-        tasks: dict[asyncio.Task[StreamResult], Slot] = {}
+        tasks: dict[asyncio.Task[BatchResult], Slot] = {}
         coming: asyncio.Task[NamedPhoto] | None = None
         more = True
         try:
@@ -185,12 +185,12 @@ class AsyncClient:
 
     async def _one(
         self, slot: Slot, photo: PhotoSource, options: pb.RemoveBackgroundRequest, timeout_s: float | None
-    ) -> StreamResult:
+    ) -> BatchResult:
         try:
             request = await asyncio.to_thread(with_photo, options, photo)
-            return StreamResult(slot.id, await self._call(request, timeout_s))
+            return BatchResult(slot.id, await self._call(request, timeout_s))
         except (MatteboxError, OSError) as error:
-            return StreamResult(slot.id, error=error)
+            return BatchResult(slot.id, error=error)
         except (TypeError, ValueError) as error:
             slot.note(error)
             raise

@@ -22,7 +22,7 @@ NamedPhoto: TypeAlias = "PhotoSource | tuple[str, PhotoSource]"
 
 
 @dataclass(frozen=True)
-class StreamResult:
+class BatchResult:
     """What became of one photo of many: one of `result` and `error` is None.
 
     Args:
@@ -41,7 +41,7 @@ class Slot:
     """A photo under way; `outcome` once it is over."""
 
     id: str
-    outcome: StreamResult | None = None
+    outcome: BatchResult | None = None
 
     def note(self, error: Exception) -> None:
         """Adds to an error which photo it is about."""
@@ -81,7 +81,7 @@ class Window:
     def __bool__(self) -> bool:
         return bool(self._slots)
 
-    def ready(self) -> Iterable[StreamResult]:
+    def ready(self) -> Iterable[BatchResult]:
         """Gives out what is finished and has its turn. Raises its error if errors are to be raised."""
         for slot in list(self._slots):
             if slot.outcome is not None:

@@ -12,7 +12,7 @@ import grpc
 
 from mattebox import _core
 from mattebox._calls import Batch, Removal, Starter
-from mattebox.batches import NamedPhoto, OnError, StreamResult, Window
+from mattebox.batches import BatchResult, NamedPhoto, OnError, Window
 from mattebox.errors import DeadlineExceeded, Unavailable
 from mattebox.messages import build_request, options_message, with_photo
 from mattebox.options import Background, Matte, MatteMethod, Output, RemovalOptions
@@ -119,7 +119,7 @@ class Client:
         background: Background | str | os.PathLike[str] = "white",
         output: Output | None = None,
         timeout: float | None = _core.DEFAULT_TIMEOUT_S,
-    ) -> Iterator[StreamResult]:
+    ) -> Iterator[BatchResult]:
         """Removes the backgrounds of many photos, some at a time, all with the same options.
 
         Photos are taken as there is room for them, so that `photos` may be a generator without an end. Leaving the loop
@@ -135,7 +135,7 @@ class Client:
             photos: photos, or pairs of an id and a photo; without ids they are numbered from "0" on.
             concurrency: photos under way at a time, those included that wait to be given out.
             ordered: give them out in the order of `photos`, else as they finish.
-            errors: "raise" ends with the first error; "return" puts it into the `StreamResult` and goes on.
+            errors: "raise" ends with the first error; "return" puts it into the `BatchResult` and goes on.
             model: see `remove_background`, as for the other options.
             keep: see there.
             matte: see there.

@@ -21,7 +21,7 @@ export interface BatchOptions {
   readonly concurrency?: number | undefined;
   /** Give them out in the order of `photos`, else as they finish. Default: false. */
   readonly ordered?: boolean | undefined;
-  /** "raise" (default) ends with the first error; "return" puts it into the `StreamResult` and goes on. */
+  /** "raise" (default) ends with the first error; "return" puts it into the `BatchResult` and goes on. */
   readonly errors?: "raise" | "return" | undefined;
 }
 
@@ -38,7 +38,7 @@ export const BATCH_OPTIONS = ["concurrency", "ordered", "errors"] as const;
  * What became of one photo of many: one of `result` and `error` is null. `id` came with the photo; else it is its
  * number, from "0" on. `error` is a `MatteboxError`, or what reading the photo threw.
  */
-export type StreamResult =
+export type BatchResult =
   | { readonly id: string; readonly result: RemovalResult; readonly error: null }
   | { readonly id: string; readonly result: null; readonly error: Error };
 
@@ -51,7 +51,7 @@ export type Photos = Iterable<NamedPhoto> | AsyncIterable<NamedPhoto>;
 /** A photo under way; `outcome` once it is over. */
 interface Slot {
   readonly id: string;
-  outcome: StreamResult | null;
+  outcome: BatchResult | null;
 }
 
 /** Throws TypeError and RangeError for options that are wrong. */
@@ -94,7 +94,7 @@ export class Batch {
   }
 
   /** Outcomes, as they are to be given out. Throws what `photos` throws, and Cancelled. */
-  async *run(signal: AbortSignal | undefined): AsyncGenerator<StreamResult, void, undefined> {
+  async *run(signal: AbortSignal | undefined): AsyncGenerator<BatchResult, void, undefined> {
     const cancel = (): void => {
       this.#abort.abort(signal?.reason);
       this.#wake();
@@ -165,8 +165,8 @@ export class Batch {
   }
 
   /** What is finished and has its turn. */
-  #takeReady(): StreamResult[] {
-    const ready: StreamResult[] = [];
+  #takeReady(): BatchResult[] {
+    const ready: BatchResult[] = [];
     for (const slot of this.#slots) {
       if (slot.outcome !== null) {
         ready.push(slot.outcome);

@@ -6,10 +6,10 @@ import {
   Batch,
   BATCH_OPTIONS,
   type BatchOptions,
+  type BatchResult,
   type CheckedBatch,
   checkedBatch,
   type Photos,
-  type StreamResult,
 } from "./batches.js";
 import { type CallLimits, Calls } from "./calls.js";
 import { checkedTimeout, checkNames } from "./checks.js";
@@ -85,7 +85,7 @@ export class Client {
   removeBackgrounds(
     photos: Photos,
     options: RemovalOptions & CallLimits & BatchOptions = {},
-  ): AsyncGenerator<StreamResult, void, undefined> {
+  ): AsyncGenerator<BatchResult, void, undefined> {
     checkNames(options, [...REMOVAL_OPTIONS, ...LIMITS, ...BATCH_OPTIONS], "removeBackgrounds");
     return this.#removeMany(photos, options, checkedBatch(photos, options), timeoutOf(options));
   }
@@ -130,7 +130,7 @@ export class Client {
     options: RemovalOptions & CallLimits,
     batch: CheckedBatch,
     timeoutS: number,
-  ): AsyncGenerator<StreamResult, void, undefined> {
+  ): AsyncGenerator<BatchResult, void, undefined> {
     const message = await optionsMessage(options);
     const remove = async (photo: PhotoSource, signal: AbortSignal): Promise<RemovalResult> =>
       await this.#remove(await withPhoto(message, photo), timeoutS, signal);

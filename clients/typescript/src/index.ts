@@ -1,6 +1,6 @@
 /** Client of the Mattebox server: a photo goes in, a composite comes out. */
 
-export type { BatchOptions, NamedPhoto, Photos, StreamResult } from "./batches.js";
+export type { BatchOptions, BatchResult, NamedPhoto, Photos } from "./batches.js";
 export type { CallLimits } from "./calls.js";
 export { Client } from "./client.js";
 export type { ConnectionOptions } from "./connection.js";

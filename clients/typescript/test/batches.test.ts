@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 
-import { Cancelled, Client, InvalidRequest, type NamedPhoto, type Photos, type StreamResult } from "../src/index.js";
+import { type BatchResult, Cancelled, Client, InvalidRequest, type NamedPhoto, type Photos } from "../src/index.js";
 import { errorOf, photo, places, seen, until } from "./support.js";
 
 const client = new Client(places.server.address);
@@ -11,8 +11,8 @@ after(() => {
   client.close();
 });
 
-async function all(items: AsyncIterable<StreamResult>): Promise<StreamResult[]> {
-  const found: StreamResult[] = [];
+async function all(items: AsyncIterable<BatchResult>): Promise<BatchResult[]> {
+  const found: BatchResult[] = [];
   for await (const item of items) {
     found.push(item);
   }

@@ -11,12 +11,12 @@ from pathlib import Path
 import typer
 
 from mattebox import (
+    BatchResult,
     Client,
     DeadlineExceeded,
     InvalidRequest,
     MatteboxError,
     Overloaded,
-    StreamResult,
     Unauthenticated,
     Unavailable,
     UnknownModel,
@@ -43,7 +43,7 @@ class Run:
     concurrency: int
     timeout_s: float
 
-    def results(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, StreamResult]]:
+    def results(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, BatchResult]]:
         """As they finish."""
         named: Iterator[NamedPhoto] = ((str(number), _source(job)) for number, job in enumerate(jobs))
         options = self.options
