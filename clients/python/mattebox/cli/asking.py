@@ -9,21 +9,26 @@ from typing import Annotated
 import typer
 
 from mattebox import Client
-from mattebox.cli.connecting import Connection, connected
+from mattebox._core import DEFAULT_ADDRESS
+from mattebox.cli.connecting import Address, TlsCa, TlsCertificate, TlsKey, TokenFile, UseTls, connected
 from mattebox.errors import DeadlineExceeded
 
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
-@connected
 def models(
-    connection: Connection,
     *,
     as_json: AsJson = False,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds until the call is given up.")] = 10,
+    address: Address = DEFAULT_ADDRESS,
+    tls: UseTls = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Lists the server's models."""
-    with connection.open() as client:
+    with connected(address, tls, tls_ca, tls_certificate, tls_key, token_file) as client:
         found = client.models(timeout=timeout)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(found)))
@@ -33,19 +38,23 @@ def models(
         show_models(found)
 
 
-@connected
 def ping(
-    connection: Connection,
     *,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing.")] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a server that isn't there yet.")] = 0,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds until the call is given up.")] = 5,
+    address: Address = DEFAULT_ADDRESS,
+    tls: UseTls = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Exits with 0 if the server answers requests now, else with 1."""
-    with connection.open() as client:
+    with connected(address, tls, tls_ca, tls_certificate, tls_key, token_file) as client:
         reason = _why_not(client, wait, timeout)
     if not quiet:
-        typer.echo(f"{connection.address}: {'serving' if reason is None else f'not serving: {reason}'}")
+        typer.echo(f"{address}: {'serving' if reason is None else f'not serving: {reason}'}")
     raise typer.Exit(0 if reason is None else 1)
 
 

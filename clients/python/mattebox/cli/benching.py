@@ -13,17 +13,16 @@ from typing import Annotated
 import typer
 
 from mattebox import Client, Output
+from mattebox._core import DEFAULT_ADDRESS
 from mattebox.cli.asking import AsJson
-from mattebox.cli.connecting import Connection, connected
+from mattebox.cli.connecting import Address, TlsCa, TlsCertificate, TlsKey, TokenFile, UseTls, connected
 from mattebox.results import RemovalResult, Timings
 
 _WARM_UP_CALLS = 3
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
-@connected
 def bench(
-    connection: Connection,
     *,
     photo: Annotated[Path, typer.Argument(help="Image file that is sent again and again.")],
     calls: Annotated[int, typer.Option("-n", "--calls", min=1, help="Calls in all.")] = 200,
@@ -31,15 +30,20 @@ def bench(
     background: Annotated[str, typer.Option(help="As for remove.")] = "transparent",
     model: Annotated[str, typer.Option(help="As for remove.")] = "",
     as_json: AsJson = False,
+    address: Address = DEFAULT_ADDRESS,
+    tls: UseTls = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Times calls, each caller sending the next when it has its answer.
 
     A first look: a server that is slow is asked less often, so that its tail is worse than it looks here. `make bench`
     of the project offers load at fixed times.
     """
-    data = photo.read_bytes()
-    with connection.open() as client:
-        load = _Load(client, data, background, model)
+    with connected(address, tls, tls_ca, tls_certificate, tls_key, token_file) as client:
+        load = _Load(client, photo.read_bytes(), background, model)
         load.run(_WARM_UP_CALLS, 1)
         load.calls.clear()
         started_s = time.perf_counter()

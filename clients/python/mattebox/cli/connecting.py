@@ -1,16 +1,13 @@
-"""What all commands share: how to reach the server, and what becomes of errors."""
+"""What all commands share: the options of the connection, and what becomes of errors."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn, get_type_hints
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,84 +15,56 @@ from mattebox import Client, DeadlineExceeded, InvalidRequest, MatteboxError, Tl
 
 INTERRUPTED = 130
 _TERMINATED = 143
-# What gRPC says where one side speaks TLS and the other doesn't.
+# gRPC's texts for an error where one side speaks TLS and the other doesn't.
 _TLS_SIGNS = ("SSL", "Ssl", "WRONG_VERSION_NUMBER", "TSI_PROTOCOL", "Failed parsing HTTP/2", "Socket closed")
 
-
-@dataclass(frozen=True)
-class Connection:
-    """The server that a command talks to.
-
-    Args:
-        address: as it was given; several by commas.
-        tls: see `Client`.
-        token_file: holds the token.
-    """
-
-    address: str
-    tls: bool | Tls
-    token_file: Path | None
-
-    def open(self) -> Client:
-        """Raises OSError and ValueError."""
-        token = None if self.token_file is None else self.token_file.read_text(encoding="utf-8").strip()
-        return Client(self.address.split(",") if "," in self.address else self.address, tls=self.tls, token=token)
-
-
-def _connection(
-    address: Annotated[
-        str, typer.Option(envvar="MATTEBOX_ADDRESS", help="HOST:PORT of the server; several by commas.")
-    ] = "127.0.0.1:50051",
-    tls: Annotated[bool, typer.Option("--tls", envvar="MATTEBOX_CLIENT_TLS", help="Encrypt.")] = False,
-    tls_ca: Annotated[
-        Path | None,
-        typer.Option("--tls-ca", envvar="MATTEBOX_CLIENT_TLS_CA", help="Authorities to trust, PEM; with TLS."),
-    ] = None,
-    tls_certificate: Annotated[
-        Path | None,
-        typer.Option("--tls-certificate", envvar="MATTEBOX_CLIENT_TLS_CERTIFICATE", help="The client's own, PEM."),
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option("--tls-key", envvar="MATTEBOX_CLIENT_TLS_KEY", help="Of the certificate, PEM.")
-    ] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(envvar="MATTEBOX_CLIENT_TOKEN_FILE", help="File that holds the token for the server.")
-    ] = None,
-) -> Connection:
-    asked = Tls(tls_ca, tls_certificate, tls_key) if tls_ca or tls_certificate or tls_key else tls
-    return Connection(address, asked, token_file)
-
-
-def connected(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of the connection, which it takes as its first argument, and ends its errors."""
-    ours = inspect.signature(_connection).parameters
-    _, *theirs = inspect.signature(command).parameters.values()
-
-    @functools.wraps(command)
-    def run(**words: Any) -> None:
-        own = {name: words.pop(name) for name in ours}
-        with errors_to_exit(own["address"]):
-            command(_connection(**own), **words)
-
-    # typer reads a command's options off its signature and its annotations.
-    hints = get_type_hints(command, include_extras=True) | get_type_hints(_connection, include_extras=True)
-    options = [
-        option.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[option.name])
-        for option in (*theirs, *ours.values())
-    ]
-    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]  # pyright: ignore
-    run.__annotations__ = {option.name: hints[option.name] for option in options} | {"return": None}
-    return run
+# The options of the connection, which every command has in its signature.
+Address = Annotated[
+    str, typer.Option(envvar="MATTEBOX_ADDRESS", help="HOST:PORT of the server; commas separate several servers.")
+]
+UseTls = Annotated[bool, typer.Option("--tls", envvar="MATTEBOX_CLIENT_TLS", help="Encrypt the connection.")]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(envvar="MATTEBOX_CLIENT_TLS_CA", help="PEM file of the authorities to trust; implies --tls."),
+]
+TlsCertificate = Annotated[
+    Path | None,
+    typer.Option(envvar="MATTEBOX_CLIENT_TLS_CERTIFICATE", help="PEM file of the client's certificate; implies --tls."),
+]
+TlsKey = Annotated[
+    Path | None, typer.Option(envvar="MATTEBOX_CLIENT_TLS_KEY", help="PEM file of the certificate's private key.")
+]
+TokenFile = Annotated[
+    Path | None, typer.Option(envvar="MATTEBOX_CLIENT_TOKEN_FILE", help="File that holds the token for the server.")
+]
 
 
 @contextmanager
-def errors_to_exit(address: str) -> Generator[None]:
-    """Turns what a command can raise into readable lines and an exit code: 2 for what is wrong in itself, else 1."""
+def connected(
+    address: str, tls: bool, tls_ca: Path | None, tls_certificate: Path | None, tls_key: Path | None, token: Path | None
+) -> Generator[Client]:
+    """Opens a client for the work of a command, whose errors become readable lines and an exit code.
+
+    Args:
+        address: the server's address, or several with commas between them.
+        tls: whether to encrypt the connection; each of the three files implies it.
+        tls_ca: PEM file of the authorities to trust.
+        tls_certificate: PEM file of the client's certificate.
+        tls_key: PEM file of the certificate's private key.
+        token: file that holds the token.
+
+    Raises:
+        typer.Exit: the work failed: with code 2 if what the user wrote is wrong, 130 after Ctrl-C, else 1.
+        SystemExit: SIGTERM arrived.
+    """
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        yield
+        own_tls = Tls(tls_ca, tls_certificate, tls_key) if tls_ca or tls_certificate or tls_key else tls
+        secret = None if token is None else token.read_text(encoding="utf-8").strip()
+        with Client(address.split(",") if "," in address else address, tls=own_tls, token=secret) as client:
+            yield client
     except (MatteboxError, OSError, ValueError, TypeError) as error:
-        lines, code = _told(error, address)
+        lines, code = _explain(error, address)
         for line in lines:
             typer.echo(f"mattebox: {line}", err=True)
         raise typer.Exit(code) from error
@@ -114,7 +83,7 @@ def describe(error: BaseException) -> str:
     return str(error)
 
 
-def _told(error: Exception, address: str) -> tuple[list[str], int]:
+def _explain(error: Exception, address: str) -> tuple[list[str], int]:
     if isinstance(error, InvalidRequest):
         named = [f"{violation.field}: {violation.description}" for violation in error.violations]
         return named or [str(error)], 2

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from mattebox import Matte, Output
-from mattebox.cli.connecting import Connection, connected
+from mattebox._core import DEFAULT_ADDRESS
+from mattebox.cli.connecting import Address, TlsCa, TlsCertificate, TlsKey, TokenFile, UseTls, connected
 from mattebox.cli.jobs import STANDARD, SUFFIXES, Job, Naming, goes_into_a_folder, plan_folder
 from mattebox.cli.reporting import Report
 from mattebox.cli.running import Run, finish, remove_one, watch_folders
@@ -17,9 +18,7 @@ from mattebox.options import ImageFormat, MatteMethod, RemovalOptions, Size
 NAME = "{stem}.{suffix}"
 
 
-@connected
 def remove(
-    connection: Connection,
     *,
     photos: Annotated[list[str], typer.Argument(help="Image files, folders, patterns, or - for standard input.")],
     out: Annotated[str, typer.Option("-o", "--out", help="File to write, folder for several, or - (standard output).")],
@@ -52,17 +51,23 @@ def remove(
     watch: Annotated[bool, typer.Option("--watch", help="Go on with what comes into folders.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each photo, and one for all.")] = False,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds until a photo is given up.")] = 60,
+    address: Address = DEFAULT_ADDRESS,
+    tls: UseTls = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Removes the background of photos: of one, or of all in folders, some at a time."""
-    folder = goes_into_a_folder(photos, out) or watch
-    if alpha == STANDARD:
-        raise ValueError("--alpha -: name a file")
-    if out == STANDARD and (as_json or folder):
-        raise ValueError("--out -: is for one photo, without --json and --watch")
-    format_ = image_format or ("png" if folder else _format(out))
-    output = Output(format_, quality, _size(size), crop, alpha is not None, alpha_only)
-    options = RemovalOptions(model, keep or (), Matte(matte, blur_kernel, keep_edge_colors), background, output)
-    with connection.open() as client:
+    with connected(address, tls, tls_ca, tls_certificate, tls_key, token_file) as client:
+        folder = goes_into_a_folder(photos, out) or watch
+        if alpha == STANDARD:
+            raise ValueError("--alpha -: name a file")
+        if out == STANDARD and (as_json or folder):
+            raise ValueError("--out -: is for one photo, without --json and --watch")
+        format_ = image_format or ("png" if folder else _format(out))
+        output = Output(format_, quality, _size(size), crop, alpha is not None, alpha_only)
+        options = RemovalOptions(model, keep or (), Matte(matte, blur_kernel, keep_edge_colors), background, output)
         run = Run(client, options, concurrency, timeout)
         if watch:
             watch_folders(run, photos, Path(out), Naming(name or NAME, alpha, format_), skip_existing, as_json)
