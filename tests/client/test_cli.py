@@ -62,7 +62,7 @@ def test_ping_and_models(server: LocalServer) -> None:
         (["-o", "out.gif"], 2, "what format"),
         (["-o", "out.png", "--keep", "cat"], 2, "keep[0]"),
         (["-o", "out.jpg", "--background", "transparent"], 2, "output.format"),
-        (["-o", "out.png", "--background", "whiite"], 2, "no colour"),
+        (["-o", "out.png", "--background", "whiite"], 2, "must be a colour"),
         (["-o", "out.png", "--size", "big"], 2, "--size"),
         (["-o", "out.png", "--model", "nope"], 1, "NOT_FOUND"),
         (["-o", "out.png", "--address", "127.0.0.1:1"], 1, "is mattebox-server running there?"),
@@ -70,7 +70,7 @@ def test_ping_and_models(server: LocalServer) -> None:
         (["-o", "out.png", "--matte", "magic"], 2, "magic"),
         (["-o", "out.png", "--size", "\u00b2"], 2, "--size"),
         (["-o", "out.png", "--alpha", "-"], 2, "--alpha"),
-        (["-o", "out.png", "--background", ""], 2, "no colour"),
+        (["-o", "out.png", "--background", ""], 2, "must be a colour"),
         (["-o", "out.png", "--address", "127.0.0.1"], 2, "HOST:PORT"),
     ],
 )

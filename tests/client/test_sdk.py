@@ -138,7 +138,7 @@ def test_wrong_types_are_said_to_be_wrong() -> None:
     with pytest.raises(TypeError, match=r"photo\.data must be bytes"):
         build(mattebox.RawPhoto(cast(Any, 10**12), 512, 512))
     for empty in ({"photo": ""}, {"background": ""}):
-        with pytest.raises(ValueError, match=r"empty|no colour"):
+        with pytest.raises(ValueError, match=r"empty|must be a colour"):
             build(**cast(Any, empty))
 
 

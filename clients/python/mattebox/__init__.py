@@ -1,4 +1,4 @@
-"""Client of the Mattebox server: a photo goes in, a composite comes out.
+"""Client of the Mattebox server: it sends a photo and receives the photo without its background.
 
 ```python
 import mattebox
@@ -8,7 +8,7 @@ with mattebox.Client("127.0.0.1:50051") as client:
     result.save("cutout.png")
 ```
 
-`AsyncClient` is the same with `async` and `await`.
+`AsyncClient` has the same methods as coroutines.
 """
 
 from mattebox.aio import AsyncClient

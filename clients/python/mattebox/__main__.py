@@ -1,4 +1,4 @@
-"""Entry point of the command line; the rest of it needs the extra `cli`."""
+"""Entry point of the command line, whose other modules need the extra `cli`."""
 
 import sys
 
@@ -6,7 +6,7 @@ import sys
 def main() -> int:
     """Runs the command line; returns the exit code."""
     try:
-        from mattebox.cli import app  # noqa: PLC0415 - typer and rich may not be there
+        from mattebox.cli import app  # noqa: PLC0415 - typer and rich may not be installed
     except ModuleNotFoundError as error:
         sys.stderr.write(f"mattebox: the command line needs {error.name}: pip install 'mattebox[cli]'\n")
         return 1

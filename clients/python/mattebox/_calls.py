@@ -82,7 +82,7 @@ class Removal:
         try:
             while self.broke_off():
                 self.begin_again()
-        except BaseException:  # KeyboardInterrupt, for example: nobody waits for the call any longer
+        except BaseException:  # after a KeyboardInterrupt, for example, nobody waits for the call any longer
             self.cancel()
             raise
         initial = self._call.initial_metadata() or ()
@@ -101,7 +101,7 @@ class Removal:
         self._call = self._starter.begin(lambda: self._attempt(timeout=timeout_s))
 
     def when_ended(self, do: Callable[[], None]) -> None:
-        """Calls `do` on a thread of gRPC's as soon as the attempt has ended."""
+        """Calls `do` on one of gRPC's threads as soon as the attempt has ended."""
         self._call.add_done_callback(lambda _: do())
 
     def cancel(self) -> None:

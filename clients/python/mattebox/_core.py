@@ -1,4 +1,4 @@
-"""What both clients share: everything but the waiting."""
+"""Connections, timeouts and attempts, which both clients share."""
 
 from __future__ import annotations
 
@@ -21,40 +21,43 @@ DEFAULT_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 DEFAULT_KEEPALIVE_S = 30.0
 DEFAULT_CONCURRENCY = 8
 READY_INTERVAL_S = 0.2
-_LEAST_KEEPALIVE_S = 10  # servers hang up on those who ask more often
+_LEAST_KEEPALIVE_S = 10  # servers close connections that are tested more often
 _KEEPALIVE_TIMEOUT_MS = 10_000
 _FOR_EVER_S = 1e9
 _MAX_PORT = 65535
 _SCHEMES = ("unix:", "dns:", "ipv4:", "ipv6:", "unix-abstract:", "vsock:", "xds:")
 
-# The health service's whole protocol as far as this client needs it: an empty request asks for the server as a whole,
-# and SERVING is field 1, a varint of value 1. The package that has the generated code would weigh more than the client.
+# The client writes and reads the two messages of gRPC's health service as bytes: an empty request asks for the server
+# as a whole, and in the answer SERVING is field 1, a varint with the value 1. So grpcio-health-checking isn't needed.
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 HEALTH_REQUEST = b""
 HEALTH_SERVING = b"\x08\x01"
-NOT_SERVING = "the server doesn't serve yet, or no longer"
+NOT_SERVING = "the server starts or drains"
 
 
 MAX_RETRIES = 4  # gRPC makes at most five attempts
 _SERVICE = "mattebox.v1.BackgroundRemovalService"
 _RETRIED = ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]
-# The budget of retries, gRPC's own: a failed attempt takes a token, an answer gives half of one back, and below half of
-# them nothing is tried again, so that many clients don't multiply an outage.
+# gRPC's budget of retries: a failed attempt takes a token, an answer gives half a token back, and below half of the
+# tokens nothing is repeated, so that many clients don't make an outage worse.
 _RETRY_BUDGET = {"maxTokens": 100, "tokenRatio": 0.5}
 
 
 @dataclass(frozen=True)
 class Connection:
-    """How servers are reached; the arguments of both clients, checked.
+    """How servers are reached: the arguments of both clients, checked.
 
     Args:
-        address: HOST:PORT, or several that are used in turn, or a target of gRPC's.
-        tls: True to trust the system's authorities, or what to trust.
-        token: sent with every call.
-        retries: further attempts of a call that found no server, or none with room.
-        max_message_bytes: largest request and largest answer.
-        allow_insecure: send the token without TLS to other machines too.
-        keepalive: seconds of silence during a call after which the connection is tested; None: never.
+        address: HOST:PORT, a list of IP:PORT whose servers are used in turn, or a target in gRPC's syntax.
+        tls: True to trust the system's authorities, False for no encryption, or the settings of TLS.
+        token: the token that is sent with every call; None for none.
+        retries: the number of further attempts, 0 to 4, of a call that no server took.
+        max_message_bytes: the largest request and the largest answer in bytes.
+        allow_insecure: whether the token may be sent without TLS to other machines.
+        keepalive: the seconds of silence in a call after which the connection is tested; None for never.
+
+    Raises:
+        ValueError: an argument is wrong in itself.
     """
 
     address: str | Sequence[str]
@@ -79,38 +82,47 @@ class Connection:
 
     @property
     def target(self) -> str:
-        """In gRPC's words. Raises ValueError for an address that can't be."""
+        """The address in gRPC's syntax. Raises ValueError for an impossible address."""
         return target_of(self.address)
 
     @property
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """None without TLS. Raises OSError for a file that can't be read."""
+        """The credentials of the channel; None without TLS. Raises OSError for a file that can't be read."""
         if not self.tls:
             return None
         return (Tls() if self.tls is True else self.tls).credentials()
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Of every call."""
+        """The metadata of every call."""
         return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
 
     @property
     def options(self) -> list[tuple[str, str | int]]:
-        """Of the channel: gRPC's own limit of 4 MiB is below a photo, and it repeats no call that it can't keep."""
+        """The options of the channel.
+
+        They raise gRPC's limit of 4 MiB, which is below a photo, and keep whole messages so that gRPC can repeat them.
+        """
         options: list[tuple[str, str | int]] = [
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes),
             ("grpc.initial_reconnect_backoff_ms", 200),
-            ("grpc.max_reconnect_backoff_ms", 3000),  # by default a restarted server stays unseen for up to two minutes
+            (
+                "grpc.max_reconnect_backoff_ms",
+                3000,
+            ),  # the default would notice a restarted server after up to two minutes
             ("grpc.service_config", json.dumps(self._service_config())),
         ]
         if self.keepalive is not None:
             options += [
                 ("grpc.keepalive_time_ms", int(self.keepalive * 1000)),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
-                ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),  # else a minute, whatever the one above says
-                ("grpc.http2.max_pings_without_data", 0),  # a photo may take longer than two of them
+                (
+                    "grpc.http2.ping_timeout_ms",
+                    _KEEPALIVE_TIMEOUT_MS,
+                ),  # its default of a minute would override the one above
+                ("grpc.http2.max_pings_without_data", 0),  # a photo may take longer than two tests of the connection
             ]
         if isinstance(self.tls, Tls) and self.tls.server_name is not None:
             options.append(("grpc.ssl_target_name_override", self.tls.server_name))
@@ -129,13 +141,13 @@ class Connection:
         config: dict[str, object] = {"methodConfig": [method]}
         if self.retries:
             config["retryThrottling"] = _RETRY_BUDGET
-        if self.target.startswith(("ipv4:", "ipv6:", "dns:")):  # there may be several: those that serve, in turn
+        if self.target.startswith(("ipv4:", "ipv6:", "dns:")):  # of several servers, those that serve are used in turn
             config |= {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
         return config
 
 
 def target_of(address: str | Sequence[str]) -> str:
-    """One address as it is, several as gRPC's list of them. Raises ValueError."""
+    """Returns one address unchanged, and several as a list in gRPC's syntax. Raises ValueError."""
     if isinstance(address, str):
         return checked_address(address)
     if not address:
@@ -153,7 +165,7 @@ def target_of(address: str | Sequence[str]) -> str:
 
 
 def _is_local(target: str) -> bool:
-    """Whether it is on this machine for sure."""
+    """Whether a target is certainly on this machine."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
     return all(
@@ -170,7 +182,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def error_of(error: grpc.RpcError | grpc.aio.AioRpcError) -> MatteboxError:
-    """The SDK's error of gRPC's, which is the failed call itself."""
+    """Returns the SDK's error for one of gRPC's, which is the failed call itself."""
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         raise error
     initial, trailing = error.initial_metadata() or (), error.trailing_metadata() or ()
@@ -178,7 +190,7 @@ def error_of(error: grpc.RpcError | grpc.aio.AioRpcError) -> MatteboxError:
 
 
 def checked_address(address: str) -> str:
-    """Raises ValueError for a port that is missing or can't be: gRPC would take another one in silence."""
+    """Returns the address. Raises ValueError for a missing or impossible port, for which gRPC would use another."""
     if "://" in address or address.startswith(_SCHEMES):
         return address
     host, _, port = address.rpartition(":")
@@ -188,7 +200,7 @@ def checked_address(address: str) -> str:
 
 
 def checked_timeout(timeout_s: float | None) -> float | None:
-    """None waits for ever, and so does what is longer than gRPC can count. Raises ValueError for NaN."""
+    """Returns a timeout, or None for more seconds than gRPC can count. Raises ValueError for NaN."""
     if timeout_s is None or timeout_s > _FOR_EVER_S:
         return None
     if math.isnan(timeout_s):
@@ -197,18 +209,26 @@ def checked_timeout(timeout_s: float | None) -> float | None:
 
 
 class Patience:
-    """How long is still to be waited for a server."""
+    """The time that is left to wait for a server.
+
+    Args:
+        timeout_s: the whole time in seconds; None for no limit.
+    """
 
     def __init__(self, timeout_s: float | None) -> None:
         self._timeout_s = math.inf if timeout_s is None else timeout_s
         self._until_s = time.monotonic() + self._timeout_s
 
     def next_s(self) -> float:
-        """For how long to ask the next time."""
+        """Returns the timeout of the next question in seconds."""
         return min(READY_TIMEOUT_S, max(0.0, self._until_s - time.monotonic()))
 
     def goes_on(self, reason: str | None) -> bool:
-        """False if a server is ready: there is no reason why not. Raises DeadlineExceeded with it once time is up."""
+        """Whether to ask again: not after None, which means that a server is ready.
+
+        Raises:
+            DeadlineExceeded: the time is over; the text holds the reason.
+        """
         if reason is not None and time.monotonic() + READY_INTERVAL_S >= self._until_s:
             text = f"no server was ready within {self._timeout_s:g} s: {reason}"
             raise DeadlineExceeded(text, code="DEADLINE_EXCEEDED")

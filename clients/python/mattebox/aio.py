@@ -1,4 +1,4 @@
-"""The asyncio client."""
+"""The asyncio client of a Mattebox server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """Calls a Mattebox server. Make it where an event loop runs; close it, or use it as an async context manager.
+    """Calls a Mattebox server. Make it in a running event loop; close it, or use it as an async context manager.
 
     >>> async def cut_out() -> mattebox.RemovalResult:
     ...     async with mattebox.AsyncClient("127.0.0.1:50051") as client:
@@ -34,15 +34,16 @@ class AsyncClient:
     'png'
 
     Args:
-        address: HOST:PORT; or a list of IP:PORT, or "dns:///NAME:PORT" for all that the name stands for: those that
-            serve are used in turn.
-        tls: True to trust the system's authorities, or a `Tls`; without it nothing is encrypted.
-        token: that the server asks for.
-        retries: further attempts, 0 to 4, of a call that found no server, or none with room, within its timeout: after
-            0.1 s, twice as long each time up to 3 s, or when the server says; none while most calls fail.
-        max_message_bytes: largest request and largest answer.
-        allow_insecure: send the token without TLS to other machines too.
-        keepalive: seconds of silence during a call, 10 or more, after which the connection is tested; None: never.
+        address: HOST:PORT of one server; or a list of IP:PORT, or "dns:///NAME:PORT" for all addresses of a name: of
+            several servers, those that serve are used in turn.
+        tls: True to trust the system's authorities, False for no encryption, or a `Tls`.
+        token: the token that the server asks for; None for none.
+        retries: the number of further attempts within the timeout, 0 to 4, of a call that no server took: the first
+            after 0.1 s, each next one after twice as long up to 3 s, or when the server asks for it; none while most
+            calls fail.
+        max_message_bytes: the largest request and the largest answer in bytes.
+        allow_insecure: whether the token may be sent without TLS to other machines.
+        keepalive: the seconds of silence in a call, 10 or more, after which the connection is tested; None for never.
 
     Raises:
         ValueError: an argument is wrong in itself.
@@ -60,7 +61,7 @@ class AsyncClient:
         allow_insecure: bool = False,
         keepalive: float | None = _core.DEFAULT_KEEPALIVE_S,
     ) -> None:
-        asyncio.get_running_loop()  # a channel belongs to one loop: without one this raises, and says why
+        asyncio.get_running_loop()  # raises RuntimeError without a running loop, to which the channel would belong
         connection = _core.Connection(address, tls, token, retries, max_message_bytes, allow_insecure, keepalive)
         target, credentials, options = connection.target, connection.credentials, connection.options
         self._channel = (
@@ -86,23 +87,24 @@ class AsyncClient:
         """Removes the background of one photo.
 
         Args:
-            photo: an image file as bytes, path or open binary file; a NumPy array (uint8; RGB, RGBA or grey); a picture
-                of Pillow's; or a `RawPhoto`.
-            model: as `models` names it; "" for the server's default.
-            keep: label or labels of what is the subject; empty for everything but the background.
-            matte: a method, or a `Matte`; None for the server's default.
-            background: a colour name, "#rrggbb", "transparent", the path of a picture, or a `Background`.
-            output: format, size and extras; None for a PNG of the photo's size.
-            timeout: seconds until the call is given up; None waits for ever.
+            photo: an image file as bytes, path or open binary file; a NumPy array (uint8, RGB (H, W, 3), RGBA (H, W, 4)
+                or grey (H, W)); a Pillow image; or a `RawPhoto`.
+            model: the model's name, as `models` lists it; "" for the server's default model.
+            keep: the label or the labels of the subject; empty for everything but the background.
+            matte: the method, or a `Matte`; None for the server's default.
+            background: a colour's name, "#rrggbb", "transparent", "blur", "blur:20" (sigma in pixels), the path of a
+                picture, or a `Background`.
+            output: the form of the answer; None for a PNG of the photo's size.
+            timeout: the seconds after which the call is given up; None waits for ever.
 
         Raises:
-            MatteboxError: the call failed; see `mattebox.errors` for the tree. `InvalidRequest` is raised before
-                anything is sent where that is possible.
-            OSError: photo or picture can't be read.
+            MatteboxError: the call failed; `mattebox.errors` lists the subclasses.
+            OSError: the photo or the background's picture can't be read.
             TypeError: an argument is of a wrong type.
+            ValueError: the timeout is NaN, a path is empty, or the client is closed.
         """
         options = RemovalOptions(model, keep, matte, background, output)
-        request = await asyncio.to_thread(build_request, photo, options)  # it reads files
+        request = await asyncio.to_thread(build_request, photo, options)  # reading a file blocks
         return await self._call(request, _core.checked_timeout(timeout))
 
     def remove_backgrounds(
@@ -121,8 +123,9 @@ class AsyncClient:
     ) -> AsyncGenerator[BatchResult]:
         """Removes the backgrounds of many photos, some at a time, all with the same options.
 
-        Photos are taken as there is room for them, so that `photos` may be a generator without an end, asynchronous or
-        not. Leaving the loop early cancels what is under way, at once inside of `contextlib.aclosing`.
+        A photo is taken when there is room for it, so `photos` may be an endless generator, asynchronous or not.
+        Leaving the loop early cancels the photos that are under way: at once within `contextlib.aclosing`, else when
+        the generator is collected.
 
         >>> async def cut_out(photos: list[str]) -> list[str]:
         ...     async with mattebox.AsyncClient("127.0.0.1:50051") as client:
@@ -131,21 +134,22 @@ class AsyncClient:
         ['0', '1']
 
         Args:
-            photos: photos, or pairs of an id and a photo; without ids they are numbered from "0" on.
-            concurrency: photos under way at a time, those included that wait to be given out.
-            ordered: give them out in the order of `photos`, else as they finish.
-            errors: "raise" ends with the first error; "return" puts it into the `BatchResult` and goes on.
-            model: see `remove_background`, as for the other options.
-            keep: see there.
-            matte: see there.
-            background: see there.
-            output: see there.
-            timeout: seconds until a photo is given up; None waits for ever.
+            photos: photos, or pairs of an id and a photo; photos without ids are numbered from "0" on.
+            concurrency: the largest number of photos under way, including results that wait for their turn.
+            ordered: whether results come in the order of `photos`, instead of as they finish.
+            errors: "raise" ends the iteration with the first error; "return" puts errors into `BatchResult.error`.
+            model: the model's name, as `models` lists it; "" for the server's default model.
+            keep: the label or the labels of the subjects; empty for everything but the background.
+            matte: the method, or a `Matte`; None for the server's default.
+            background: the new background of all photos, in the forms that `remove_background` takes.
+            output: the form of the answers; None for PNGs of the photos' sizes.
+            timeout: the seconds after which a photo is given up; None waits for ever.
 
         Raises:
-            MatteboxError: an option is wrong, or a call failed and `errors` is "raise".
-            OSError: the background's picture can't be read; or a photo, and `errors` is "raise".
-            ValueError, TypeError: an argument is wrong in itself.
+            MatteboxError: a message can't express the options, or a call failed and `errors` is "raise".
+            OSError: the background's picture can't be read, or a photo can't be read and `errors` is "raise".
+            TypeError: an option or a photo is of a wrong type.
+            ValueError: `concurrency`, `errors` or `timeout` is out of range, or a path is empty.
         """
         window = Window(concurrency, ordered, errors)
         options = RemovalOptions(model, keep, matte, background, output)
@@ -154,7 +158,7 @@ class AsyncClient:
     async def _run(
         self, photos: AsyncIterator[NamedPhoto], window: Window, options: RemovalOptions, timeout_s: float | None
     ) -> AsyncGenerator[BatchResult]:
-        """Keeps the window full until there are no more photos."""
+        """Keeps the window full until `photos` ends."""
         message = await asyncio.to_thread(options_message, options)
         tasks: dict[asyncio.Task[BatchResult], Slot] = {}
         coming: asyncio.Task[NamedPhoto] | None = None
@@ -209,26 +213,26 @@ class AsyncClient:
                 return parse_result(response, request_id_of(await call.initial_metadata() or ()))
 
     async def models(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> Models:
-        """The server's models and limits. Raises MatteboxError."""
+        """Returns the server's models and limits. Raises MatteboxError."""
         self._check_open()
         timeout_s = _core.checked_timeout(timeout)
         call = self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout_s, metadata=self._metadata)
         return parse_models(await _answer(call))
 
     async def ready(self, *, timeout: float | None = _core.READY_TIMEOUT_S) -> bool:
-        """Whether a server is there and answers requests now. Raises MatteboxError if it fails in another way."""
+        """Whether a server answers requests now. Raises MatteboxError for any failure but `Unavailable`."""
         return await self.why_not_ready(timeout=timeout) is None
 
     async def why_not_ready(self, *, timeout: float | None = _core.READY_TIMEOUT_S) -> str | None:
-        """None if a server is there and answers requests now, else the reason. Raises as `ready` does."""
+        """Returns None if a server answers requests now, else the reason. Raises what `ready` raises."""
         return await self._why_not_ready(_core.checked_timeout(timeout))
 
     async def wait_until_ready(self, *, timeout: float | None = _core.DEFAULT_TIMEOUT_S) -> None:
-        """Waits until a server is there and answers requests.
+        """Waits until a server answers requests.
 
         Raises:
-            DeadlineExceeded: none was, for so many seconds; with the reason.
-            MatteboxError: it fails in another way.
+            DeadlineExceeded: none did within `timeout` seconds; the text holds the reason.
+            MatteboxError: asking failed for any reason but `Unavailable`.
         """
         patience = _core.Patience(_core.checked_timeout(timeout))
         while patience.goes_on(await self._why_not_ready_yet(patience.next_s())):  # noqa: ASYNC110 - health is asked for
@@ -241,7 +245,7 @@ class AsyncClient:
             return str(error)
 
     async def _why_not_ready(self, timeout_s: float | None) -> str | None:
-        """None if a server serves."""
+        """Returns None if a server serves, else the reason why not."""
         self._check_open()
         check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_core.HEALTH_METHOD)
         try:
@@ -251,12 +255,12 @@ class AsyncClient:
         return None if answer == _core.HEALTH_SERVING else _core.NOT_SERVING
 
     async def close(self) -> None:
-        """Closes the connection; calls that run are cancelled."""
+        """Closes the connection and cancels all calls."""
         self._closed = True
         await self._channel.close()
 
     def _check_open(self) -> None:
-        """Raises the same ValueError as the blocking client."""
+        """Raises ValueError if the client is closed, as the blocking client does."""
         if self._closed:
             raise ValueError("the client is closed")
 
@@ -270,7 +274,7 @@ class AsyncClient:
 
 
 async def _answer(call: Awaitable[T]) -> T:
-    """A call's answer, or its error as the SDK's own."""
+    """Returns a call's answer. Raises MatteboxError."""
     try:
         return await call
     except grpc.aio.AioRpcError as error:
@@ -279,7 +283,8 @@ async def _answer(call: Awaitable[T]) -> T:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        raise Cancelled("the client was closed", code="CANCELLED") from error  # nobody cancelled the caller
+        # The caller's task isn't cancelled, so the client was closed.
+        raise Cancelled("the client was closed", code="CANCELLED") from error
 
 
 async def _asynchronous(photos: Iterable[NamedPhoto] | AsyncIterable[NamedPhoto]) -> AsyncIterator[NamedPhoto]:

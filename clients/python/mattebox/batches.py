@@ -1,8 +1,7 @@
-"""Many photos through one client: which are under way, and whose turn it is to be given out.
+"""The photos of a batch: which of them are under way, and which result comes next.
 
-They go as single calls, as many at a time as asked for, not on the contract's stream: so gRPC shares them among
-several servers and repeats each by itself, each photo's deadline is known to the server, and a server that is
-restarted costs no photo.
+Each photo is a call of its own. Therefore gRPC shares the photos among several servers and repeats each by itself, the
+server knows each photo's deadline, and the restart of a server loses no photo.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from mattebox.results import RemovalResult
 
 OnError: TypeAlias = Literal["raise", "return"]
 NamedPhoto: TypeAlias = "PhotoSource | tuple[str, PhotoSource]"
-"""A photo, or its id and it."""
+"""A photo, or the pair of an id and a photo."""
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of one photo of many: one of `result` and `error` is None.
+    """The outcome for one photo of a batch: either `result` or `error` is None.
 
     Args:
-        id: that came with the photo; else its number, from "0" on.
-        result: the composite.
-        error: why there is none: of the call, or of reading the photo.
+        id: the photo's id, or its number from "0" on where it has none.
+        result: the answer to the photo.
+        error: the error of the call, or of reading the photo.
     """
 
     id: str
@@ -38,7 +37,7 @@ class BatchResult:
 
 @dataclass(eq=False)
 class Slot:
-    """A photo under way; `outcome` once it is over."""
+    """A photo under way; `outcome` is None until its call has ended."""
 
     id: str
     outcome: BatchResult | None = None
@@ -49,10 +48,15 @@ class Slot:
 
 
 class Window:
-    """At most `concurrency` photos that are under way or wait to be given out, in their order if so asked.
+    """The photos that are under way, and the results that wait for their turn.
+
+    Args:
+        concurrency: the largest number of photos in the window, 1 or more.
+        ordered: whether results come in the order of the photos, instead of as they finish.
+        errors: "raise" or "return".
 
     Raises:
-        ValueError: an option is wrong.
+        ValueError: `concurrency` or `errors` is out of range.
     """
 
     def __init__(self, concurrency: int, ordered: bool, errors: OnError) -> None:
@@ -70,7 +74,7 @@ class Window:
         return len(self._slots) < self._concurrency
 
     def open(self, item: NamedPhoto) -> tuple[Slot, PhotoSource]:
-        """Takes in the next photo. Raises TypeError for an id that is none."""
+        """Adds the next photo. Raises TypeError for an id that is not a string."""
         name, photo = item if isinstance(item, tuple) else (str(self._taken), item)
         if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - not all check types
             raise TypeError(f"the id of a photo must be a string, not {type(name).__name__}")
@@ -82,7 +86,7 @@ class Window:
         return bool(self._slots)
 
     def ready(self) -> Iterable[BatchResult]:
-        """Gives out what is finished and has its turn. Raises its error if errors are to be raised."""
+        """Removes and yields the results that have their turn. Raises an error in its turn, if `errors` is "raise"."""
         for slot in list(self._slots):
             if slot.outcome is not None:
                 self._slots.remove(slot)

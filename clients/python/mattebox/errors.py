@@ -1,22 +1,23 @@
-"""What a call can raise.
+"""The errors of a call.
 
 ```
 MatteboxError
-├── InvalidRequest           a ValueError too: an option or the photo is wrong; `violations` says which field, and why
-│   └── MessageTooLarge      the message is over the server's or the client's limit
+├── InvalidRequest           a ValueError too: an option or the photo is wrong; `violations` names fields and reasons
+│   └── MessageTooLarge      the message is larger than the server or the client allows
 ├── UnknownModel             the server has no model of that name
-├── Unauthenticated          missing or wrong token
+├── Unauthenticated          the token is missing or wrong
 ├── DeadlineExceeded         the timeout passed
 ├── Cancelled                the call was cancelled
 ├── Overloaded               the server is at its limit; `retry_after` says when to try again
-├── Unavailable              no server there, or it starts or drains
+├── Unavailable              no server answers, or it starts or drains
 ├── NotImplementedByServer   the server is older than the call
-└── ServerError              anything else that the server answers
-    └── InternalError        a fault of the server; its log has it under `request_id`
+└── ServerError              any other status
+    └── InternalError        a fault of the server; its log names the cause under `request_id`
 ```
 
-What needs no server to tell is raised before anything is sent: `InvalidRequest`, which is a `ValueError` too, in the
-server's words; `OSError` for a file that can't be read; `TypeError` and `ValueError` for what is no option at all.
+Four kinds of errors are raised before anything is sent: `InvalidRequest` for options that a message can't express,
+`OSError` for a file that can't be read, `TypeError` for a wrong type, and `ValueError` for an argument that is wrong in
+itself. The server finds everything else.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class FieldViolation:
     """One field of the request that is wrong.
 
     Args:
-        field: its path in the request message, such as `output.quality`.
-        description: what is wrong with it.
+        field: the field's path in the request message, such as `output.quality`.
+        description: the reason why it is wrong.
     """
 
     field: str
@@ -50,13 +51,13 @@ class FieldViolation:
 
 
 class MatteboxError(Exception):
-    """Root of all errors of a call.
+    """The base class of all errors of a call.
 
     Attributes:
-        code: gRPC status code by name, such as "INVALID_ARGUMENT".
-        violations: the fields that are wrong, if the server named any.
-        retry_after: how long to wait before the same call may succeed, if the server said so.
-        request_id: under which the server's log has the call, if it got there.
+        code: the gRPC status code by name, such as "INVALID_ARGUMENT".
+        violations: the fields that are wrong; empty where none was named.
+        retry_after: the time after which the same call may succeed; None where the server named none.
+        request_id: the call's id in the server's log; "" for a call that reached no server.
     """
 
     def __init__(
@@ -76,18 +77,18 @@ class MatteboxError(Exception):
 
 
 class InvalidRequest(MatteboxError, ValueError):
-    """An option or the photo is wrong. Without a `request_id` it was found before anything was sent."""
+    """An option or the photo is wrong. Without a `request_id` the client found it before anything was sent."""
 
     @classmethod
     def of(cls, *violations: tuple[str, str]) -> InvalidRequest:
-        """Found by the client: fields and what is wrong with them."""
+        """Makes the error for what the client found: pairs of a field and a description."""
         found = tuple(FieldViolation(field, description) for field, description in violations)
         text = "; ".join(f"{violation.field}: {violation.description}" for violation in found)
         return cls(text, code="INVALID_ARGUMENT", violations=found)
 
 
 class MessageTooLarge(InvalidRequest):
-    """The request or the answer is over a message limit."""
+    """The request or the answer is larger than the server or the client allows."""
 
 
 class UnknownModel(MatteboxError):
@@ -95,7 +96,7 @@ class UnknownModel(MatteboxError):
 
 
 class Unauthenticated(MatteboxError):
-    """Missing or wrong token."""
+    """The token is missing or wrong."""
 
 
 class DeadlineExceeded(MatteboxError):
@@ -111,7 +112,7 @@ class Overloaded(MatteboxError):
 
 
 class Unavailable(MatteboxError):
-    """No server there, or it starts or drains."""
+    """No server answers, or it starts or drains."""
 
 
 class NotImplementedByServer(MatteboxError):
@@ -119,7 +120,7 @@ class NotImplementedByServer(MatteboxError):
 
 
 class ServerError(MatteboxError):
-    """Anything else that the server answers."""
+    """Any other status."""
 
 
 class InternalError(ServerError):
@@ -140,7 +141,7 @@ _TYPES: dict[grpc.StatusCode, type[MatteboxError]] = {
 
 
 def from_status(code: grpc.StatusCode, text: str, initial: Metadata, trailing: Metadata) -> MatteboxError:
-    """The error of a failed call, made of its status and the `google.rpc` details in its trailing metadata."""
+    """Makes the error of a failed call from its status and the `google.rpc` details in its trailing metadata."""
     violations: list[FieldViolation] = []
     retry_after: timedelta | None = None
     bad_request, retry_info = BadRequest(), RetryInfo()
@@ -150,7 +151,7 @@ def from_status(code: grpc.StatusCode, text: str, initial: Metadata, trailing: M
         elif detail.Unpack(retry_info):
             retry_after = retry_info.retry_delay.ToTimedelta()
     error_type = _TYPES.get(code, ServerError)
-    # gRPC itself answers a message over the limit with the code of an overload, but without a word on when to retry.
+    # gRPC reports a message over the limit with the code of an overload, but without a time after which to retry.
     if error_type is Overloaded and retry_after is None and "larger than max" in text:
         error_type = MessageTooLarge
     return error_type(
@@ -163,7 +164,7 @@ def from_status(code: grpc.StatusCode, text: str, initial: Metadata, trailing: M
 
 
 def request_id_of(metadata: Metadata) -> str:
-    """The id under which the server's log has a call: in an answer's initial metadata, in an error's trailing."""
+    """Returns a call's id in the server's log, from an answer's initial or an error's trailing metadata; else ""."""
     return next((value for key, value in metadata if key == _REQUEST_ID_KEY and isinstance(value, str)), "")
 
 

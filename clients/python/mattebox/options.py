@@ -1,4 +1,4 @@
-"""What a caller can ask for: typed options, checked when a call is made."""
+"""The options of a removal, and backgrounds in words."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ COLORS = {
     "orange": (255, 165, 0),
     "purple": (128, 0, 128),
     "pink": (255, 192, 203),
-}  # red, green, blue, as CSS names them
+}  # red, green and blue of the colours that have names, as CSS defines them
 
 
 @dataclass(frozen=True)
 class Background:
-    """What replaces the old background. Made by one of the class methods.
+    """What replaces the old background. Each class method makes one kind.
 
     >>> mattebox.Background.blur(12)
     Background(kind='blur', sigma=12)
@@ -59,21 +59,28 @@ class Background:
 
     @classmethod
     def blur(cls, sigma: float | None = None) -> Background:
-        """The photo without its subject, blurred; `sigma` in output pixels, up to 200; None: the server's default."""
+        """The photo without its subject, blurred.
+
+        Args:
+            sigma: the standard deviation of the Gaussian in output pixels, up to 200; None for the server's default.
+        """
         return cls("blur", sigma=sigma)
 
     @classmethod
     def transparent(cls) -> Background:
-        """None: the output has an alpha channel."""
+        """No background: the output has an alpha channel."""
         return cls("transparent")
 
     @classmethod
     def parse(cls, text: str | os.PathLike[str]) -> Background:
-        """A colour by name, "#rgb", "#rrggbb", "transparent", "blur", "blur:20" (sigma), or the path of a picture.
+        """Reads a background in words.
+
+        Args:
+            text: a colour by name, "#rgb", "#rrggbb", "transparent", "blur", "blur:20" (sigma), or a picture's path.
 
         Raises:
-            InvalidRequest: a word that is none of these.
-            OSError: a path that can't be read.
+            InvalidRequest: the words are none of these.
+            OSError: the picture can't be read.
         """
         if not isinstance(text, str):
             return cls.image(text)
@@ -86,7 +93,9 @@ class Background:
         if text in COLORS:
             return cls.color(*COLORS[text])
         if not text or (not Path(text).exists() and "." not in text and os.sep not in text):
-            what = f"{text!r} is no colour ({', '.join(COLORS)}, #rrggbb), no file, not transparent or blur"
+            what = (
+                f"{text!r} must be a colour ({', '.join(COLORS)}, #rrggbb), transparent, blur, or the path of a picture"
+            )
             raise InvalidRequest.of(("background", what))
         return cls.image(text)
 
@@ -115,15 +124,15 @@ def _parse_hex(text: str) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class Output:
-    """What comes back.
+    """The form of the answer.
 
     Args:
-        format: of the composite.
-        quality: 1 to 100, for jpeg and webp; None for the server's default.
-        size: "original", "model" (what the network saw), or the longest side in pixels.
-        crop: margin in pixels around the subject to which the output is cut; None for the whole frame.
-        include_alpha: send the matte beside the composite.
-        alpha_only: send the matte instead of a composite.
+        format: the format of the composite.
+        quality: the quality of jpeg and webp, 1 to 100; None for the server's default.
+        size: "original", "model" (the size that the network sees), or the longest side in pixels.
+        crop: the margin in pixels around the subject, to which the output is cropped; None for no crop.
+        include_alpha: whether the matte comes beside the composite.
+        alpha_only: whether the matte comes instead of a composite.
 
     >>> mattebox.Output(format="jpeg", quality=85, size=1024)
     Output(format='jpeg', quality=85, size=1024, crop=None, include_alpha=False, alpha_only=False)
@@ -139,13 +148,13 @@ class Output:
 
 @dataclass(frozen=True)
 class Matte:
-    """How the matte is made, where the name of a method doesn't say enough.
+    """How the matte is made, in more detail than the name of a method.
 
     Args:
-        method: None for the server's default.
-        blur_kernel: side of the Gaussian kernel in pixels of the model's input, odd, 1 to 99, for "gaussian" only;
+        method: the method; None for the server's default.
+        blur_kernel: the side of the Gaussian kernel in pixels of the model's input, odd, 1 to 99, for "gaussian" only;
             None for the server's default.
-        keep_edge_colors: leave the photo's own colours in the edge instead of estimating the subject's.
+        keep_edge_colors: whether the edge keeps the photo's colours, instead of estimated colours of the subject.
     """
 
     method: MatteMethod | None = None
@@ -155,7 +164,7 @@ class Matte:
 
 @dataclass(frozen=True)
 class RemovalOptions:
-    """Everything that one call can say beside the photo."""
+    """The options of one removal; their meanings stand in `Client.remove_background`."""
 
     model: str = ""
     keep: str | Iterable[str] = ()

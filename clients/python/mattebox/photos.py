@@ -1,4 +1,4 @@
-"""What a photo may be given as, and how it becomes bytes. Neither NumPy nor Pillow is ever imported for it."""
+"""The forms that a photo can have, and how each becomes bytes. NumPy and Pillow are never imported for it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class RawPhoto:
     """Bare pixels instead of an image file.
 
     Args:
-        data: rows top to bottom without padding, 8 bits a channel: width x height x channels bytes.
-        width: in pixels.
-        height: in pixels.
-        pixel_format: order of the channels.
+        data: the rows from top to bottom without padding, 8 bits a channel: width x height x channels bytes.
+        width: the width in pixels.
+        height: the height in pixels.
+        pixel_format: the order of the channels.
     """
 
     data: bytes | bytearray | memoryview
@@ -40,20 +40,21 @@ class RawPhoto:
 
 
 FileSource: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes]
-"""An image file: its bytes, its path, or the open binary file."""
+"""An image file: its bytes, its path, or an open binary file."""
 
 PhotoSource: TypeAlias = "FileSource | RawPhoto | NDArray[np.uint8] | Image"
-"""A photo: an image file, bare pixels, a NumPy array (uint8, RGB (H, W, 3), RGBA (H, W, 4) or grey (H, W)), or a
-picture of Pillow's."""
+"""A photo: an image file, bare pixels, a NumPy array (uint8, RGB (H, W, 3), RGBA (H, W, 4) or grey (H, W)), or a Pillow
+image."""
 
 
 def read_photo(photo: PhotoSource) -> bytes | RawPhoto:
-    """An image file's bytes, or bare pixels.
+    """Returns an image file's bytes, or bare pixels.
 
     Raises:
         OSError: the file can't be read.
-        InvalidRequest: an array that can't be a photo.
-        TypeError: it is nothing of what a photo can be.
+        InvalidRequest: an array has a wrong shape or type.
+        TypeError: the photo is of a wrong type.
+        ValueError: the path is empty.
     """
     if isinstance(photo, RawPhoto):
         if not isinstance(photo.data, bytes | bytearray | memoryview):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -67,7 +68,13 @@ def read_photo(photo: PhotoSource) -> bytes | RawPhoto:
 
 
 def read_file(source: FileSource) -> bytes:
-    """The bytes of a file that is given as bytes, path or open binary file. Raises OSError, TypeError, ValueError."""
+    """Returns the bytes of a file that is given as bytes, path or open binary file.
+
+    Raises:
+        OSError: the file can't be read.
+        TypeError: the source is of a wrong type, or a file that is open as text.
+        ValueError: the path is empty.
+    """
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
     if isinstance(source, str | os.PathLike):
@@ -79,13 +86,13 @@ def read_file(source: FileSource) -> bytes:
     data: object = source.read()
     if isinstance(data, str):
         raise TypeError("the file is open as text; open it with mode 'rb'")
-    if not isinstance(data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - not every file keeps its word
+    if not isinstance(data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - not every file is typed
         raise TypeError(f"the file's read() gave {type(data).__name__}, not bytes")
     return data
 
 
 def _is_a(photo: object, module: str, name: str) -> bool:
-    """Whether it is of a class of a module that somebody has imported: else nothing can be."""
+    """Whether a photo is of a class whose module is imported already; if it isn't, no photo can be of the class."""
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(photo, getattr(loaded, name))
 
@@ -100,13 +107,13 @@ def _of_array(array: Any) -> RawPhoto:
 
 
 def _of_picture(picture: Any) -> bytes:
-    """A file that keeps its colour profile, upright: what is left of the EXIF data stays here."""
-    from PIL import ImageOps  # noqa: PLC0415 - whoever has a picture has imported Pillow
+    """Returns an image file of an upright picture, with its colour profile and without its other EXIF data."""
+    from PIL import ImageOps  # noqa: PLC0415 - there is a picture, so Pillow is imported already
 
     upright = ImageOps.exif_transpose(picture)
     profile = picture.info.get("icc_profile")
     file = io.BytesIO()
-    if upright.mode == "CMYK":  # PNG has none
+    if upright.mode == "CMYK":  # PNG can't hold CMYK
         upright.save(file, "TIFF", icc_profile=profile)
         return file.getvalue()
     if upright.mode not in _PNG_MODES:

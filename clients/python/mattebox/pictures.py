@@ -1,4 +1,4 @@
-"""Results as arrays and pictures, for those who have NumPy and Pillow."""
+"""Results as NumPy arrays and Pillow images. NumPy and Pillow are imported when one is asked for."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LAYOUTS = {"rgb": ("RGB", 3), "rgba": ("RGBA", 4), "gray": ("L", 1)}
 
 
 def to_pil(image: bytes, width: int, height: int, pixel_format: str | None) -> Image:
-    """Returns the picture of a file's bytes, or of bare pixels where there is a pixel format.
+    """Returns the Pillow image of a file's bytes, or of bare pixels where there is a pixel format.
 
     Raises:
         ModuleNotFoundError: Pillow is missing.
         ValueError: the pixel format is "unknown".
     """
     try:
-        from PIL import Image  # noqa: PLC0415 - only those who ask need it
+        from PIL import Image  # noqa: PLC0415 - it is an optional dependency
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("this needs Pillow: pip install pillow", name=error.name) from error
     if pixel_format is not None:
@@ -39,7 +39,7 @@ def to_numpy(image: bytes, width: int, height: int, pixel_format: str | None) ->
         ModuleNotFoundError: NumPy is missing, or Pillow, which decodes files.
         ValueError: the pixel format is "unknown".
     """
-    import numpy as np  # noqa: PLC0415 - only those who ask need it
+    import numpy as np  # noqa: PLC0415 - it is an optional dependency
 
     if pixel_format is None:
         return np.array(to_pil(image, width, height, None), np.uint8)

@@ -1,4 +1,4 @@
-"""What comes back: frozen, plain values."""
+"""Answers of the server as frozen, plain values."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _KINDS: dict[pb.ModelKind.ValueType, ModelKind] = {
 
 @dataclass(frozen=True)
 class BoundingBox:
-    """Columns `x` to `x + width - 1`, rows `y` to `y + height - 1` of the output."""
+    """A rectangle of the output in pixels: columns `x` to `x + width - 1`, rows `y` to `y + height - 1`."""
 
     x: int
     y: int
@@ -53,7 +53,7 @@ class BoundingBox:
 
 @dataclass(frozen=True)
 class Subject:
-    """Something that the network found. `coverage` is its share of the frame, above 0 and at most 1."""
+    """A subject that the network found. `coverage` is its share of the frame, above 0 and at most 1."""
 
     label: str
     class_index: int
@@ -63,7 +63,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Execution:
-    """What ran, and where. `untrained` means that the weights are random and the matte means nothing."""
+    """The model that ran, and on what. `untrained` means that its weights are random and the matte is worthless."""
 
     model: str
     weights_sha256: str
@@ -75,7 +75,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Timings:
-    """Wall-clock time in the server, stage by stage; `matte` holds matte and blend."""
+    """The time that each stage took in the server, on the wall clock; `matte` covers matte and blend."""
 
     decode: timedelta
     preprocess: timedelta
@@ -88,19 +88,19 @@ class Timings:
 
 @dataclass(frozen=True)
 class RemovalResult:
-    """One composite.
+    """The answer to one photo.
 
     Args:
-        image: the file, or bare pixels for the format "raw".
-        format: of `image`.
-        width: in pixels.
-        height: in pixels.
-        pixel_format: layout of `image` for the format "raw", else None.
-        alpha: the matte as an 8-bit grey PNG, if it was asked for.
-        subjects: what was found, largest first; empty when nothing was.
-        execution: what ran, and where.
-        timings: where the time went.
-        request_id: under which the server's log has the call.
+        image: the image file, or bare pixels for the format "raw".
+        format: the format of `image`.
+        width: the width of `image` in pixels.
+        height: the height of `image` in pixels.
+        pixel_format: the layout of `image` for the format "raw", else None.
+        alpha: the matte as an 8-bit grey PNG, if `include_alpha` asked for it, else None.
+        subjects: the subjects, largest first; empty if the network found none.
+        execution: the model that ran, and on what.
+        timings: the time that each stage took.
+        request_id: the call's id in the server's log.
     """
 
     image: bytes = field(repr=False)
@@ -115,18 +115,24 @@ class RemovalResult:
     request_id: str
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes `image` to a file, as it is: the name's suffix chooses no format."""
+        """Writes `image` to a file unchanged: the file's suffix doesn't choose the format. Raises OSError."""
         Path(path).write_bytes(self.image)
 
     def to_pil(self) -> Image:
-        """`image` as a picture of Pillow's, with its colour profile. Raises ModuleNotFoundError without Pillow."""
+        """Returns `image` as a Pillow image with its colour profile.
+
+        Raises:
+            ModuleNotFoundError: Pillow is missing.
+            ValueError: `pixel_format` is "unknown".
+        """
         return pictures.to_pil(self.image, self.width, self.height, self.pixel_format)
 
     def to_numpy(self) -> NDArray[np.uint8]:
-        """The pixels of `image`: uint8 (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey.
+        """Returns the pixels of `image`: uint8 (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey.
 
         Raises:
-            ModuleNotFoundError: without NumPy; or without Pillow, which decodes all but the format "raw".
+            ModuleNotFoundError: NumPy is missing, or Pillow, which decodes all formats but "raw".
+            ValueError: `pixel_format` is "unknown".
         """
         return pictures.to_numpy(self.image, self.width, self.height, self.pixel_format)
 
@@ -136,11 +142,11 @@ class ResizePolicy:
     """How photos are brought to a model's input size.
 
     Args:
-        policy: "short_side" keeps the aspect, "stretch" doesn't, "letterbox" keeps it and pads.
-        width: of the input, for stretch and letterbox.
-        height: of the input, for stretch and letterbox.
-        short_side: length of the short side, for short_side.
-        max_long_side: bound of the long side, for short_side.
+        policy: the way: "short_side" keeps the aspect ratio, "stretch" doesn't, "letterbox" keeps it and adds borders.
+        width: the width of the input in pixels, for stretch and letterbox.
+        height: the height of the input in pixels, for stretch and letterbox.
+        short_side: the length of the short side in pixels, for short_side.
+        max_long_side: the largest length of the long side in pixels, for short_side.
     """
 
     policy: PolicyName
@@ -167,7 +173,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server accepts: bytes of a message, bytes of one image, pixels of one image."""
+    """The largest message in bytes, and the largest image in bytes and in pixels, that the server accepts."""
 
     max_message_bytes: int
     max_photo_bytes: int
@@ -176,7 +182,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Models:
-    """All models of a server."""
+    """The models of a server, the name of its default model, and its limits."""
 
     models: tuple[Model, ...]
     default: str
@@ -184,7 +190,7 @@ class Models:
 
 
 def parse_result(response: pb.RemoveBackgroundResponse, request_id: str) -> RemovalResult:
-    """The SDK's result of the contract's answer."""
+    """Returns the SDK's form of an answer."""
     execution, timings = response.execution, response.timings
     alpha = response.alpha
     return RemovalResult(
@@ -216,7 +222,7 @@ def _subject(subject: pb.Subject) -> Subject:
 
 
 def parse_models(response: pb.ListModelsResponse) -> Models:
-    """The SDK's list of the contract's answer."""
+    """Returns the SDK's form of a list of models."""
     limits = response.limits
     return Models(
         tuple(_model(model) for model in response.models),

@@ -1,4 +1,4 @@
-"""How a client trusts its servers, and how it shows who it is."""
+"""TLS: which servers a client trusts, and its own certificate."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Pem = bytes | str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Tls:
-    """TLS to servers. Each of them PEM as bytes, or the path of a file.
+    """Settings of TLS. Certificates and keys are PEM, as bytes or as the path of a file.
 
     Args:
-        ca: certificates of authorities that are trusted; None for the system's.
-        certificate: the client's own, with its chain, for servers that ask for one.
-        key: of the certificate.
-        server_name: that the server's certificate must have, if it isn't the address's.
+        ca: the certificates of the trusted authorities; None for the system's authorities.
+        certificate: the client's certificate with its chain, for servers that ask for one.
+        key: the private key of the certificate.
+        server_name: the name that the server's certificate must have; None for the name in the address.
 
     Raises:
-        ValueError: a certificate without its key, or the other way round.
+        ValueError: there is a certificate without a key, or a key without a certificate.
     """
 
     ca: Pem | None = None
@@ -35,7 +35,7 @@ class Tls:
             raise ValueError("certificate and key must be given together")
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """GRPC's own. Raises OSError for a file that can't be read."""
+        """Returns gRPC's credentials. Raises OSError for a file that can't be read."""
         return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.certificate))
 
 

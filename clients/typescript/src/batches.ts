@@ -1,8 +1,8 @@
 /**
  * Many photos through one client, some at a time.
  *
- * They go as single calls, not on the contract's stream: so gRPC shares them among several servers and repeats each by
- * itself, each photo's deadline is known to the server, and a server that is restarted costs no photo.
+ * Each photo is a call of its own. Therefore gRPC shares the photos among several servers and repeats each by itself,
+ * the server knows each photo's deadline, and the restart of a server loses no photo.
  */
 
 import { throwIfAborted } from "./calls.js";
@@ -12,20 +12,20 @@ import type { RemovalResult } from "./results.js";
 
 const DEFAULT_CONCURRENCY = 8;
 
-/** A photo, or its id and it. */
+/** A photo, or the pair of an id and a photo. */
 export type NamedPhoto = PhotoSource | readonly [id: string, photo: PhotoSource];
 
-/** How many photos go through. */
+/** How many photos are under way, and in which order their results come. */
 export interface BatchOptions {
-  /** Photos under way at a time, those included that wait to be given out. Default: 8. */
+  /** Largest number of photos under way, including results that wait for their turn. Default: 8. */
   readonly concurrency?: number | undefined;
-  /** Give them out in the order of `photos`, else as they finish. Default: false. */
+  /** Whether results come in the order of `photos`, instead of as they finish. Default: false. */
   readonly ordered?: boolean | undefined;
-  /** "raise" (default) ends with the first error; "return" puts it into the `BatchResult` and goes on. */
+  /** "raise" (default) ends the iteration with the first error; "return" puts errors into `BatchResult.error`. */
   readonly errors?: "raise" | "return" | undefined;
 }
 
-/** The same, with the defaults. */
+/** The options of a batch with their defaults filled in. */
 export interface CheckedBatch {
   readonly concurrency: number;
   readonly ordered: boolean;
@@ -35,8 +35,8 @@ export interface CheckedBatch {
 export const BATCH_OPTIONS = ["concurrency", "ordered", "errors"] as const;
 
 /**
- * What became of one photo of many: one of `result` and `error` is null. `id` came with the photo; else it is its
- * number, from "0" on. `error` is a `MatteboxError`, or what reading the photo threw.
+ * The outcome for one photo of a batch: either `result` or `error` is null. `id` is the photo's id, or its number from
+ * "0" on where it has none. `error` is a `MatteboxError`, or the error of reading the photo.
  */
 export type BatchResult =
   | { readonly id: string; readonly result: RemovalResult; readonly error: null }
@@ -45,16 +45,16 @@ export type BatchResult =
 /** Removes the background of one photo; the signal cancels it. */
 export type RemoveOne = (photo: PhotoSource, signal: AbortSignal) => Promise<RemovalResult>;
 
-/** Photos, one after the other. */
+/** The photos of a batch. */
 export type Photos = Iterable<NamedPhoto> | AsyncIterable<NamedPhoto>;
 
-/** A photo under way; `outcome` once it is over. */
+/** A photo under way; `outcome` is null until its call has ended. */
 interface Slot {
   readonly id: string;
   outcome: BatchResult | null;
 }
 
-/** Throws TypeError and RangeError for options that are wrong. */
+/** Returns the options with their defaults. Throws TypeError and RangeError for options that are wrong. */
 export function checkedBatch(photos: Photos, options: BatchOptions): CheckedBatch {
   const { concurrency = DEFAULT_CONCURRENCY, ordered = false, errors = "raise" } = options;
   checkWhole(concurrency, "concurrency");
@@ -72,7 +72,7 @@ export function checkedBatch(photos: Photos, options: BatchOptions): CheckedBatc
   return { concurrency, ordered, errors };
 }
 
-/** Keeps a window of photos under way until there are no more. */
+/** Keeps a number of photos under way until `photos` ends. */
 export class Batch {
   readonly #remove: RemoveOne;
   readonly #concurrency: number;
@@ -93,7 +93,7 @@ export class Batch {
     this.#photos = Symbol.asyncIterator in photos ? photos[Symbol.asyncIterator]() : photos[Symbol.iterator]();
   }
 
-  /** Outcomes, as they are to be given out. Throws what `photos` throws, and Cancelled. */
+  /** Yields outcomes, in order or as they finish. Throws what `photos` throws, and Cancelled for an aborted signal. */
   async *run(signal: AbortSignal | undefined): AsyncGenerator<BatchResult, void, undefined> {
     const cancel = (): void => {
       this.#abort.abort(signal?.reason);
@@ -119,7 +119,7 @@ export class Batch {
     }
   }
 
-  /** Asks for the next photo if there is room for it; results go on meanwhile. */
+  /** Asks `photos` for the next photo if there is room for it. Results are given out while it hasn't come. */
   #pull(): void {
     if (!this.#more || this.#pulling || this.#slots.length >= this.#concurrency) {
       return;
@@ -141,7 +141,7 @@ export class Batch {
     void pull();
   }
 
-  /** Takes in a photo and starts it. Throws TypeError for what is none, or for an id that is none. */
+  /** Starts a photo's call. Throws TypeError for a photo or an id of a wrong type. */
   #open(item: NamedPhoto): void {
     const [id, photo] = isPair(item) ? item : [String(this.#taken), item];
     if (typeof id !== "string") {
@@ -164,7 +164,7 @@ export class Batch {
     this.#wake();
   }
 
-  /** What is finished and has its turn. */
+  /** Takes the outcomes that have their turn. */
   #takeReady(): BatchResult[] {
     const ready: BatchResult[] = [];
     for (const slot of this.#slots) {
@@ -180,19 +180,19 @@ export class Batch {
 
   #throwFailure(): void {
     if (this.#failure !== null) {
-      this.#more = false; // an iterator that has thrown has ended
+      this.#more = false; // an iterator that threw has ended
       throw this.#failure.error;
     }
   }
 
-  /** Lets `photos` clean up. */
+  /** Lets `photos` release what it holds. */
   async #end(): Promise<void> {
     if (!this.#more) {
       return;
     }
     const returned = Promise.resolve(this.#photos.return?.());
     if (this.#pulling) {
-      returned.catch(() => undefined); // a generator ends only after the photo that it is asked for, which may never come
+      returned.catch(() => undefined); // a generator ends only after the photo that it waits for, if that ever comes
     } else {
       await returned;
     }

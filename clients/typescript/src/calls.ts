@@ -5,11 +5,11 @@ import type { CallOptions, ClientUnaryCall, Metadata, requestCallback } from "@g
 import { Cancelled, Unavailable } from "./errors.js";
 import { fromStatus, requestIdOf } from "./statuses.js";
 
-/** What every call can be told. */
+/** The limits of a call. */
 export interface CallLimits {
-  /** Seconds until the call is given up (default 60); null waits for ever. */
+  /** Seconds after which the call is given up (default 60); null waits for ever. */
   readonly timeout?: number | null | undefined;
-  /** Cancels the call, on the server too. */
+  /** A signal that cancels the call, on the server too. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -19,7 +19,7 @@ export interface Answer<T> {
   readonly requestId: string;
 }
 
-/** Starts a call of gRPC's. */
+/** Starts a gRPC call. */
 export type Start<T> = (options: CallOptions, done: requestCallback<T>) => ClientUnaryCall;
 
 /** The calls of one client that are under way. */
@@ -28,8 +28,8 @@ export class Calls {
   #closed = false;
 
   /**
-   * Makes a call, and up to `retries` times again if its answer broke off: gRPC itself repeats only those of which no
-   * part of an answer came. Throws MatteboxError; Error if the client is closed.
+   * Makes a call, and repeats it up to `retries` times if its answer breaks off: gRPC itself repeats only a call of
+   * whose answer no part has come. Throws MatteboxError, and Error if the client is closed.
    */
   async run<T>(start: Start<T>, timeoutS: number, signal: AbortSignal | undefined, retries = 0): Promise<Answer<T>> {
     const until = Date.now() + timeoutS * 1000;
@@ -73,12 +73,12 @@ export class Calls {
       signal?.addEventListener("abort", cancel);
       call.on("metadata", (metadata: Metadata) => {
         initial = metadata;
-        begun.answer = requestIdOf(metadata) !== ""; // the server's first word; an error has it in its trailer
+        begun.answer = requestIdOf(metadata) !== ""; // an answer begins with the request id, an error ends with it
       });
     });
   }
 
-  /** Cancels all, and lets none begin. */
+  /** Cancels all calls, and lets no other begin. */
   close(): void {
     this.#closed = true;
     for (const call of this.#running) {
@@ -87,7 +87,7 @@ export class Calls {
   }
 }
 
-/** Throws Cancelled. */
+/** Throws Cancelled if the signal is aborted. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted === true) {
     throw cancelledBy(signal);

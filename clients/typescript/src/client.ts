@@ -1,4 +1,4 @@
-/** The client. */
+/** The client of a Mattebox server. */
 
 import type { Metadata } from "@grpc/grpc-js";
 
@@ -46,10 +46,10 @@ export class Client {
   readonly #retries: number;
 
   /**
-   * @param address - HOST:PORT; or a list of IP:PORT, or "dns:///NAME:PORT" for all that the name stands for, which are
-   *   used in turn.
+   * @param address - HOST:PORT of one server; or a list of IP:PORT, or "dns:///NAME:PORT" for all addresses of a name:
+   *   several servers are used in turn.
    * @param options - TLS, token, retries and limits.
-   * @throws RangeError, TypeError: an argument is wrong in itself. Node's own errors: a file of `tls` can't be read.
+   * @throws RangeError and TypeError for a wrong argument; Node's own errors for a file of `tls` that can't be read.
    */
   constructor(address: string | readonly string[] = DEFAULT_ADDRESS, options: ConnectionOptions = {}) {
     const connection = connectionOf(address, options);
@@ -62,9 +62,9 @@ export class Client {
    * Removes the background of one photo.
    *
    * @param photo - An image file as bytes, path, file: URL, Blob or stream; or a `RawPhoto`.
-   * @param options - What is to be done, `timeout` (seconds from sending to the answer; default 60, null waits for
-   *   ever) and `signal`.
-   * @throws MatteboxError: the call failed; `InvalidRequest` before anything is sent where that is possible.
+   * @param options - The options of the removal, `timeout` (seconds from sending to the answer; default 60, null waits
+   *   for ever) and `signal`.
+   * @throws MatteboxError: the call failed, or a message can't express the options (`InvalidRequest`).
    */
   async removeBackground(photo: PhotoSource, options: RemovalOptions & CallLimits = {}): Promise<RemovalResult> {
     checkNames(options, [...REMOVAL_OPTIONS, ...LIMITS], "removeBackground");
@@ -75,12 +75,12 @@ export class Client {
   /**
    * Removes the backgrounds of many photos, some at a time, all with the same options.
    *
-   * Photos are taken as there is room for them, so that `photos` may be a generator without an end. Leaving the loop
-   * early, and the signal, cancel what is under way.
+   * A photo is taken when there is room for it, so `photos` may be an endless generator. Leaving the loop early cancels
+   * the photos that are under way, and so does the signal.
    *
-   * @param photos - Photos, or pairs of an id and a photo; without ids they are numbered from "0" on.
-   * @param options - As for `removeBackground`, where `timeout` is for each photo; `concurrency`, `ordered`, `errors`.
-   * @throws MatteboxError: an option is wrong, or a call failed and `errors` is "raise".
+   * @param photos - Photos, or pairs of an id and a photo; photos without ids are numbered from "0" on.
+   * @param options - The options of `removeBackground`, where `timeout` is for each photo, and `BatchOptions`.
+   * @throws MatteboxError: a message can't express the options, or a call failed and `errors` is "raise".
    */
   removeBackgrounds(
     photos: Photos,
@@ -90,7 +90,7 @@ export class Client {
     return this.#removeMany(photos, options, checkedBatch(photos, options), timeoutOf(options));
   }
 
-  /** The server's models and limits. Throws MatteboxError. */
+  /** Returns the server's models and limits. Throws MatteboxError. */
   async models(limits: CallLimits = {}): Promise<Models> {
     checkNames(limits, LIMITS, "models");
     const { response } = await this.#calls.run<ListModelsResponse>(
@@ -101,25 +101,25 @@ export class Client {
     return parseModels(response);
   }
 
-  /** Whether a server is there and answers requests now (timeout 5 s). Throws if it fails in another way. */
+  /** Whether a server answers requests now (default timeout 5 s). Throws MatteboxError for any other failure. */
   async ready(limits: CallLimits = {}): Promise<boolean> {
     checkNames(limits, LIMITS, "ready");
     return (await this.#whyNotReady(timeoutOf(limits, READY_TIMEOUT_S), limits.signal)) === null;
   }
 
-  /** Waits until a server is there and answers requests. Throws DeadlineExceeded, with the reason, if none was. */
+  /** Waits until a server answers requests. Throws DeadlineExceeded, with the reason, if none does in time. */
   async waitUntilReady(limits: CallLimits = {}): Promise<void> {
     checkNames(limits, LIMITS, "waitUntilReady");
     await waitUntilReady((timeoutS) => this.#whyNotReady(timeoutS, limits.signal), timeoutOf(limits), limits.signal);
   }
 
-  /** Closes the connection; calls that run are cancelled. Safe to call again. */
+  /** Closes the connection and cancels all calls. Closing again does nothing. */
   close(): void {
     this.#calls.close();
     this.#stub.close();
   }
 
-  /** For `await using`. */
+  /** Closes the client at the end of an `await using` block. */
   [Symbol.asyncDispose](): Promise<void> {
     this.close();
     return Promise.resolve();

@@ -1,4 +1,4 @@
-/** How servers are reached: what the constructor takes, checked, in gRPC's words. */
+/** The constructor's options, checked, and what gRPC makes of them. */
 
 import { type ChannelCredentials, type ChannelOptions, Metadata } from "@grpc/grpc-js";
 
@@ -9,48 +9,48 @@ import { isLocal, isSeveral, targetOf } from "./targets.js";
 export const DEFAULT_ADDRESS = "127.0.0.1:50051";
 const DEFAULT_MAX_MESSAGE_BYTES = 256 * 1024 * 1024;
 const DEFAULT_KEEPALIVE_S = 30;
-const LEAST_KEEPALIVE_S = 10; // servers hang up on those who ask more often
+const LEAST_KEEPALIVE_S = 10; // servers close connections that are tested more often
 const MOST_KEEPALIVE_S = 1e6;
 const KEEPALIVE_TIMEOUT_MS = 10_000;
 const MAX_RETRIES = 4; // gRPC makes at most five attempts
 const SERVICE = "mattebox.v1.BackgroundRemovalService";
-// The budget of retries, gRPC's own: a failed attempt takes a token, an answer gives half of one back, and below half of
-// them nothing is tried again, so that many clients don't multiply an outage.
+// gRPC's budget of retries: a failed attempt takes a token, an answer gives half a token back, and below half of the
+// tokens nothing is repeated, so that many clients don't make an outage worse.
 const RETRY_BUDGET = { maxTokens: 100, tokenRatio: 0.5 };
 
 /** How servers are reached. */
 export interface ConnectionOptions {
-  /** True to trust Node's authorities, or a `Tls`; without it nothing is encrypted. */
+  /** True to trust Node's authorities, or a `Tls`. Default: false, no encryption. */
   readonly tls?: boolean | Tls | undefined;
-  /** That the server asks for; sent with every call. */
+  /** The token that the server asks for, sent with every call. */
   readonly token?: string | null | undefined;
   /**
-   * Further attempts, 0 to 4 (default), of a call that found no server, or none with room, within its timeout: after
-   * 0.1 s, twice as long each time up to 3 s, or when the server says; none while most calls fail.
+   * Further attempts within the timeout, 0 to 4 (default), of a call that no server took: the first after 0.1 s, each
+   * next one after twice as long up to 3 s, or when the server asks for it; none while most calls fail.
    */
   readonly retries?: number | undefined;
-  /** Largest request and largest answer. Default: 256 MiB. */
+  /** Largest request and largest answer in bytes. Default: 256 MiB. */
   readonly maxMessageBytes?: number | undefined;
-  /** Send the token without TLS to other machines too. Default: false. */
+  /** Whether the token may be sent without TLS to other machines. Default: false. */
   readonly allowInsecure?: boolean | undefined;
-  /** Seconds of silence during a call, 10 or more, after which the connection is tested; null: never. Default: 30. */
+  /** Seconds of silence in a call, 10 or more, after which the connection is tested; null for never. Default: 30. */
   readonly keepalive?: number | null | undefined;
 }
 
 const NAMES = ["tls", "token", "retries", "maxMessageBytes", "allowInsecure", "keepalive"];
 
-/** What gRPC needs to know. */
+/** The arguments of a gRPC client. */
 export interface Connection {
   readonly target: string;
   readonly credentials: ChannelCredentials;
   readonly options: ChannelOptions;
-  /** Of every call. */
+  /** The metadata of every call. */
   readonly metadata: Metadata;
-  /** Further attempts of a call. */
+  /** The number of further attempts of a call. */
   readonly retries: number;
 }
 
-/** Throws RangeError and TypeError for an option that is wrong, what reading throws for a file of `tls`. */
+/** Returns gRPC's arguments. Throws RangeError and TypeError for a wrong option, and what reading a file throws. */
 export function connectionOf(address: string | readonly string[], options: ConnectionOptions): Connection {
   checkNames(options, NAMES, "Client");
   const { tls = false, token = null, retries = MAX_RETRIES, allowInsecure = false } = options;
@@ -97,15 +97,15 @@ function checkToken(token: string, safe: boolean, target: string): void {
   }
 }
 
-/** gRPC's own limit of 4 MiB is below a photo, and it repeats no call that it can't keep. */
+/** Raises gRPC's limit of 4 MiB, which is below a photo, and keeps whole messages so that gRPC can repeat them. */
 function limits(maxMessageBytes: number): ChannelOptions {
   return {
     "grpc.max_receive_message_length": maxMessageBytes,
     "grpc.max_send_message_length": maxMessageBytes,
     "grpc.per_rpc_retry_buffer_size": maxMessageBytes,
-    "grpc.retry_buffer_size": Number.MAX_SAFE_INTEGER, // of all calls together; the caller chooses how many there are
+    "grpc.retry_buffer_size": Number.MAX_SAFE_INTEGER, // for all calls together, whose number the caller chooses
     "grpc.initial_reconnect_backoff_ms": 200,
-    "grpc.max_reconnect_backoff_ms": 3000, // by default a restarted server stays unseen for up to two minutes
+    "grpc.max_reconnect_backoff_ms": 3000, // gRPC's default would notice a restarted server after up to two minutes
   };
 }
 
@@ -125,7 +125,7 @@ function serviceConfig(retries: number, several: boolean): object {
   return {
     methodConfig: [method],
     ...(retries > 0 ? { retryThrottling: RETRY_BUDGET } : {}),
-    // Those that are reachable, in turn; grpc-js can't ask each for its health, so that one that drains is left by a retry.
+    // Reachable servers are used in turn. grpc-js can't ask a server for its health, so a retry leaves one that drains.
     loadBalancingConfig: several ? [{ round_robin: {} }] : [{ pick_first: {} }],
   };
 }

@@ -1,34 +1,35 @@
 /**
- * What a call can throw.
+ * The errors of a call.
  *
  * ```
  * MatteboxError
- * ├── InvalidRequest           an option or the photo is wrong; `violations` says which field, and why
- * │   └── MessageTooLarge      the message is over the server's or the client's limit
+ * ├── InvalidRequest           an option or the photo is wrong; `violations` names the fields and the reasons
+ * │   └── MessageTooLarge      the message is larger than the server or the client allows
  * ├── UnknownModel             the server has no model of that name
- * ├── Unauthenticated          missing or wrong token
+ * ├── Unauthenticated          the token is missing or wrong
  * ├── DeadlineExceeded         the timeout passed
  * ├── Cancelled                the call was cancelled
  * ├── Overloaded               the server is at its limit; `retryAfter` says when to try again
- * ├── Unavailable              no server there, or it starts or drains
+ * ├── Unavailable              no server answers, or it starts or drains
  * ├── NotImplementedByServer   the server is older than the call
- * └── ServerError              anything else that the server answers
- *     └── InternalError        a fault of the server; its log has it under `requestId`
+ * └── ServerError              any other status
+ *     └── InternalError        a fault of the server; its log names the cause under `requestId`
  * ```
  *
- * What needs no server to tell is thrown before anything is sent: `InvalidRequest`, in the server's words; Node's own
- * errors for a file that can't be read; `TypeError` and `RangeError` for what is no option at all.
+ * Four kinds of errors are thrown before anything is sent: `InvalidRequest` for options that a message can't express,
+ * Node's own errors for a file that can't be read, `TypeError` for a wrong type or name, and `RangeError` for an
+ * argument that is wrong in itself. The server finds everything else.
  */
 
 /** One field of the request that is wrong. */
 export interface FieldViolation {
-  /** Its path in the request message, such as `output.quality`. */
+  /** The field's path in the request message, such as `output.quality`. */
   readonly field: string;
-  /** What is wrong with it. */
+  /** What is wrong with the field. */
   readonly description: string;
 }
 
-/** What an error knows beside its message. */
+/** What an error has beside its message. */
 export interface ErrorDetails {
   readonly code?: string;
   readonly violations?: readonly FieldViolation[];
@@ -37,15 +38,15 @@ export interface ErrorDetails {
   readonly cause?: unknown;
 }
 
-/** Root of all errors of a call. */
+/** The base class of all errors of a call. */
 export class MatteboxError extends Error {
-  /** GRPC status code by name, such as "INVALID_ARGUMENT". */
+  /** The gRPC status code by name, such as "INVALID_ARGUMENT". */
   readonly code: string;
-  /** The fields that are wrong, if the server named any. */
+  /** The fields that are wrong; empty where none was named. */
   readonly violations: readonly FieldViolation[];
-  /** Seconds to wait before the same call may succeed, if the server said so. */
+  /** Seconds after which the same call may succeed; null where the server named none. */
   readonly retryAfter: number | null;
-  /** Under which the server's log has the call, if it got there; else "". */
+  /** The call's id in the server's log; "" for a call that reached no server. */
   readonly requestId: string;
 
   constructor(message: string, details: ErrorDetails = {}) {
@@ -58,40 +59,40 @@ export class MatteboxError extends Error {
   }
 }
 
-/** An option or the photo is wrong. Without a `requestId` it was found before anything was sent. */
+/** An option or the photo is wrong. Without a `requestId` the client found it before anything was sent. */
 export class InvalidRequest extends MatteboxError {
-  /** Found by the client: fields and what is wrong with them. */
+  /** Makes the error for what the client found. */
   static of(violations: readonly FieldViolation[]): InvalidRequest {
     const text = violations.map(({ field, description }) => `${field}: ${description}`).join("; ");
     return new InvalidRequest(text, { code: "INVALID_ARGUMENT", violations });
   }
 }
 
-/** The request or the answer is over a message limit. */
+/** The request or the answer is larger than the server or the client allows. */
 export class MessageTooLarge extends InvalidRequest {}
 
 /** The server has no model of that name. */
 export class UnknownModel extends MatteboxError {}
 
-/** Missing or wrong token. */
+/** The token is missing or wrong. */
 export class Unauthenticated extends MatteboxError {}
 
 /** The timeout passed. */
 export class DeadlineExceeded extends MatteboxError {}
 
-/** The call was cancelled; `cause` is the signal's reason if a signal did it. */
+/** The call was cancelled; `cause` is the signal's reason if a signal cancelled it. */
 export class Cancelled extends MatteboxError {}
 
 /** The server is at its limit now. */
 export class Overloaded extends MatteboxError {}
 
-/** No server there, or it starts or drains. */
+/** No server answers, or it starts or drains. */
 export class Unavailable extends MatteboxError {}
 
 /** The server is older than the call. */
 export class NotImplementedByServer extends MatteboxError {}
 
-/** Anything else that the server answers. */
+/** Any other status. */
 export class ServerError extends MatteboxError {}
 
 /** A fault of the server. */

@@ -1,8 +1,8 @@
 /**
  * Options and photos to the contract's message.
  *
- * This module finds only what a message can't express: words that have no value in the contract, and numbers that a field
- * can't hold or that would mean the server's default. The server finds everything else, and names each field.
+ * This module finds only what a message can't express: words that have no value in the contract, and numbers that a
+ * field can't hold or that would mean the server's default. The server finds everything else, and names each field.
  */
 
 import { checkBoolean, checkNames, checkString, checkWhole } from "./checks.js";
@@ -144,7 +144,8 @@ function addPhoto(
   return { ...options, photo: filled };
 }
 
-function matteMessage({ method = null, blurKernel = null, keepEdgeColors = false }: Matte, wrong: Violations): pb.Matte {
+function matteMessage(matte: Matte, wrong: Violations): pb.Matte {
+  const { method = null, blurKernel = null, keepEdgeColors = false } = matte;
   checkBoolean(keepEdgeColors, "matte.keepEdgeColors");
   const known = method === null ? undefined : wrong.word(METHODS, method, "matte.method");
   return {

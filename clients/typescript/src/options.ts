@@ -1,4 +1,4 @@
-/** What a caller can ask for: typed options, checked when a call is made. */
+/** The options of a removal, and backgrounds in words. */
 
 import { access } from "node:fs/promises";
 import { sep } from "node:path";
@@ -10,7 +10,7 @@ export type MatteMethod = "guided" | "gaussian" | "grabcut" | "none";
 export type ImageFormat = "png" | "jpeg" | "webp" | "raw";
 export type ColorName = keyof typeof COLORS;
 
-/** Red, green, blue, as CSS names them. */
+/** The colours that have names, as CSS defines them: red, green, blue. */
 const COLORS = {
   white: [255, 255, 255],
   black: [0, 0, 0],
@@ -24,14 +24,14 @@ const COLORS = {
   pink: [255, 192, 203],
 } as const;
 
-/** What replaces the old background. Made by the functions of the same name: `Background.blur(12)`. */
+/** What replaces the old background. Functions of the same name make it, such as `Background.blur(12)`. */
 export type Background =
   | { readonly kind: "color"; readonly rgb: readonly [red: number, green: number, blue: number] }
   | { readonly kind: "image"; readonly picture: FileSource }
   | { readonly kind: "blur"; readonly sigma: number | null }
   | { readonly kind: "transparent" };
 
-/** A background in words; other strings are paths of pictures. */
+/** A background in words; any other string is the path of a picture. */
 export type BackgroundText = ColorName | "transparent" | "blur" | `blur:${number}` | `#${string}` | (string & {});
 
 export const Background = {
@@ -39,49 +39,49 @@ export const Background = {
   color: (red: number, green: number, blue: number): Background => ({ kind: "color", rgb: [red, green, blue] }),
   /** A picture that covers the output. */
   image: (picture: FileSource): Background => ({ kind: "image", picture }),
-  /** The photo without its subject, blurred; `sigma` in output pixels, up to 200; left out: the server's default. */
+  /** The photo without its subject, blurred; `sigma` is in output pixels, up to 200. Default: the server's. */
   blur: (sigma: number | null = null): Background => ({ kind: "blur", sigma }),
-  /** None: the output has an alpha channel. */
+  /** No background: the output has an alpha channel. */
   transparent: (): Background => ({ kind: "transparent" }),
 } as const;
 
-/** What comes back. */
+/** The form of the answer. */
 export interface Output {
-  /** Of the composite. Default: "png". */
+  /** The format of the composite. Default: "png". */
   readonly format?: ImageFormat | undefined;
-  /** 1 to 100, for jpeg and webp. Default: the server's. */
+  /** The quality of jpeg and webp, 1 to 100. Default: the server's. */
   readonly quality?: number | null | undefined;
-  /** "original" (default), "model" (what the network saw), or the longest side in pixels. */
+  /** "original" (default), "model" (the size that the network sees), or the longest side in pixels. */
   readonly size?: "original" | "model" | number | undefined;
-  /** Margin in pixels around the subject to which the output is cut. Default: the whole frame. */
+  /** The margin in pixels around the subject, to which the output is cropped. Default: no crop. */
   readonly crop?: number | null | undefined;
-  /** Send the matte beside the composite. Default: false. */
+  /** Whether the matte comes beside the composite. Default: false. */
   readonly includeAlpha?: boolean | undefined;
-  /** Send the matte instead of a composite. Default: false. */
+  /** Whether the matte comes instead of a composite. Default: false. */
   readonly alphaOnly?: boolean | undefined;
 }
 
-/** How the matte is made, where the name of a method doesn't say enough. */
+/** How the matte is made, in more detail than the name of a method. */
 export interface Matte {
-  /** Default: the server's. */
+  /** The method. Default: the server's. */
   readonly method?: MatteMethod | null | undefined;
-  /** Side of the Gaussian kernel in pixels of the model's input, odd, 1 to 99, for "gaussian" only. */
+  /** The side of the Gaussian kernel in pixels of the model's input, odd, 1 to 99; for "gaussian" only. */
   readonly blurKernel?: number | null | undefined;
-  /** Leave the photo's own colours in the edge instead of estimating the subject's. Default: false. */
+  /** Whether the edge keeps the photo's colours, instead of estimated colours of the subject. Default: false. */
   readonly keepEdgeColors?: boolean | undefined;
 }
 
-/** Everything that one call can say beside the photo. */
+/** The options of one removal. */
 export interface RemovalOptions {
-  /** As `models` names it. Default: the server's default. */
+  /** The model's name, as `models` lists it. Default: the server's default model. */
   readonly model?: string | undefined;
-  /** Label or labels of what is the subject. Default: everything but the background. */
+  /** The label or the labels of the subject. Default: everything but the background. */
   readonly keep?: string | Iterable<string> | undefined;
   /** A method, or a `Matte`. Default: the server's. */
   readonly matte?: MatteMethod | Matte | null | undefined;
-  /** A colour name, "#rrggbb", "transparent", "blur", "blur:20", a picture's path, or a `Background`. Default: white. */
+  /** A colour ("red", "#rrggbb"), "transparent", "blur", "blur:20", a picture's path, or a `Background`. Default: white. */
   readonly background?: Background | BackgroundText | URL | undefined;
-  /** Format, size and extras. Default: a PNG of the photo's size. */
+  /** The form of the answer. Default: a PNG of the photo's size. */
   readonly output?: Output | null | undefined;
 }
 
@@ -89,7 +89,7 @@ export const REMOVAL_OPTIONS = ["model", "keep", "matte", "background", "output"
 export const OUTPUT_OPTIONS = ["format", "quality", "size", "crop", "includeAlpha", "alphaOnly"] as const;
 export const MATTE_OPTIONS = ["method", "blurKernel", "keepEdgeColors"] as const;
 
-/** Throws InvalidRequest for words that are no background, TypeError for what is none at all. */
+/** Returns the background that words stand for. Throws InvalidRequest for other words, TypeError for a wrong type. */
 export async function parseBackground(background: Background | string | URL): Promise<Background> {
   if (background instanceof URL) {
     return Background.image(background);
@@ -128,7 +128,7 @@ async function pictureAt(path: string): Promise<Background> {
   const looksLikeOne = path.includes(".") || path.includes(sep);
   if (path === "" || (!looksLikeOne && !(await exists(path)))) {
     const names = Object.keys(COLORS).join(", ");
-    throw invalid(`'${path}' is no colour (${names}, #rrggbb), no file, not transparent or blur`);
+    throw invalid(`'${path}' must be a colour (${names}, #rrggbb), transparent, blur, or the path of a picture`);
   }
   return Background.image(path);
 }

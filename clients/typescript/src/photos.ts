@@ -1,19 +1,19 @@
-/** What a photo may be given as, and how it becomes bytes. */
+/** The forms that a photo can have, and how each becomes bytes. */
 
 import { readFile } from "node:fs/promises";
 
-/** Order of the channels, 8 bits each. */
+/** The order of the channels, which have 8 bits each. */
 export type PixelFormat = "rgb" | "bgr" | "rgba" | "bgra" | "gray";
 
 /** Bare pixels instead of an image file. */
 export interface RawPhoto {
-  /** Rows top to bottom without padding: width x height x channels bytes. */
+  /** The rows from top to bottom without padding: width x height x channels bytes. */
   readonly data: Uint8Array;
-  /** In pixels. */
+  /** The width in pixels. */
   readonly width: number;
-  /** In pixels. */
+  /** The height in pixels. */
   readonly height: number;
-  /** Default: "rgb". */
+  /** The order of the channels. Default: "rgb". */
   readonly pixelFormat?: PixelFormat;
 }
 
@@ -23,7 +23,7 @@ export type FileSource = Uint8Array | string | URL | Blob;
 /** A photo: an image file, a stream of one (Node's or the web's), or bare pixels. */
 export type PhotoSource = FileSource | AsyncIterable<Uint8Array> | RawPhoto;
 
-/** Throws TypeError for what is no photo, RangeError for an empty path. Reads nothing. */
+/** Throws TypeError for a wrong type and RangeError for an empty path. Reads nothing. */
 export function checkPhoto(photo: PhotoSource): void {
   if (isRaw(photo)) {
     if (!((photo.data as unknown) instanceof Uint8Array)) {
@@ -34,7 +34,7 @@ export function checkPhoto(photo: PhotoSource): void {
   }
 }
 
-/** Throws TypeError for what is no image file, RangeError for an empty path. */
+/** Throws TypeError for a wrong type and RangeError for an empty path. Reads nothing. */
 export function checkFile(source: FileSource): void {
   if (source === "") {
     throw new RangeError("the path is empty");
@@ -46,7 +46,7 @@ export function checkFile(source: FileSource): void {
   }
 }
 
-/** An image file's bytes, or bare pixels. Throws what reading throws. */
+/** Returns an image file's bytes, or bare pixels. Throws what reading throws. */
 export async function readPhoto(photo: PhotoSource): Promise<Buffer | RawPhoto> {
   checkPhoto(photo);
   if (isRaw(photo)) {
@@ -55,7 +55,7 @@ export async function readPhoto(photo: PhotoSource): Promise<Buffer | RawPhoto> 
   return isStream(photo) ? await readStream(photo) : await readFileSource(photo);
 }
 
-/** The bytes of an image file; those that are given already aren't copied. Throws what reading throws. */
+/** Returns the bytes of an image file, without a copy where they are given. Throws what reading throws. */
 export async function readFileSource(source: FileSource): Promise<Buffer> {
   if (source instanceof Uint8Array) {
     return bufferOf(source);
@@ -66,7 +66,7 @@ export async function readFileSource(source: FileSource): Promise<Buffer> {
   return await readFile(source);
 }
 
-/** The same memory as Node's own kind of bytes. */
+/** Returns a Buffer over the same memory. */
 export function bufferOf(bytes: Uint8Array): Buffer {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }

@@ -1,8 +1,8 @@
 /**
  * Whether a server answers requests.
  *
- * The health service's whole protocol as far as this client needs it: an empty request asks for the server as a whole,
- * and SERVING is field 1, a varint of value 1.
+ * The client writes and reads the two messages of gRPC's health service as bytes: an empty request asks for the server
+ * as a whole, and in the answer SERVING is field 1, a varint with the value 1.
  */
 
 import { setTimeout as sleep } from "node:timers/promises";
@@ -17,7 +17,7 @@ const INTERVAL_S = 0.2;
 const METHOD = "/grpc.health.v1.Health/Check";
 const SERVING = Buffer.from([0x08, 0x01]);
 
-/** Null if a server serves, else why not. Throws MatteboxError if it fails in another way. */
+/** Returns null if a server serves, else the reason why not. Throws MatteboxError for any other failure. */
 export async function whyNotReady(
   calls: Calls,
   stub: GrpcClient,
@@ -31,7 +31,7 @@ export async function whyNotReady(
       timeoutS,
       signal,
     );
-    return answer.response.equals(SERVING) ? null : "the server doesn't serve yet, or no longer";
+    return answer.response.equals(SERVING) ? null : "the server starts or drains";
   } catch (error) {
     if (error instanceof Unavailable) {
       return error.message;
@@ -40,7 +40,7 @@ export async function whyNotReady(
   }
 }
 
-/** Asks until there is no reason why not. Throws DeadlineExceeded with the last one. */
+/** Asks until a server serves. Throws DeadlineExceeded with the last reason why none does. */
 export async function waitUntilReady(
   ask: (timeoutS: number) => Promise<string | null>,
   timeoutS: number,

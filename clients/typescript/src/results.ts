@@ -1,4 +1,4 @@
-/** What comes back: frozen, plain values. */
+/** Answers of the server as frozen, plain values. */
 
 import { writeFile } from "node:fs/promises";
 
@@ -14,7 +14,7 @@ export interface BoundingBox {
   readonly height: number;
 }
 
-/** Something that the network found. `coverage` is its share of the frame, above 0 and at most 1. */
+/** A subject that the network found. `coverage` is its share of the frame, above 0 and at most 1. */
 export interface Subject {
   readonly label: string;
   readonly classIndex: number;
@@ -22,7 +22,7 @@ export interface Subject {
   readonly box: BoundingBox;
 }
 
-/** What ran, and where. `untrained` means that the weights are random and the matte means nothing. */
+/** The model that ran, and on what. `untrained` means that its weights are random, so that the matte is worthless. */
 export interface Execution {
   readonly model: string;
   readonly weightsSha256: string;
@@ -32,7 +32,7 @@ export interface Execution {
   readonly untrained: boolean;
 }
 
-/** Wall-clock milliseconds in the server, stage by stage; `matte` holds matte and blend. */
+/** Milliseconds that each stage took in the server, on the wall clock; `matte` covers matte and blend. */
 export interface Timings {
   readonly decode: number;
   readonly preprocess: number;
@@ -49,29 +49,29 @@ export type ResultFormat = ImageFormat | "unknown";
 /** A layout of bare pixels; "unknown" for one of a newer server that this version has no word for. */
 export type ResultPixelFormat = "rgb" | "rgba" | "gray" | "unknown";
 
-/** One composite. */
+/** The answer for one photo. */
 export interface RemovalResult {
-  /** The file, or bare pixels for the format "raw". */
+  /** The image file, or bare pixels for the format "raw". */
   readonly image: Buffer;
-  /** Of `image`. */
+  /** The format of `image`. */
   readonly format: ResultFormat;
-  /** In pixels. */
+  /** The width of `image` in pixels. */
   readonly width: number;
-  /** In pixels. */
+  /** The height of `image` in pixels. */
   readonly height: number;
-  /** Layout of `image` for the format "raw", else null. */
+  /** The layout of `image` for the format "raw", else null. */
   readonly pixelFormat: ResultPixelFormat | null;
-  /** The matte as an 8-bit grey PNG, if it was asked for. */
+  /** The matte as an 8-bit grey PNG, if `includeAlpha` asked for it, else null. */
   readonly alpha: Buffer | null;
-  /** What was found, largest first; empty when nothing was. */
+  /** The subjects, largest first; empty if the network found none. */
   readonly subjects: readonly Subject[];
-  /** What ran, and where. */
+  /** The model that ran, and on what. */
   readonly execution: Execution;
-  /** Where the time went. */
+  /** The time that each stage took. */
   readonly timings: Timings;
-  /** Under which the server's log has the call. */
+  /** The call's id in the server's log. */
   readonly requestId: string;
-  /** Writes `image` to a file, as it is: the name's suffix chooses no format. */
+  /** Writes `image` to a file unchanged: the file's suffix doesn't choose the format. */
   save(path: string | URL): Promise<void>;
 }
 
@@ -95,7 +95,7 @@ export interface Model {
   readonly licence: string;
 }
 
-/** What the server accepts: bytes of a message, bytes of one image, pixels of one image. */
+/** The largest message in bytes, and the largest image in bytes and in pixels, that the server accepts. */
 export interface Limits {
   readonly maxMessageBytes: number;
   readonly maxPhotoBytes: number;
@@ -129,7 +129,7 @@ const KINDS: ReadonlyMap<pb.ModelKind, Model["kind"]> = new Map<pb.ModelKind, Mo
   [pb.ModelKind.MODEL_KIND_SALIENCY, "saliency"],
 ]);
 
-/** What an answer says that has none, as the contract's defaults have it. */
+/** The execution of an answer that names none. */
 const NOTHING_RAN: Execution = {
   model: "",
   weightsSha256: "",
@@ -139,7 +139,7 @@ const NOTHING_RAN: Execution = {
   untrained: false,
 };
 
-/** This package's result of the contract's answer. */
+/** Returns this package's form of an answer. */
 export function parseResult(response: pb.RemoveBackgroundResponse, requestId: string): RemovalResult {
   const { image, width, height, alpha } = response;
   return Object.freeze({
@@ -159,7 +159,7 @@ export function parseResult(response: pb.RemoveBackgroundResponse, requestId: st
   });
 }
 
-/** This package's list of the contract's answer. */
+/** Returns this package's form of a list of models. */
 export function parseModels(response: pb.ListModelsResponse): Models {
   const { maxMessageBytes, maxPhotoBytes, maxPhotoPixels } = present(response.limits, "limits");
   return Object.freeze({
@@ -215,7 +215,7 @@ function resizePolicyOf(policy: pb.InputPolicy["policy"]): ResizePolicy {
   return { policy: policy.$case, width: policy.value.widthPx, height: policy.value.heightPx };
 }
 
-/** Throws for an answer that isn't the contract's. */
+/** Returns a part that every answer has. Throws Error for an answer without it. */
 function present<T>(value: T | undefined, field: string): T {
   if (value === undefined) {
     throw new Error(`the server's answer has no ${field}`);

@@ -1,4 +1,4 @@
-/** How a client trusts its servers, and how it shows who it is. */
+/** TLS: which servers a client trusts, and its own certificate. */
 
 import { readFileSync } from "node:fs";
 
@@ -7,22 +7,22 @@ import { type ChannelCredentials, credentials } from "@grpc/grpc-js";
 import { checkNames } from "./checks.js";
 import { bufferOf } from "./photos.js";
 
-/** PEM: its bytes, or the path or file: URL of a file. */
+/** A PEM file: its bytes, its path, or its file: URL. */
 export type Pem = Uint8Array | string | URL;
 
-/** TLS to servers. */
+/** Settings of TLS. */
 export interface Tls {
-  /** Certificates of authorities that are trusted. Default: those that Node trusts. */
+  /** The certificates of the trusted authorities. Default: the authorities that Node trusts. */
   readonly ca?: Pem | undefined;
-  /** The client's own, with its chain, for servers that ask for one. */
+  /** The client's certificate with its chain, for servers that ask for one. */
   readonly certificate?: Pem | undefined;
-  /** Of the certificate. */
+  /** The private key of the certificate. */
   readonly key?: Pem | undefined;
-  /** That the server's certificate must have, if it isn't the address's. */
+  /** The name that the server's certificate must have. Default: the name in the address. */
   readonly serverName?: string | undefined;
 }
 
-/** gRPC's own. Throws TypeError for half a pair, what reading throws for a file that can't be read. */
+/** Returns gRPC's credentials. Throws TypeError for a certificate without its key, and what reading a file throws. */
 export function credentialsOf(tls: boolean | Tls): ChannelCredentials {
   if (tls === false) {
     return credentials.createInsecure();

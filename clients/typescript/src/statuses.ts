@@ -1,4 +1,4 @@
-/** gRPC's statuses to the errors of this package. */
+/** Turns gRPC's statuses into the errors of this package. */
 
 import { type Metadata, type ServiceError, status } from "@grpc/grpc-js";
 
@@ -27,8 +27,8 @@ const REQUEST_ID_KEY = "x-request-id";
 const DETAILS_KEY = "grpc-status-details-bin";
 const BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest";
 const RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo";
-// gRPC itself answers a message over the limit with the code of an overload, but without a word on when to retry; the
-// second is what grpc-js says of one that it doesn't send.
+// gRPC reports a message over the limit with the code of an overload, but without a time after which to retry. The
+// second text is that of grpc-js for a message that it refuses to send.
 const TOO_LARGE = /message larger than max|message with a size larger than/;
 
 type ErrorType = new (message: string, details: ErrorDetails) => MatteboxError;
@@ -45,7 +45,7 @@ const TYPES: ReadonlyMap<status, ErrorType> = new Map<status, ErrorType>([
   [status.INTERNAL, InternalError],
 ]);
 
-/** The error of a failed call, made of its status and the `google.rpc` details in its trailing metadata. */
+/** Makes the error of a failed call from its status and the `google.rpc` details in its trailing metadata. */
 export function fromStatus(error: ServiceError, initial: Metadata | null): MatteboxError {
   const violations: FieldViolation[] = [];
   let retryAfter: number | null = null;
@@ -64,12 +64,12 @@ export function fromStatus(error: ServiceError, initial: Metadata | null): Matte
   return new type(error.details || code, { code, violations, retryAfter, requestId, cause: error });
 }
 
-/** The id under which the server's log has a call: in an answer's initial metadata, in an error's trailing. */
+/** Returns a call's id in the server's log, from an answer's initial metadata or an error's trailing metadata. */
 export function requestIdOf(metadata: Metadata | null): string {
   return String(metadata?.get(REQUEST_ID_KEY)[0] ?? "");
 }
 
-/** Of a duration; 0 where there is none. */
+/** Returns the milliseconds of a duration; 0 for none. */
 export function millisecondsOf(duration: Duration | undefined): number {
   return duration === undefined ? 0 : duration.seconds * 1000 + duration.nanos / 1e6;
 }

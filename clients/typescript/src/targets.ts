@@ -1,11 +1,11 @@
-/** Addresses, in gRPC's words. */
+/** Turns addresses into gRPC's targets. */
 
 import { isIPv4, isIPv6 } from "node:net";
 
 const MAX_PORT = 65535;
 const SCHEMES = ["unix:", "dns:", "ipv4:", "ipv6:"];
 
-/** One address as it is, several as gRPC's list of them. Throws RangeError. */
+/** Returns one address unchanged, and several as a list in gRPC's syntax. Throws RangeError. */
 export function targetOf(address: string | readonly string[]): string {
   if (typeof address === "string") {
     return checkedAddress(address);
@@ -21,12 +21,12 @@ export function targetOf(address: string | readonly string[]): string {
   return `${[...families].join("")}:${places.join(",")}`;
 }
 
-/** Whether there may be several servers behind it, which are used in turn. */
+/** Whether a target may stand for several servers. */
 export function isSeveral(target: string): boolean {
   return ["ipv4:", "ipv6:", "dns:"].some((scheme) => target.startsWith(scheme));
 }
 
-/** Whether it is on this machine for sure. */
+/** Whether a target is certainly on this machine. */
 export function isLocal(target: string): boolean {
   if (target.startsWith("unix:")) {
     return true;
@@ -37,7 +37,7 @@ export function isLocal(target: string): boolean {
   });
 }
 
-/** Throws RangeError for a port that is missing or can't be: gRPC would take another one in silence. */
+/** Throws RangeError for a missing or impossible port, for which gRPC would silently use another. */
 function checkedAddress(address: string): string {
   if (SCHEMES.some((scheme) => address.startsWith(scheme))) {
     return address;

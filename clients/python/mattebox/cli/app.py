@@ -1,4 +1,4 @@
-"""All commands."""
+"""The command line `mattebox`."""
 
 import typer
 
@@ -7,7 +7,7 @@ from mattebox.cli.benching import bench
 from mattebox.cli.removing import remove
 
 app = typer.Typer(
-    help="Removes the background of photos, through a Mattebox server.",
+    help="Removes the background of photos with a Mattebox server.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,

@@ -13,13 +13,13 @@ from mattebox._core import DEFAULT_ADDRESS
 from mattebox.cli.connecting import Address, TlsCa, TlsCertificate, TlsKey, TokenFile, UseTls, connected
 from mattebox.errors import DeadlineExceeded
 
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 def models(
     *,
     as_json: AsJson = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds until the call is given up.")] = 10,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which the call is given up.")] = 10,
     address: Address = DEFAULT_ADDRESS,
     tls: UseTls = False,
     tls_ca: TlsCa = None,
@@ -27,22 +27,22 @@ def models(
     tls_key: TlsKey = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Lists the server's models."""
+    """Lists the models of the server and the labels that they recognise."""
     with connected(address, tls, tls_ca, tls_certificate, tls_key, token_file) as client:
         found = client.models(timeout=timeout)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(found)))
     else:
-        from mattebox.cli.tables import show_models  # noqa: PLC0415 - `ping` is run often, and needs no tables
+        from mattebox.cli.tables import show_models  # noqa: PLC0415 - `ping` runs often and needs no tables
 
         show_models(found)
 
 
 def ping(
     *,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing.")] = False,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a server that isn't there yet.")] = 0,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds until the call is given up.")] = 5,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a server that is not ready yet.")] = 0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which the call is given up.")] = 5,
     address: Address = DEFAULT_ADDRESS,
     tls: UseTls = False,
     tls_ca: TlsCa = None,

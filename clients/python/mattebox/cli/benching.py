@@ -1,4 +1,4 @@
-"""`mattebox bench`: a first look at a server's speed."""
+"""`mattebox bench`: a quick measurement of a server's speed."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 def bench(
     *,
-    photo: Annotated[Path, typer.Argument(help="Image file that is sent again and again.")],
-    calls: Annotated[int, typer.Option("-n", "--calls", min=1, help="Calls in all.")] = 200,
-    concurrency: Annotated[int, typer.Option("-c", "--concurrency", min=1, help="Calls at a time.")] = 1,
-    background: Annotated[str, typer.Option(help="As for remove.")] = "transparent",
-    model: Annotated[str, typer.Option(help="As for remove.")] = "",
+    photo: Annotated[Path, typer.Argument(help="The image file that is sent in every call.")],
+    calls: Annotated[int, typer.Option("-n", "--calls", min=1, help="Number of calls.")] = 200,
+    concurrency: Annotated[int, typer.Option("-c", "--concurrency", min=1, help="Number of calls at a time.")] = 1,
+    background: Annotated[str, typer.Option(help="The new background, as for `mattebox remove`.")] = "transparent",
+    model: Annotated[str, typer.Option(help="The model's name, as `mattebox models` lists it.")] = "",
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
     tls: UseTls = False,
@@ -37,10 +37,10 @@ def bench(
     tls_key: TlsKey = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Times calls, each caller sending the next when it has its answer.
+    """Measures how long a server takes for calls with the same photo.
 
-    A first look: a server that is slow is asked less often, so that its tail is worse than it looks here. `make bench`
-    of the project offers load at fixed times.
+    Each caller sends its next call when it has the answer to the last one. A slow server therefore gets fewer calls,
+    and the slowest answers look rarer than they are in real traffic.
     """
     with connected(address, tls, tls_ca, tls_certificate, tls_key, token_file) as client:
         load = _Load(client, photo.read_bytes(), background, model)
@@ -53,14 +53,14 @@ def bench(
     if as_json:
         typer.echo(json.dumps(figures))
     else:
-        from mattebox.cli.tables import show_figures  # noqa: PLC0415 - `ping` is run often, and needs no tables
+        from mattebox.cli.tables import show_figures  # noqa: PLC0415 - `ping` runs often and needs no tables
 
         show_figures({name: _shown(value) for name, value in figures.items()})
 
 
 @dataclass
 class _Load:
-    """Callers in a closed loop."""
+    """Callers that each send the next call when they have the answer to the last one."""
 
     client: Client
     photo: bytes
@@ -69,7 +69,7 @@ class _Load:
     calls: list[tuple[float, RemovalResult]] = field(default_factory=list[tuple[float, RemovalResult]])
 
     def run(self, calls: int, concurrency: int) -> None:
-        """Makes so many calls. Raises the first error."""
+        """Makes `calls` calls, at most `concurrency` at a time. Raises the first error."""
         left, errors = iter(range(calls)), list[Exception]()
         output = Output(format="png")
 
@@ -80,7 +80,7 @@ class _Load:
                     result = self.client.remove_background(
                         self.photo, background=self.background, model=self.model, output=output
                     )
-                except Exception as error:  # noqa: BLE001 - raised below, on the caller's thread
+                except Exception as error:  # noqa: BLE001 - it is raised below, on the main thread
                     errors.append(error)
                 else:
                     self.calls.append((time.perf_counter() - started_s, result))
@@ -95,7 +95,7 @@ class _Load:
 
 
 def _figures(calls: list[tuple[float, RemovalResult]], took_s: float) -> dict[str, float | str | None]:
-    """Names with their units, and values; a quantile only where there are ten calls beyond it, or half of all."""
+    """Returns figures by name and unit. A high quantile is None unless at least ten calls are slower."""
     ordered = sorted(seconds for seconds, _ in calls)
     result = calls[0][1]
     figures: dict[str, float | str | None] = {"calls": len(calls), "photos a second": len(calls) / took_s}

@@ -1,4 +1,4 @@
-"""What all commands share: the options of the connection, and what becomes of errors."""
+"""The options of the connection, which all commands share, and how errors become lines and exit codes."""
 
 from __future__ import annotations
 
@@ -18,24 +18,46 @@ _TERMINATED = 143
 # gRPC's texts for an error where one side speaks TLS and the other doesn't.
 _TLS_SIGNS = ("SSL", "Ssl", "WRONG_VERSION_NUMBER", "TSI_PROTOCOL", "Failed parsing HTTP/2", "Socket closed")
 
-# The options of the connection, which every command has in its signature.
+_PANEL = "Connection"  # the heading in each command's help
+
 Address = Annotated[
-    str, typer.Option(envvar="MATTEBOX_ADDRESS", help="HOST:PORT of the server; commas separate several servers.")
+    str,
+    typer.Option(
+        envvar="MATTEBOX_ADDRESS",
+        rich_help_panel=_PANEL,
+        help="HOST:PORT of the server; commas separate several servers.",
+    ),
 ]
-UseTls = Annotated[bool, typer.Option("--tls", envvar="MATTEBOX_CLIENT_TLS", help="Encrypt the connection.")]
+UseTls = Annotated[
+    bool, typer.Option("--tls", envvar="MATTEBOX_CLIENT_TLS", rich_help_panel=_PANEL, help="Encrypt the connection.")
+]
 TlsCa = Annotated[
     Path | None,
-    typer.Option(envvar="MATTEBOX_CLIENT_TLS_CA", help="PEM file of the authorities to trust; implies --tls."),
+    typer.Option(
+        envvar="MATTEBOX_CLIENT_TLS_CA",
+        rich_help_panel=_PANEL,
+        help="PEM file of the authorities to trust; implies --tls.",
+    ),
 ]
 TlsCertificate = Annotated[
     Path | None,
-    typer.Option(envvar="MATTEBOX_CLIENT_TLS_CERTIFICATE", help="PEM file of the client's certificate; implies --tls."),
+    typer.Option(
+        envvar="MATTEBOX_CLIENT_TLS_CERTIFICATE",
+        rich_help_panel=_PANEL,
+        help="PEM file of the client's certificate; implies --tls.",
+    ),
 ]
 TlsKey = Annotated[
-    Path | None, typer.Option(envvar="MATTEBOX_CLIENT_TLS_KEY", help="PEM file of the certificate's private key.")
+    Path | None,
+    typer.Option(
+        envvar="MATTEBOX_CLIENT_TLS_KEY", rich_help_panel=_PANEL, help="PEM file of the certificate's private key."
+    ),
 ]
 TokenFile = Annotated[
-    Path | None, typer.Option(envvar="MATTEBOX_CLIENT_TOKEN_FILE", help="File that holds the token for the server.")
+    Path | None,
+    typer.Option(
+        envvar="MATTEBOX_CLIENT_TOKEN_FILE", rich_help_panel=_PANEL, help="File that holds the token for the server."
+    ),
 ]
 
 
@@ -74,7 +96,7 @@ def connected(
 
 
 def describe(error: BaseException) -> str:
-    """In one line."""
+    """Returns an error's text in one line."""
     if isinstance(error, MatteboxError):
         hint = f" (request {error.request_id})" if error.request_id else ""
         return f"{error}{hint}" if isinstance(error, InvalidRequest) else f"{error.code}: {error}{hint}"
@@ -100,10 +122,10 @@ def _explain(error: Exception, address: str) -> tuple[list[str], int]:
 
 def _hint(text: str) -> str:
     if any(sign in text for sign in _TLS_SIGNS):
-        return "does it speak TLS, and is --tls or --tls-ca given only if it does?"
+        return "does the server use TLS? --tls or --tls-ca is needed if it does, and must not be given if it doesn't"
     return "is mattebox-server running there?"
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    """As for Ctrl-C: what runs is cancelled, what is half written is removed."""
+    """Ends the process as Ctrl-C does: calls are cancelled, and files that are half written are removed."""
     raise SystemExit(_TERMINATED)

@@ -1,4 +1,4 @@
-"""Which photos there are, and where each result goes."""
+"""Which photos a command takes, and to which file each result goes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PLACEHOLDERS = ("stem", "old_suffix", "suffix")
 
 @dataclass(frozen=True)
 class Job:
-    """One photo. None stands for standard input and output.
+    """One photo and the files of its results.
 
     Args:
-        source: the photo's file.
-        target: the result's file.
-        alpha: the matte's, if it is asked for.
+        source: the photo's file; None for standard input.
+        target: the result's file; None for standard output.
+        alpha: the matte's file; None for no matte.
     """
 
     source: Path | None
@@ -34,12 +34,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The photo's name in messages."""
         return STANDARD if self.source is None else str(self.source)
 
     @classmethod
     def of_one(cls, photo: str, out: str, alpha: str | None) -> Job:
-        """For one photo and the names of its results. Raises ValueError if they clash."""
+        """Returns the job for one photo. Raises ValueError if a result would replace the photo or the other result."""
         source, target = (None if word == STANDARD else Path(word) for word in (photo, out))
         job = cls(source, target, None if alpha is None else Path(alpha))
         for text in find_clashes([job]).values():
@@ -48,11 +48,11 @@ class Job:
 
     @property
     def targets(self) -> tuple[Path, ...]:
-        """All files that it writes."""
+        """All files that the job writes."""
         return tuple(each for each in (self.target, self.alpha) if each is not None)
 
     def is_done(self) -> bool:
-        """Whether all of its results are there."""
+        """Whether all results of the job exist."""
         return self.target is not None and all(each.exists() for each in self.targets)
 
 
@@ -61,12 +61,12 @@ class Naming:
     """How results are named in a folder.
 
     Args:
-        template: of a file's name: {stem} and {old_suffix} of the photo's, {suffix} by the format.
-        alpha: the same for the matte's file; None for none.
-        image_format: of the results.
+        template: the name of a result; {stem} and {old_suffix} come from the photo's name, {suffix} from the format.
+        alpha: the name of a matte, with the same placeholders; None for no matte.
+        image_format: the format of the results.
 
     Raises:
-        ValueError: a template can't be.
+        ValueError: a template holds an unknown placeholder, no {stem}, or a folder.
     """
 
     template: str
@@ -79,7 +79,7 @@ class Naming:
                 _check_template(option, template)
 
     def job(self, source: Path, folder: Path) -> Job:
-        """For a photo whose result goes into a folder."""
+        """Returns the job for a photo whose result goes into a folder."""
         words = {"stem": source.stem, "old_suffix": source.suffix[1:], "suffix": _OUT_SUFFIXES[self.image_format]}
         alpha = None if self.alpha is None else folder / self.alpha.format(**words)
         return Job(source, folder / self.template.format(**words), alpha)
@@ -87,13 +87,13 @@ class Naming:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """The photos of a run.
 
     Args:
-        jobs: in the order in which they were found.
-        other: files in folders that are no photos by their names.
-        existing: results that are there already and are not made again.
-        clashes: photos whose results would be written twice or over a photo, and what is wrong with each.
+        jobs: the jobs in the order in which the photos were found.
+        other: the number of files in folders that don't have the suffix of a photo.
+        existing: the number of photos that are skipped because their results exist.
+        clashes: jobs whose results would replace a photo or another result, and the reasons.
     """
 
     jobs: tuple[Job, ...]
@@ -102,29 +102,29 @@ class Plan:
     clashes: dict[Job, str]
 
     def checked(self) -> Plan:
-        """Itself. Raises ValueError for a clash."""
+        """Returns the plan. Raises ValueError if it has a clash."""
         for text in self.clashes.values():
             raise ValueError(text)
         return self
 
 
 def goes_into_a_folder(inputs: Sequence[str], out: str) -> bool:
-    """Whether `out` is a folder: it is one, or looks like one, or has to hold several results."""
+    """Whether `out` is a folder: it exists as one, ends in a slash, or has to hold several results."""
     several = len(inputs) > 1 or any(Path(each).is_dir() or _is_pattern(each) for each in inputs)
     return several or out.endswith(("/", os.sep)) or Path(out).is_dir()
 
 
 def plan_folder(inputs: Sequence[str], out: Path, naming: Naming, skip_existing: bool) -> Plan:
-    """For files, folders (with all that is in them) and patterns.
+    """Plans files, folders with everything below them, and patterns.
 
     Raises:
-        ValueError: standard input among several, or a pattern without a match.
+        ValueError: standard input is among the inputs, or a pattern matches no file.
         OSError: a folder can't be read.
     """
     jobs, other = list[Job](), 0
     for given in inputs:
         if given == STANDARD:
-            raise ValueError("-: standard input is one photo and goes into one file: -o FILE")
+            raise ValueError("-: standard input is one photo, whose result needs one file: -o FILE")
         path = Path(given)
         if path.is_dir():
             files = list(_files_of(path, out))
@@ -139,7 +139,7 @@ def plan_folder(inputs: Sequence[str], out: Path, naming: Naming, skip_existing:
 
 
 def _files_of(folder: Path, out: Path) -> Iterator[Path]:
-    """All files below a folder, but for what lies below `out`; names that begin with a dot are nobody's photos."""
+    """Yields all files below a folder, except those below `out` and those whose names begin with a dot."""
     for place, folders, files in os.walk(folder, onerror=_refuse):
         inside = Path(place)
         folders[:] = sorted(each for each in folders if not each.startswith(".") and not _is_same(inside / each, out))
@@ -147,7 +147,7 @@ def _files_of(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _refuse(error: OSError) -> None:
-    """A folder that can't be read, which os.walk by itself passes over in silence; one that has just gone is none."""
+    """Raises the error of a folder that can't be read, which os.walk would ignore; a folder may have been deleted."""
     if not isinstance(error, FileNotFoundError):
         raise error
 
@@ -165,10 +165,10 @@ def _is_pattern(given: str) -> bool:
 
 
 def _matches(pattern: str) -> list[Path]:
-    found = sorted(Path(match) for match in glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute ones too
+    found = sorted(Path(match) for match in glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
     files = [path for path in found if path.is_file()]
     if not files:
-        raise ValueError(f"{pattern}: matches no file")
+        raise ValueError(f"{pattern}: the pattern matches no file")
     return files
 
 
@@ -177,16 +177,18 @@ def _check_template(option: str, template: str) -> None:
     try:
         parts = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
-        raise ValueError(f"{option} {template}: {error}; there are {known}") from error
+        raise ValueError(f"{option} {template}: {error}; the placeholders are {known}") from error
     for name in parts:
         if name not in _PLACEHOLDERS:
-            raise ValueError(f"{option} {template}: there is no {{{name}}}, there are {known}")
+            raise ValueError(f"{option} {template}: there is no placeholder {{{name}}}; the placeholders are {known}")
     if not template or "/" in template or os.sep in template or "stem" not in parts:
-        raise ValueError(f"{option} {template}: must be a file's name with {{stem}} in it; there are {known}")
+        raise ValueError(
+            f"{option} {template}: must be a file's name with {{stem}} in it; the placeholders are {known}"
+        )
 
 
 def find_clashes(jobs: Sequence[Job]) -> dict[Job, str]:
-    """Those whose results would be written twice or over a photo, and what is wrong with each."""
+    """Returns the jobs whose results would replace a photo or another result, and the reasons."""
     sources = {_same(job.source) for job in jobs}
     taken: dict[Path, Job] = {}
     found: dict[Job, str] = {}
@@ -194,7 +196,7 @@ def find_clashes(jobs: Sequence[Job]) -> dict[Job, str]:
         for target in job.targets:
             place = target.resolve()
             if place in sources:
-                found[job] = f"{target} is one of the photos, and would be written over: choose another -o or --name"
+                found[job] = f"{target} is one of the photos and would be replaced: choose another -o or --name"
             elif place in taken:
                 found[job] = found[taken[place]] = _both(taken[place], job, target)
             taken[place] = job

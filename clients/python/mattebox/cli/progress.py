@@ -16,6 +16,6 @@ class _Rate(ProgressColumn):
 
 
 def bar() -> Progress:
-    """On standard error, with rate and time left."""
+    """Returns a bar on standard error, with the rate and the time left."""
     columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[failed]}"))
     return Progress(*columns, console=Console(stderr=True))

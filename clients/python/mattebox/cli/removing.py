@@ -20,37 +20,73 @@ NAME = "{stem}.{suffix}"
 
 def remove(
     *,
-    photos: Annotated[list[str], typer.Argument(help="Image files, folders, patterns, or - for standard input.")],
-    out: Annotated[str, typer.Option("-o", "--out", help="File to write, folder for several, or - (standard output).")],
+    photos: Annotated[list[str], typer.Argument(help="Image files, folders or patterns; - reads standard input.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            "-o", "--out", help="The file to write, or a folder for several photos; - writes to standard output."
+        ),
+    ],
     background: Annotated[
-        str, typer.Option(help="Colour name, #rrggbb, transparent, blur, blur:SIGMA, or a picture's path.")
+        str,
+        typer.Option(
+            help="The new background: a colour's name, #rrggbb, transparent, blur, blur:SIGMA or the path of a picture."
+        ),
     ] = "white",
-    keep: Annotated[list[str] | None, typer.Option(help="Label of what is the subject; repeat it for several.")] = None,
-    model: Annotated[str, typer.Option(help="Model, as `mattebox models` names it.")] = "",
-    matte: Annotated[MatteMethod | None, typer.Option(help="How the matte is made.")] = None,
-    blur_kernel: Annotated[int | None, typer.Option(help="Kernel of the gaussian matte in pixels, odd.")] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The label of a subject; repeat the option for several. Default: everything but the background."
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="The model's name, as `mattebox models` lists it. Default: the server's default model.")
+    ] = "",
+    matte: Annotated[MatteMethod | None, typer.Option(help="The method that makes the matte. Default: guided.")] = None,
+    blur_kernel: Annotated[
+        int | None, typer.Option(help="The side of the kernel in pixels, odd; for --matte gaussian.")
+    ] = None,
     keep_edge_colors: Annotated[
-        bool, typer.Option("--keep-edge-colors", help="Leave the old background's colour in the edge.")
+        bool,
+        typer.Option(
+            "--keep-edge-colors",
+            help="Keep the photo's colours at the edge of the subject, with a trace of the old background.",
+        ),
     ] = False,
     image_format: Annotated[
-        ImageFormat | None, typer.Option("--format", help="Default: by the suffix of --out; png in a folder.")
+        ImageFormat | None,
+        typer.Option("--format", help="The format of the results. Default: by the suffix of --out; png in a folder."),
     ] = None,
-    quality: Annotated[int | None, typer.Option(help="1 to 100, for jpeg and webp.")] = None,
-    size: Annotated[str, typer.Option(help="original, model, or the longest side in pixels.")] = "original",
-    crop: Annotated[int | None, typer.Option(help="Cut to the subject and so many pixels around it.")] = None,
+    quality: Annotated[int | None, typer.Option(help="The quality of jpeg and webp, 1 to 100.")] = None,
+    size: Annotated[
+        str,
+        typer.Option(help="The size: original, model (the size that the network sees) or the longest side in pixels."),
+    ] = "original",
+    crop: Annotated[
+        int | None, typer.Option(help="Crop the results to the subject with this margin in pixels.")
+    ] = None,
     alpha: Annotated[
-        str | None, typer.Option(help="Also write the matte, as PNG: a file, or in a folder {stem}-alpha.png.")
+        str | None,
+        typer.Option(help="Also write the matte to this PNG file; in a folder, a name such as {stem}-alpha.png."),
     ] = None,
     alpha_only: Annotated[bool, typer.Option("--alpha-only", help="Write the matte instead of a composite.")] = False,
     name: Annotated[
         str | None,
-        typer.Option(help="Names in a folder: {stem} and {old_suffix} of the photo, {suffix}.", show_default=NAME),
+        typer.Option(
+            help="The names of results in a folder: the photo's {stem} and {old_suffix}, the format's {suffix}.",
+            show_default=NAME,
+        ),
     ] = None,
-    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave out what has a result.")] = False,
-    concurrency: Annotated[int, typer.Option(min=1, help="Photos under way at a time.")] = 8,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on with what comes into folders.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each photo, and one for all.")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds until a photo is given up.")] = 60,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Skip photos whose results exist.")] = False,
+    concurrency: Annotated[int, typer.Option(min=1, help="Number of photos under way at a time.")] = 8,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Keep running, and take photos that are added to the folders or change in them."),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON for each photo, and one with the totals.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which a photo is given up.")] = 60,
     address: Address = DEFAULT_ADDRESS,
     tls: UseTls = False,
     tls_ca: TlsCa = None,
@@ -58,13 +94,13 @@ def remove(
     tls_key: TlsKey = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Removes the background of photos: of one, or of all in folders, some at a time."""
+    """Removes the background of one photo, or of all photos in folders."""
     with connected(address, tls, tls_ca, tls_certificate, tls_key, token_file) as client:
         folder = goes_into_a_folder(photos, out) or watch
         if alpha == STANDARD:
-            raise ValueError("--alpha -: name a file")
+            raise ValueError("--alpha -: the matte needs a file of its own")
         if out == STANDARD and (as_json or folder):
-            raise ValueError("--out -: is for one photo, without --json and --watch")
+            raise ValueError("--out -: standard output is for one photo, without --json and --watch")
         format_ = image_format or ("png" if folder else _format(out))
         output = Output(format_, quality, _size(size), crop, alpha is not None, alpha_only)
         options = RemovalOptions(model, keep or (), Matte(matte, blur_kernel, keep_edge_colors), background, output)
@@ -75,7 +111,7 @@ def remove(
             plan = plan_folder(photos, Path(out), Naming(name or NAME, alpha, format_), skip_existing).checked()
             finish(run, Report(len(plan.jobs), as_json, several=True), plan)
         elif name is not None:
-            raise ValueError(f"--name {name}: is for a folder, and --out {out} is a file")
+            raise ValueError(f"--name {name}: names files in a folder, but --out {out} is a file")
         else:
             remove_one(run, Report(1, as_json, several=False), Job.of_one(photos[0], out, alpha), skip_existing)
 
@@ -84,7 +120,7 @@ def _format(out: str) -> ImageFormat:
     suffix = Path(out).suffix.lower()
     if out == STANDARD or suffix in SUFFIXES:
         return SUFFIXES.get(suffix, "png")
-    raise ValueError(f"--out {out}: what format? Take a suffix of {', '.join(SUFFIXES)}, or say --format")
+    raise ValueError(f"--out {out}: the suffix names no format: use {', '.join(SUFFIXES)}, or --format")
 
 
 def _size(word: str) -> Size:

@@ -1,4 +1,4 @@
-"""What a run tells: lines, a progress bar, or JSON."""
+"""The messages of a run: lines, a progress bar, or JSON."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """Tells what happens, as it happens, and what failed in the end.
+    """Prints each outcome when it is known, and all failures at the end.
 
     Args:
-        total: photos; None where nobody knows, as when a folder is watched.
-        as_json: a line of JSON for each photo on standard output, and one for all.
-        several: one alone gets no summary.
+        total: the number of photos; None where it isn't known, because folders are watched.
+        as_json: whether to print one line of JSON for each photo on standard output, and one with the totals.
+        several: whether there may be several photos, which need a progress bar and the names of those that failed.
     """
 
     total: int | None
@@ -35,24 +35,24 @@ class Report:
     failures: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
     def running(self) -> AbstractContextManager[object]:
-        """Shows the bar, where people look and there is one to show."""
+        """Shows a progress bar for several photos on a terminal."""
         if self.as_json or not self.several or self.total is None or not _is_terminal():
             return nullcontext()
-        from mattebox.cli.progress import bar  # noqa: PLC0415 - whoever writes into a pipe needs none
+        from mattebox.cli.progress import bar  # noqa: PLC0415 - only a terminal needs it
 
         self._bar = bar()
         self._task = self._bar.add_task("photos", total=self.total, failed="")
         return self._bar
 
     def succeed(self, job: Job, result: RemovalResult) -> None:
-        """A result is written."""
+        """Reports a result that is written."""
         self.done += 1
         target = STANDARD if job.target is None else str(job.target)
         took_ms = result.timings.total.total_seconds() * 1000
         if self.as_json:
             subjects = [{"label": subject.label, "coverage": subject.coverage} for subject in result.subjects]
             size = {"width": result.width, "height": result.height, "format": result.format}
-            self._tell({"photo": job.name, "out": target, **size, "subjects": subjects, "server_ms": took_ms})
+            self._print({"photo": job.name, "out": target, **size, "subjects": subjects, "server_ms": took_ms})
         elif self._bar is None:
             found = ", ".join(f"{subject.label} {subject.coverage:.0%}" for subject in result.subjects) or "nothing"
             took = f"{took_ms:.0f} ms on {result.execution.provider}"
@@ -61,25 +61,25 @@ class Report:
         self._advance()
 
     def fail(self, job: Job, error: BaseException) -> None:
-        """There is no result."""
+        """Reports a photo that failed."""
         self.failures.append((job.name, describe(error)))
         if self.as_json:
-            self._tell({"photo": job.name, "error": describe(error), "code": getattr(error, "code", "")})
+            self._print({"photo": job.name, "error": describe(error), "code": getattr(error, "code", "")})
         elif self._bar is None and self.several:
             typer.echo(f"{job.name}: failed", err=True)
         self._advance()
 
     def summarise(self, other: int, existing: int) -> None:
-        """All that failed, and the numbers."""
+        """Prints the failures and the totals."""
         if self.as_json:
-            self._tell({"done": self.done, "failed": len(self.failures), "existing": existing, "no_photos": other})
+            self._print({"done": self.done, "failed": len(self.failures), "existing": existing, "no_photos": other})
             return
         for name, text in self.failures:
             typer.echo(f"mattebox: {name}: {text}", err=True)
         parts = [f"{self.done} done"]
         parts += [f"{len(self.failures)} failed"] if self.failures else []
-        parts += [f"{existing} there already"] if existing else []
-        parts += [f"{other} files that are no photos"] if other else []
+        parts += [f"{existing} skipped because their results exist"] if existing else []
+        parts += [f"{other} files without the suffix of a photo"] if other else []
         typer.echo(", ".join(parts), err=True)
 
     _bar: Progress | None = field(default=None, init=False)
@@ -90,9 +90,9 @@ class Report:
             failed = f"{len(self.failures)} failed" if self.failures else ""
             self._bar.update(self._task, advance=1, failed=failed)  # type: ignore[arg-type]  # pyright: ignore
 
-    def _tell(self, words: dict[str, object]) -> None:
+    def _print(self, words: dict[str, object]) -> None:
         typer.echo(json.dumps(words, ensure_ascii=False))
 
 
 def _is_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison] - daemons have none
+    return sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison] - a daemon has no standard error

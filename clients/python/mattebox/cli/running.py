@@ -1,4 +1,4 @@
-"""Photos through the client into files: one, all of a plan, or what comes into folders."""
+"""Sends photos and writes the results: of one photo, of a plan, or of folders that are watched."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from mattebox.options import RemovalOptions
 
 _WATCH_S = 1.0
 _OUTAGE = (Unavailable, Overloaded, DeadlineExceeded)
-_EVERYBODYS = (Unavailable, DeadlineExceeded, UnknownModel, Unauthenticated)
+_COMMON = (Unavailable, DeadlineExceeded, UnknownModel, Unauthenticated)
 
 
 @dataclass(frozen=True)
 class Run:
-    """How photos are sent."""
+    """The client and the options with which photos are sent."""
 
     client: Client
     options: RemovalOptions
@@ -44,7 +44,7 @@ class Run:
     timeout_s: float
 
     def results(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, BatchResult]]:
-        """As they finish."""
+        """Yields the jobs and their results as they finish."""
         named: Iterator[NamedPhoto] = ((str(number), _source(job)) for number, job in enumerate(jobs))
         options = self.options
         for item in self.client.remove_backgrounds(
@@ -61,16 +61,22 @@ class Run:
             yield jobs[int(item.id)], item
 
     def all(self, jobs: Sequence[Job], report: Report, later: Callable[[Job], None] | None = None) -> None:
-        """Writes all results. What fails for want of a server is given to `later`, if there is one.
+        """Sends the photos and writes the results.
 
-        As long as no photo has succeeded, raises an error that every photo would have; other errors are the photo's.
+        Args:
+            jobs: the photos and their files.
+            report: gets each outcome.
+            later: gets the photos that failed because no server answered; None reports them as failures.
+
+        Raises:
+            MatteboxError: no photo has succeeded, and this error would be that of every photo.
         """
         before: Exception | None = None
         for job, item in self.results(jobs):
             if item.error is not None:
                 if later is not None and isinstance(item.error, _OUTAGE):
                     later(job)
-                elif not report.done and _is_everybodys(item.error, before):
+                elif not report.done and _is_common(item.error, before):
                     raise item.error
                 else:
                     report.fail(job, item.error)
@@ -87,19 +93,20 @@ class Run:
                 report.succeed(job, item.result)
 
 
-def _is_everybodys(error: Exception, before: Exception | None) -> bool:
-    """Whether every photo would fail so: for want of a server, or as two were refused in the same words for an option.
+def _is_common(error: Exception, before: Exception | None) -> bool:
+    """Whether an error is common to all photos: the server's state, or an option that it refused for two photos.
 
-    What is wrong with a photo is said of `encoded`, or with the photo's size in it.
+    The server's descriptions of a fault in a photo name the field `encoded` or hold the photo's size. So two
+    photos that were refused in the same other words were refused for an option.
     """
     if isinstance(error, InvalidRequest) and isinstance(before, InvalidRequest):
         about_options = not any(violation.field == "encoded" for violation in error.violations)
         return bool(error.violations) and about_options and error.violations == before.violations
-    return isinstance(error, _EVERYBODYS)
+    return isinstance(error, _COMMON)
 
 
 def remove_one(run: Run, report: Report, job: Job, skip_existing: bool) -> None:
-    """Its error is the command's. Raises what the call raises."""
+    """Sends one photo and writes its result. Raises what the call and the files raise."""
     existing = skip_existing and job.is_done()
     try:
         for _, item in run.results([] if existing else [job]):
@@ -115,11 +122,11 @@ def remove_one(run: Run, report: Report, job: Job, skip_existing: bool) -> None:
         if report.as_json:
             report.summarise(0, int(existing))
         elif existing:
-            typer.echo(f"{job.target}: there already", err=True)
+            typer.echo(f"{job.target}: skipped because it exists", err=True)
 
 
 def finish(run: Run, report: Report, plan: Plan) -> None:
-    """Exits with 1 if any failed."""
+    """Sends the photos of a plan. Raises typer.Exit with code 1 if a photo failed, 130 after Ctrl-C."""
     try:
         with report.running():
             run.all(plan.jobs, report)
@@ -137,14 +144,14 @@ def finish(run: Run, report: Report, plan: Plan) -> None:
 def watch_folders(
     run: Run, photos: Sequence[str], out: Path, naming: Naming, skip_existing: bool, as_json: bool
 ) -> None:
-    """Goes on until Ctrl-C; then exits with 1 if any failed."""
+    """Sends the photos in folders, and those that are added, until Ctrl-C. Raises typer.Exit with 1 if one failed."""
     if not all(Path(photo).is_dir() for photo in photos):
-        raise ValueError("--watch: name folders")
+        raise ValueError("--watch: the inputs must be folders")
     if any(Path(photo).resolve() == out.resolve() for photo in photos):
-        raise ValueError(f"--watch: --out {out} is watched itself: results would be taken as photos")
+        raise ValueError(f"--watch: --out {out} is one of the watched folders, so results would be taken as photos")
     news, report = News(), Report(None, as_json, several=True)
     plan = plan_folder(photos, out, naming, skip_existing).checked()
-    if skip_existing:  # what has a result is known, and taken again only when it changes
+    if skip_existing:  # a photo whose result exists is taken only when it changes
         news.know(set(plan_folder(photos, out, naming, False).jobs) - set(plan.jobs))
     try:
         while True:
@@ -160,7 +167,7 @@ def watch_folders(
 
 
 def _take(run: Run, report: Report, plan: Plan, news: News) -> None:
-    """A new photo whose result would replace another's fails alone, and an outage is waited for: the watch goes on."""
+    """Sends new photos. A photo whose result would replace another fails alone, and an outage only delays photos."""
     jobs = news.of(plan.jobs)
     for job in jobs:
         if job in plan.clashes:

@@ -1,4 +1,4 @@
-"""Tables for people."""
+"""Tables on standard output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mattebox.results import Models
 
 
 def show_models(found: Models) -> None:
-    """Prints a server's models and what they find."""
+    """Prints the models of a server and the labels that they recognise."""
     table = Table("model", "kind", "provider", "precision", "trained", "licence", box=SIMPLE)
     for model in found.models:
         name = f"{model.name} (default)" if model.name == found.default else model.name
@@ -21,11 +21,11 @@ def show_models(found: Models) -> None:
     console = Console()
     console.print(table)
     for model in found.models:
-        console.print(f"{model.name} finds: {', '.join(model.labels)}", highlight=False)
+        console.print(f"{model.name} recognises: {', '.join(model.labels)}", highlight=False)
 
 
 def show_figures(figures: Mapping[str, str]) -> None:
-    """Prints names and values."""
+    """Prints figures as a table of names and values."""
     table = Table(box=SIMPLE, show_header=False)
     for name, value in figures.items():
         table.add_row(name, value)

@@ -1,7 +1,6 @@
-"""New files in a folder that is watched.
+"""Finds new and changed files in folders.
 
-By looking again and again: it needs nothing of the system, and works on network shares, where the kernel's own
-notifications don't.
+It lists the folders again and again, because the kernel's notifications don't work on network shares.
 """
 
 from __future__ import annotations
@@ -15,25 +14,25 @@ _State = tuple[int, int]
 
 
 class News:
-    """Tells which files are new or have changed, once they stand still between two looks."""
+    """Finds files that are new or changed, and that were equal at two looks, so that nobody is writing them."""
 
     def __init__(self) -> None:
-        self._seen: dict[Path, _State] = {}  # at the last look
-        self._taken: dict[Path, _State] = {}
+        self._seen: dict[Path, _State] = {}  # all files at the last look
+        self._taken: dict[Path, _State] = {}  # files as they were when they were taken
 
     def know(self, jobs: Iterable[Job]) -> None:
-        """These are done as they are now."""
+        """Marks photos as taken in their present state."""
         for job in jobs:
             if job.source is not None and (state := _state(job.source)) is not None:
                 self._taken[job.source] = state
 
     def forget(self, job: Job) -> None:
-        """It is to be taken again, though it hasn't changed."""
+        """Lets a photo be taken again, though it hasn't changed."""
         if job.source is not None:
             self._taken.pop(job.source, None)
 
     def of(self, jobs: Iterable[Job]) -> list[Job]:
-        """Those to take now."""
+        """Takes the jobs whose photos are new or changed since they were last taken."""
         found: list[Job] = []
         seen: dict[Path, _State] = {}
         for job in jobs:
@@ -48,7 +47,7 @@ class News:
 
 
 def _state(path: Path) -> _State | None:
-    """Time of the last change and size; None for what has just gone."""
+    """Returns a file's time of change and size; None for a file that was deleted."""
     try:
         status = path.stat()
     except OSError:

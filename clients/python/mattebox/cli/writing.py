@@ -1,4 +1,4 @@
-"""Results to files: a whole one or none."""
+"""Writes results to files, each of them whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mattebox.results import RemovalResult
 
 
 def write(job: Job, result: RemovalResult) -> None:
-    """Writes a result, and its matte if that has a file. Raises OSError."""
+    """Writes a result, and its matte if the job has a file for it. Raises OSError."""
     if job.alpha is not None and result.alpha is not None:
         write_whole(job.alpha, result.alpha)
     if job.target is None:
@@ -25,23 +25,25 @@ def write(job: Job, result: RemovalResult) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Nobody ever sees half of it, whatever happens. Raises OSError."""
-    if path.exists() and not path.is_file():  # /dev/null, a pipe: there is nothing to replace
+    """Writes a file so that it never exists with a part of its content. Raises OSError."""
+    if path.exists() and not path.is_file():  # /dev/null or a pipe can't be replaced
         path.write_bytes(content)
         return
-    part = path.with_name(f".{os.urandom(8).hex()}.part")  # short: the name itself may be as long as can be
+    part = path.with_name(
+        f".{os.urandom(8).hex()}.part"
+    )  # a short name, as the target's own may have the greatest length
     try:
         part.write_bytes(content)
         part.replace(path)
     except OSError as error:
-        error.filename = str(path)  # the name that the user knows
+        error.filename = str(path)  # the name that the user wrote
         raise
     finally:
         part.unlink(missing_ok=True)
 
 
 def standard(stream: TextIO | None, name: str) -> BinaryIO:
-    """Daemons close standard streams; then Python has None in their place. Raises OSError."""
+    """Returns the bytes of a standard stream. Raises OSError for a closed stream, which Python replaces by None."""
     if stream is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), name)
     return stream.buffer
