@@ -1,8 +1,7 @@
-"""A server that answers as clients/cases.json says: the same for the clients of all languages."""
+"""A server that answers as clients/cases.json says, for the clients of all languages."""
 
 import json
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,19 +11,20 @@ from google.protobuf import json_format
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
+from fake_server import fake_server
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.errors import InvalidRequest
 from mattebox_server.rpc.requests import parse_request
 from mattebox_server.rpc.statuses import to_refusal
 
-KNOWN = BadRequest.DESCRIPTOR.full_name  # who imports one kind of details can name all of them in JSON
+KNOWN = BadRequest.DESCRIPTOR.full_name  # the import makes all kinds of details known to json_format
 
 CASES: dict[str, Any] = json.loads((Path(__file__).parents[1] / "clients" / "cases.json").read_text())
 _REQUEST_ID = (("x-request-id", "case-1"),)
 
 
 def case_of(section: str, name: str) -> dict[str, Any]:
-    """The only one of that name."""
+    """Returns the case of that name, of which there must be one."""
     (case,) = (case for case in CASES[section] if case["name"] == name)
     return dict(case)
 
@@ -53,7 +53,7 @@ def _check(request: pb.RemoveBackgroundRequest, context: grpc.ServicerContext) -
 
 
 def _fail(case: dict[str, Any], context: grpc.ServicerContext) -> NoReturn:
-    """An error has its request id in the trailing metadata."""
+    """Ends the call with the case's status; an error has its request id in the trailing metadata."""
     code = grpc.StatusCode[case["code"]]
     message = {"code": code.value[0], "message": case["message"], "details": case["details"]}
     details = json_format.ParseDict(message, Status()).SerializeToString() if case["details"] else b""
@@ -64,17 +64,5 @@ def _fail(case: dict[str, Any], context: grpc.ServicerContext) -> NoReturn:
 @contextmanager
 def case_server() -> Generator[str]:
     """Gives its address."""
-    server = grpc.server(ThreadPoolExecutor(4))
-    method = grpc.unary_unary_rpc_method_handler(
-        _answer,
-        request_deserializer=pb.RemoveBackgroundRequest.FromString,
-        response_serializer=pb.RemoveBackgroundResponse.SerializeToString,
-    )
-    service = "mattebox.v1.BackgroundRemovalService"
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"RemoveBackground": method}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None)
+    with fake_server(_answer) as address:
+        yield address

@@ -7,19 +7,22 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 import images
 import mattebox
-from altered import ONE_AT_A_TIME, altered_server
 from case_server import case_server
+from fake_server import LONGEST_S, Held, composite, fake_server
 from mattebox.batches import NamedPhoto, OnError, Slot, Window
+from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.local import LocalServer
 from shells import Shell, open_shell
 from waiting import answered, eventually
 
 PHOTO = images.encode(images.scene())
 SMALL = mattebox.Output(size=20)
+BOTH = pytest.mark.parametrize("kind", ["sync", "async"])
 
 
 def test_ids_and_results(client: Shell) -> None:
@@ -28,12 +31,30 @@ def test_ids_and_results(client: Shell) -> None:
     assert all(item.error is None and item.result is not None and item.result.width == 20 for item in items)
 
 
-def test_in_order(client: Shell) -> None:
-    """The first takes longest: it would be the last."""
-    large = images.encode(images.textured(1600, 1200))
-    photos = [("large", large), *((str(n), PHOTO) for n in range(6))]
-    assert [item.id for item in client.remove_backgrounds(photos, ordered=True)] == [name for name, _ in photos]
-    assert next(iter(list(client.remove_backgrounds(photos, concurrency=7)))).id != "large"
+@BOTH
+def test_results_in_order_and_as_they_finish(kind: str) -> None:
+    """The server holds the first photo: in order until it has answered the others, else until their results are out."""
+    answered, given_out = threading.Semaphore(0), threading.Event()
+
+    def answer(request: pb.RemoveBackgroundRequest, _: object) -> pb.RemoveBackgroundResponse:
+        if request.encoded == b"other":
+            answered.release()
+        elif request.model == "ordered":
+            assert all(answered.acquire(timeout=LONGEST_S) for _ in range(5))
+        else:
+            assert given_out.wait(LONGEST_S)
+        return composite()
+
+    photos = [b"first", *[b"other"] * 5]
+    with fake_server(answer) as address:
+        client = open_shell(kind, address)
+        results = client.remove_backgrounds(photos, ordered=True, model="ordered")
+        assert [item.id for item in results] == ["0", "1", "2", "3", "4", "5"]
+        results = client.remove_backgrounds(photos)
+        assert {next(results).id for _ in range(5)} == {"1", "2", "3", "4", "5"}
+        given_out.set()
+        assert next(results).id == "0"
+        client.close()
 
 
 def test_photos_are_taken_as_there_is_room(client: Shell) -> None:
@@ -118,20 +139,27 @@ def test_what_the_source_raises_ends_it(client: Shell) -> None:
         list(client.remove_backgrounds(photos(), errors="return"))
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_leaving_early_cancels_the_rest(colour_model: Path, kind: str) -> None:
-    with altered_server([colour_model], ["--provider", "cpu"], ONE_AT_A_TIME) as server:
-        client = open_shell(kind, server.address)
-        large = images.encode(images.textured(1600, 1200))
-        answers = iter(client.remove_backgrounds([large] * 8))
-        next(answers)
+@BOTH
+def test_leaving_early_cancels_the_rest(kind: str) -> None:
+    held = Held()
+
+    def answer(request: pb.RemoveBackgroundRequest, context: grpc.ServicerContext) -> pb.RemoveBackgroundResponse:
+        if request.encoded == b"held":
+            return held(context)
+        eventually(lambda: held.begun == 7)
+        return composite()
+
+    with fake_server(answer) as address:
+        client = open_shell(kind, address)
+        answers = iter(client.remove_backgrounds([*[b"held"] * 7, b"answered"]))
+        assert next(answers).id == "7"
         answers.close()  # type: ignore[attr-defined]  # pyright: ignore
-        eventually(lambda: sum(event.get("status") == "CANCELLED" for event in list(server.events)) >= 5)
-        assert client.remove_background(PHOTO).width == 96
+        eventually(lambda: held.cancelled == 7)
+        assert client.remove_background(b"answered").width == 1
         client.close()
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
+@BOTH
 def test_several_servers_share_them(colour_model: Path, kind: str) -> None:
     with LocalServer([colour_model]) as one, LocalServer([colour_model]) as two:
         client = open_shell(kind, [one.address, two.address])

@@ -59,7 +59,7 @@ def test_ping_and_models(server: LocalServer) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
-        (["-o", "out.gif"], 2, "what format"),
+        (["-o", "out.gif"], 2, "the suffix names no format"),
         (["-o", "out.png", "--keep", "cat"], 2, "keep[0]"),
         (["-o", "out.jpg", "--background", "transparent"], 2, "output.format"),
         (["-o", "out.png", "--background", "whiite"], 2, "must be a colour"),

@@ -1,4 +1,4 @@
-"""The command line where something could get lost: results of one name, folders that can't be read, ends in between."""
+"""The command line where results could get lost: equal names, folders that can't be read, and interruptions."""
 
 import json
 import os
@@ -6,11 +6,14 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
 import pytest
 
 import images
-from command_line import files, run, start
+from command_line import Command, files, run
+from fake_server import Held, composite, fake_server
 from mattebox.cli.jobs import Naming, plan_folder
+from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.local import LocalServer
 from waiting import eventually
 
@@ -30,9 +33,12 @@ def _photos(tmp_path: Path) -> Path:
     ("words", "says"),
     [
         (["photos/a.jpg", "-o", "out.png", "--alpha", "out.png"], "a.jpg and its matte would both become out.png"),
-        (["photos/a.jpg", "-o", "photos/a.jpg"], "would be written over"),
-        (["photos/a.jpg", "-o", "out.png", "--name", "{stem}.png"], "--name {stem}.png: is for a folder"),
-        (["photos", "-o", "photos", "--watch", "--name", "{stem}-cut.png"], "--watch: --out photos is watched itself"),
+        (["photos/a.jpg", "-o", "photos/a.jpg"], "would be replaced"),
+        (["photos/a.jpg", "-o", "out.png", "--name", "{stem}.png"], "--name {stem}.png: names files in a folder"),
+        (
+            ["photos", "-o", "photos", "--watch", "--name", "{stem}-cut.png"],
+            "--watch: --out photos is one of the watched folders",
+        ),
     ],
 )
 def test_what_would_be_lost_is_refused(
@@ -47,17 +53,15 @@ def test_what_would_be_lost_is_refused(
 
 def test_a_watch_outlives_a_photo_of_the_same_name(server: LocalServer, photos: Path) -> None:
     out = photos.parent / "out"
-    process = start(server, "remove", str(photos), "-o", str(out), "--watch")
-    eventually(lambda: files(out) == ["a.png"])
-    before = (out / "a.png").stat()
-    (photos / "a.png").write_bytes(LARGE)
-    (photos / "b.jpg").write_bytes(PHOTO)
-    eventually(lambda: "b.png" in files(out))
-    process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "2 done, 1 failed" in told
-    assert "would both become" in told
+    with Command(server.address, "remove", str(photos), "-o", str(out), "--watch") as command:
+        eventually(lambda: files(out) == ["a.png"])
+        before = (out / "a.png").stat()
+        (photos / "a.png").write_bytes(LARGE)
+        (photos / "b.jpg").write_bytes(PHOTO)
+        eventually(lambda: any("b.png: " in line for line in command.errors))
+        assert command.stop(signal.SIGTERM) == 143
+    assert "2 done, 1 failed" in command.errors[-1]
+    assert any("would both become" in line for line in command.errors)
     assert (out / "a.png").stat() == before
 
 
@@ -91,23 +95,25 @@ def test_a_folder_that_can_not_be_read(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_says_what_is_done_and_what_failed(
-    server: LocalServer, photos: Path, number: int, code: int
-) -> None:
-    out = photos.parent / "out"
-    (photos / "00.jpg").write_bytes(b"no photo")
-    for name in range(80):
-        (photos / f"b{name:02}.jpg").write_bytes(LARGE)
-    process = start(server, "remove", str(photos), "-o", str(out), "--json", "--concurrency", "2")
-    eventually(lambda: out.is_dir() and len(files(out)) >= 3)
-    process.send_signal(number)
-    told, errors = process.communicate(timeout=60)
-    assert process.returncode == code
-    *_, last = (json.loads(line) for line in told.splitlines())
-    assert last["failed"] == 1
-    assert len(files(out)) < 81
-    assert len(files(out)) - last["done"] in (0, 1)  # a file may be there whole a moment before it is counted
-    assert errors.splitlines()[-1] == f"mattebox: interrupted: {last['done']} of 82 done"
+def test_an_interruption_says_what_is_done_and_what_failed(photos: Path, number: int, code: int) -> None:
+    out, held = photos.parent / "out", Held()
+    (photos / "b.jpg").write_bytes(b"refused")
+    for name in "cdefghi":
+        (photos / f"{name}.jpg").write_bytes(b"held")
+
+    def answer(request: pb.RemoveBackgroundRequest, context: grpc.ServicerContext) -> pb.RemoveBackgroundResponse:
+        if request.encoded == b"refused":
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no photo")
+        return held(context) if request.encoded == b"held" else composite()
+
+    words = ("remove", str(photos), "-o", str(out), "--json", "--concurrency", "2")
+    with fake_server(answer) as address, Command(address, *words) as command:
+        eventually(lambda: held.begun == 2 and len(command.output) == 2)
+        assert command.stop(number) == code
+    last = json.loads(command.output[-1])
+    assert last == {"done": 1, "failed": 1, "existing": 0, "no_photos": 0}
+    assert files(out) == ["a.png"]
+    assert command.errors == ["mattebox: interrupted: 1 of 9 done"]
 
 
 def test_json_of_one_photo(server: LocalServer, photos: Path) -> None:

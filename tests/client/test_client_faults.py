@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -17,8 +16,9 @@ import pytest
 
 import images
 import mattebox
-from altered import ONE_AT_A_TIME, altered_server
 from authority import Authority
+from command_line import sigint_interrupts
+from fake_server import Held, composite, fake_server
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_server.local import LocalServer
 from shells import open_shell
@@ -153,23 +153,14 @@ class Breaking:
         context.send_initial_metadata((("x-request-id", "1"),))
         if number <= self.times:
             context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
-        time.sleep(0.05)
-        return pb.RemoveBackgroundResponse(image=b"x", format=pb.IMAGE_FORMAT_PNG)
+        return composite()
 
 
 @pytest.fixture
 def breaking(request: pytest.FixtureRequest) -> Generator[tuple[Breaking, str]]:
     answer = Breaking(request.param)
-    server = grpc.server(ThreadPoolExecutor(4))
-    method = grpc.unary_unary_rpc_method_handler(
-        answer, pb.RemoveBackgroundRequest.FromString, pb.RemoveBackgroundResponse.SerializeToString
-    )
-    service = "mattebox.v1.BackgroundRemovalService"
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"RemoveBackground": method}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield answer, f"127.0.0.1:{port}"
-    server.stop(None)
+    with fake_server(answer) as address:
+        yield answer, address
 
 
 @BOTH
@@ -197,25 +188,27 @@ def test_answers_that_always_break_off(breaking: tuple[Breaking, str], kind: str
     client.close()
 
 
-def test_an_interrupted_wait_cancels_the_call(colour_model: Path) -> None:
-    """As Ctrl-C does."""
-    with altered_server([colour_model], [], ONE_AT_A_TIME) as server, mattebox.Client(server.address) as client:
-        client.wait_until_ready()
-        os.kill(server.pid, signal.SIGSTOP)
-        main = threading.main_thread().ident
-        assert main is not None
-        threading.Timer(0.5, signal.pthread_kill, (main, signal.SIGINT)).start()
+def test_an_interrupted_wait_cancels_the_call() -> None:
+    """The server sends SIGINT to the main thread when the call has come, as Ctrl-C does."""
+    main, held = threading.main_thread().ident, Held()
+    assert main is not None
+
+    def answer(_: object, context: grpc.ServicerContext) -> pb.RemoveBackgroundResponse:
+        signal.pthread_kill(main, signal.SIGINT)
+        return held(context)
+
+    with sigint_interrupts(), fake_server(answer) as address, mattebox.Client(address) as client:
         with pytest.raises(KeyboardInterrupt):
             client.remove_background(PHOTO)
-        os.kill(server.pid, signal.SIGCONT)
-        eventually(lambda: any(event.get("status") == "CANCELLED" for event in list(server.events)))
+        eventually(lambda: held.cancelled == held.begun == 1)
 
 
 def test_ctrl_c_at_any_moment_lets_the_client_close(colour_model: Path) -> None:
     """Also while a call is being begun: gRPC itself would wait for that call's end for ever."""
     with LocalServer([colour_model]) as server:
         command = [sys.executable, "-c", _INTERRUPTED, server.address, "40"]
-        done = subprocess.run(command, input=LARGE, capture_output=True, check=False, timeout=4 * NO_HANG_S)
+        with sigint_interrupts():
+            done = subprocess.run(command, input=LARGE, capture_output=True, check=False, timeout=4 * NO_HANG_S)
         assert done.returncode == 0, done.stderr.decode()
         assert done.stdout.decode().split() == ["KeyboardInterrupt"] * 40
 

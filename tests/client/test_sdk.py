@@ -217,7 +217,7 @@ def test_closing_a_client_cancels_its_calls_not_its_callers() -> None:
             client = mattebox.AsyncClient(f"127.0.0.1:{silent.getsockname()[1]}")
             closed = asyncio.create_task(client.models())
             cancelled = asyncio.create_task(client.models())
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0)  # both tasks begin their calls
             cancelled.cancel()
             await asyncio.wait({cancelled})
             assert cancelled.cancelled()

@@ -1,11 +1,9 @@
-"""The TypeScript client against real servers: its own tests, run by Node; and the package that users get."""
+"""Runs the TypeScript client's own tests against real servers, and checks the package that users get."""
 
 import json
-import threading
 import time
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,10 @@ import pytest
 import images
 from authority import Authority
 from case_server import case_server
+from fake_server import Held, composite, fake_server
 from mattebox.v1 import background_removal_pb2 as pb
-from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.local import LocalServer
-from node_package import LONGEST_S, PACKAGE, npm, run
+from node_package import PACKAGE, npm, run
 
 __all__ = ["npm"]  # a fixture
 
@@ -27,27 +25,25 @@ ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-of-some-length"
 
 
-class DeafServicer(pb_grpc.BackgroundRemovalServiceServicer):
-    """Never answers a photo; its list of models tells how many it has seen, and how many were cancelled.
+class Deaf:
+    """Never answers a photo; its list of models holds how many calls it has seen, and how many were cancelled.
 
     For the model "breaks" the first two answers break off after their first word; for "busy" the first two are refused
     for a while.
     """
 
     def __init__(self) -> None:
-        self._counts = {"begun": 0, "cancelled": 0}
+        self._held = Held()
         self._numbers = count(1)
         self._refused: list[float] = []
 
-    def RemoveBackground(  # noqa: N802 - the contract's name
-        self, request: pb.RemoveBackgroundRequest, context: grpc.ServicerContext
-    ) -> pb.RemoveBackgroundResponse:
+    def answer(self, request: pb.RemoveBackgroundRequest, context: grpc.ServicerContext) -> pb.RemoveBackgroundResponse:
         if request.model == "breaks":
             number = next(self._numbers)
             context.send_initial_metadata((("x-request-id", str(number)),))
             if number <= 2:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
-            return pb.RemoveBackgroundResponse(image=b"x", format=pb.IMAGE_FORMAT_PNG)
+            return composite()
         if request.model == "busy":
             self._refused.append(time.monotonic())
             if len(self._refused) <= 2:
@@ -55,36 +51,21 @@ class DeafServicer(pb_grpc.BackgroundRemovalServiceServicer):
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy")
             pauses = [later - earlier for earlier, later in pairwise(self._refused)]
             patient = min(pauses) >= 0.39  # grpc-js's own first pause would be at most 0.12 s
-            return pb.RemoveBackgroundResponse(image=b"patient" if patient else b"hasty", format=pb.IMAGE_FORMAT_PNG)
-        over = threading.Event()
-        if context.add_callback(over.set):
-            self._counts["begun"] += 1
-            over.wait(LONGEST_S)
-        self._counts["cancelled"] += 1
-        return pb.RemoveBackgroundResponse()
+            return composite(b"patient" if patient else b"hasty")
+        return self._held(context)
 
-    def ListModels(  # noqa: N802 - the contract's name
-        self, request: pb.ListModelsRequest, context: grpc.ServicerContext
-    ) -> pb.ListModelsResponse:
-        del request, context
-        return pb.ListModelsResponse(default_model=json.dumps(self._counts), limits=pb.Limits())
+    def list_models(self) -> pb.ListModelsResponse:
+        counts = {"begun": self._held.begun, "cancelled": self._held.cancelled}
+        return pb.ListModelsResponse(default_model=json.dumps(counts), limits=pb.Limits())
 
 
-@contextmanager
-def deaf_server() -> Generator[str]:
-    """Gives its address."""
-    server = grpc.server(ThreadPoolExecutor(16))
-    pb_grpc.add_BackgroundRemovalServiceServicer_to_server(DeafServicer(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None)
+def deaf_server() -> AbstractContextManager[str]:
+    deaf = Deaf()
+    return fake_server(deaf.answer, deaf.list_models)
 
 
 def secure_server(model: Path, folder: Path) -> tuple[LocalServer, dict[str, str]]:
-    """With mutual TLS and a token; and what a client needs for it."""
+    """Returns a server with mutual TLS and a token, and what a client needs for it."""
     authority = Authority()
     (folder / "ca.pem").write_bytes(authority.certificate)
     (folder / "tokens").write_text(f"tests:{TOKEN}\n")
@@ -104,13 +85,13 @@ def place_of(server: LocalServer) -> dict[str, Any]:
 
 @pytest.fixture
 def places(server: LocalServer, strict_server: LocalServer, colour_model: Path, tmp_path: Path) -> Generator[Path]:
-    """A file that tells Node where everything is."""
+    """Writes where the servers and the photo are into a file for Node."""
     (tmp_path / "photo.png").write_bytes(images.encode(images.scene()))
     secure, needed = secure_server(colour_model, tmp_path)
     with ExitStack() as stack:
         victim = stack.enter_context(LocalServer([colour_model], ["--provider", "cpu"]))
         stack.enter_context(secure)
-        told = {
+        found = {
             "server": place_of(server),
             "victim": place_of(victim),
             "strict": place_of(strict_server),
@@ -121,7 +102,7 @@ def places(server: LocalServer, strict_server: LocalServer, colour_model: Path, 
             "photo": str(tmp_path / "photo.png"),
             "folder": str(tmp_path),
         }
-        (tmp_path / "places.json").write_text(json.dumps(told))
+        (tmp_path / "places.json").write_text(json.dumps(found))
         yield tmp_path / "places.json"
 
 

@@ -79,7 +79,7 @@ class Report:
         parts = [f"{self.done} done"]
         parts += [f"{len(self.failures)} failed"] if self.failures else []
         parts += [f"{existing} skipped because their results exist"] if existing else []
-        parts += [f"{other} files without the suffix of a photo"] if other else []
+        parts += [f"{other} file{'' if other == 1 else 's'} without the suffix of a photo"] if other else []
         typer.echo(", ".join(parts), err=True)
 
     _bar: Progress | None = field(default=None, init=False)
