@@ -101,10 +101,7 @@ def test_files_patterns_and_mattes(server: LocalServer, photos: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (
-            ["photos", "-o", "out", "--name", "{nothing}.png"],
-            "there is no placeholder {nothing}; the placeholders are {stem}",
-        ),
+        (["photos", "-o", "out", "--name", "{nothing}.png"], "no placeholder {nothing}; the placeholders are {stem}"),
         (["photos", "-o", "out", "--name", "../{stem}.png"], "must be a file's name"),
         (["photos", "-o", "out", "--name", "same.png"], "must be a file's name with {stem}"),
         (["photos", "-o", "out", "--name", "{stem"], "--name {stem"),
@@ -290,15 +287,15 @@ def test_an_outage_is_waited_for(photos: Path) -> None:
         return composite()
 
     out = photos.parent / "out"
-    with fake_server(answer) as address:
-        with Command(address, "remove", str(photos), "-o", str(out), "--watch") as command:
-            eventually(lambda: len(files(out)) == 3)
-            outage.set()
-            (photos / "late.jpg").write_bytes(b"late")
-            eventually(lambda: len(refused) >= 6)
-            outage.clear()
-            eventually(lambda: any("late.png" in line for line in command.errors))
-            assert command.stop(signal.SIGINT) == 0
+    words = ("remove", str(photos), "-o", str(out), "--watch")
+    with fake_server(answer) as address, Command(address, *words) as command:
+        eventually(lambda: len(files(out)) == 3)
+        outage.set()
+        (photos / "late.jpg").write_bytes(b"late")
+        eventually(lambda: len(refused) >= 6)
+        outage.clear()
+        eventually(lambda: any("late.png" in line for line in command.errors))
+        assert command.stop(signal.SIGINT) == 0
     assert set(refused) == {b"late"}
     assert "4 done" in command.errors[-1]
 
