@@ -37,7 +37,7 @@ def _photos(tmp_path: Path) -> Path:
         (["photos/a.jpg", "-o", "out.png", "--name", "{stem}.png"], "--name {stem}.png: names files in a folder"),
         (
             ["photos", "-o", "photos", "--watch", "--name", "{stem}-cut.png"],
-            "--out photos is one of the watched folders",
+            "photos is one of the watched folders",
         ),
     ],
 )

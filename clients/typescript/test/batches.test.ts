@@ -1,9 +1,19 @@
-/** Many photos at a time. */
+/** Batches of photos. */
 
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 
-import { type BatchResult, Cancelled, Client, InvalidRequest, type NamedPhoto, type Photos } from "../src/index.js";
+import { Batch } from "../src/batches.js";
+import {
+  type BatchResult,
+  Cancelled,
+  Client,
+  InvalidRequest,
+  type NamedPhoto,
+  type Photos,
+  type PhotoSource,
+  type RemovalResult,
+} from "../src/index.js";
 import { errorOf, photo, places, seen, until } from "./support.js";
 
 const client = new Client(places.server.address);
@@ -30,15 +40,23 @@ test("ids and order", async () => {
   assert.deepEqual(await all(client.removeBackgrounds([])), []);
 });
 
-test("the order holds whatever ends first", async () => {
-  async function* slow(): AsyncGenerator<Buffer> {
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    yield photo;
+test("results in order, and as they finish", async () => {
+  async function idsOf(ordered: boolean): Promise<string[]> {
+    let endFirst: () => void = () => undefined;
+    const end = new Promise<void>((resolve) => (endFirst = resolve));
+    const remove = async (source: PhotoSource): Promise<RemovalResult> => {
+      if (source === "first") {
+        await end;
+      } else {
+        setImmediate(endFirst); // after the batch has taken in this result
+      }
+      return {} as RemovalResult;
+    };
+    const batch = new Batch(["first", "second"], remove, { concurrency: 2, ordered, errors: "raise" });
+    return (await all(batch.run(undefined))).map(({ id }) => id);
   }
-  const found = await all(client.removeBackgrounds([slow(), photo], { ordered: true }));
-  assert.deepEqual(found.map(({ id }) => id), ["0", "1"]);
-  const first = await all(client.removeBackgrounds([slow(), photo]));
-  assert.deepEqual(first.map(({ id }) => id), ["1", "0"]);
+  assert.deepEqual(await idsOf(true), ["0", "1"]);
+  assert.deepEqual(await idsOf(false), ["1", "0"]);
 });
 
 test("photos are taken as there is room", async () => {

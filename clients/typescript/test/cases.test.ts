@@ -28,7 +28,7 @@ after(() => {
   client.close();
 });
 
-/** Python's names to this language's, all the way down. */
+/** Turns Python's names into this language's, all the way down. */
 function camel(value: unknown): unknown {
   if (Array.isArray(value) || typeof value !== "object" || value === null) {
     return value;
@@ -37,7 +37,7 @@ function camel(value: unknown): unknown {
   return Object.fromEntries(Object.entries(value).map(([name, inner]) => [named(name), camel(inner)]));
 }
 
-/** The other way round. */
+/** Turns this language's names into Python's, all the way down. */
 function snake(value: unknown): unknown {
   if (Array.isArray(value)) {
     return value.map(snake);

@@ -1,4 +1,4 @@
-/** What the constructor refuses. */
+/** Arguments that the constructor refuses. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";

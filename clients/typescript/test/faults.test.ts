@@ -1,4 +1,4 @@
-/** Servers that die, hang, speak something else or aren't there: the right error in time, never a hang. */
+/** Servers that die, hang, use another protocol or don't exist: each gives the right error in time. */
 
 import assert from "node:assert/strict";
 import { createServer, type Socket } from "node:net";
@@ -15,7 +15,7 @@ import {
 } from "../src/index.js";
 import { errorOf, photo, places, seen, until } from "./support.js";
 
-/** Of a port at which nobody listens. */
+/** Returns an address at which no server listens. */
 async function nobody(): Promise<string> {
   const listener = createServer().listen(0, "127.0.0.1");
   await new Promise((resolve) => listener.once("listening", resolve));

@@ -1,4 +1,4 @@
-/** What the tests' starter (tests/client/test_typescript.py) tells: where the servers are, and the photo. */
+/** The servers and the photo of the tests, which tests/client/test_typescript.py starts and writes. */
 
 import { readFileSync } from "node:fs";
 
@@ -10,14 +10,14 @@ interface Place {
 }
 
 interface Places {
-  /** A real server, a second one that may be killed, one with small limits, and one with mutual TLS and a token. */
+  /** A real server, one that a test kills, one with small limits, and one with mutual TLS and a token. */
   readonly server: Place;
   readonly victim: Place;
   readonly strict: Place;
   readonly secure: Place & { ca: string; certificate: string; key: string; token: string };
-  /** Plays the table of cases. */
+  /** A server that answers as the table of cases says. */
   readonly cases: string;
-  /** Two that never answer, and tell by `models` what they have seen. */
+  /** Two servers that never answer a photo, and whose `models` hold the numbers of their calls. */
   readonly deaf: readonly [string, string];
   readonly table: string;
   readonly photo: string;
@@ -26,19 +26,19 @@ interface Places {
 
 const path = process.env["MATTEBOX_TEST_PLACES"];
 if (path === undefined) {
-  throw new Error("run by tests/client/test_typescript.py");
+  throw new Error("tests/client/test_typescript.py runs these tests");
 }
 
 export const places = JSON.parse(readFileSync(path, "utf8")) as Places;
 export const photo: Buffer = readFileSync(places.photo);
 
-/** Calls as many as the deaf server has seen. */
+/** The numbers of calls that a deaf server has seen. */
 export interface Seen {
   readonly begun: number;
   readonly cancelled: number;
 }
 
-/** What a deaf server has seen so far. */
+/** Asks a deaf server for the numbers of its calls. */
 export async function seen(address: string): Promise<Seen> {
   const client = new Client(address);
   try {
@@ -48,18 +48,18 @@ export async function seen(address: string): Promise<Seen> {
   }
 }
 
-/** Waits for something, and fails after a time that nothing here needs. */
+/** Waits for a condition; throws after 30 seconds. */
 export async function until(fine: () => Promise<boolean>): Promise<void> {
   const end = Date.now() + 30_000;
   while (!(await fine())) {
     if (Date.now() > end) {
-      throw new Error("it never happened");
+      throw new Error("the condition never came true");
     }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
 
-/** What a call throws. */
+/** Returns what a call throws. Throws if the call succeeds. */
 export async function errorOf(call: Promise<unknown>): Promise<unknown> {
   try {
     await call;
