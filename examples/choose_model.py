@@ -1,4 +1,7 @@
-"""Chooses the model of `make demo`, before anything heavy is installed: prints its name, and on standard error why."""
+"""Chooses the model of `make demo` before heavy packages are installed.
+
+Prints the model's name, and the reason to standard error.
+"""
 
 import os
 import sys
@@ -15,7 +18,7 @@ def main() -> int:
     """Prints the choice; returns 2 for a name that is not in the catalogue."""
     if len(sys.argv) > 1:
         if sys.argv[1] not in CATALOGUE:
-            print(f"demo: no model {sys.argv[1]}; there are {', '.join(CATALOGUE)}", file=sys.stderr)
+            print(f"demo: no model {sys.argv[1]}; the models are {', '.join(CATALOGUE)}", file=sys.stderr)
             return 2
         name, reason = sys.argv[1], "you asked for it"
     else:
@@ -26,7 +29,7 @@ def main() -> int:
 
 
 def choose() -> tuple[str, str]:
-    """The flagship if its trained weights can be had, else the light model; and why."""
+    """Returns a model and the reason: the flagship if its trained weights can be loaded, else the light model."""
     url = CATALOGUE[FLAGSHIP].weights
     file = Path(url).name
     if (torch_cache() / file).is_file():
@@ -41,7 +44,7 @@ def choose() -> tuple[str, str]:
 
 
 def torch_cache() -> Path:
-    """Where torch.hub keeps downloads, without importing torch."""
+    """Returns the folder of torch.hub's downloads, without importing torch."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch") / "hub" / "checkpoints"
 

@@ -1,4 +1,4 @@
-"""`make demo`: exports a model, starts the real server, cuts subjects out through the SDK, and shows what it took."""
+"""`make demo`: exports a model, starts the server, removes backgrounds with the SDK, and prints the times."""
 
 import argparse
 import subprocess
@@ -27,8 +27,8 @@ Image = NDArray[np.uint8]
 def main() -> int:
     """Writes composites and a contact sheet into demo/; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a name of mattebox-export --list")
-    parser.add_argument("--photo", type=Path, help="one more photo, of your own")
+    parser.add_argument("--model", required=True, help="the name of a model, as mattebox-export --list prints it")
+    parser.add_argument("--photo", type=Path, help="a photo of yours, in addition to the two of scikit-image")
     arguments = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
     artifact = export(arguments.model)
@@ -57,19 +57,19 @@ def main() -> int:
 
 
 def export(name: str) -> Path:
-    """The model's artifact, made unless it is there already."""
+    """Returns the model's artifact, and exports it if it doesn't exist."""
     artifact = FOLDER / f"{name}.onnx"
     if artifact.exists():
         print(f"using {artifact} of an earlier run")
         return artifact
     command = [sys.executable, "-m", "mattebox_export.cli", name, "-o", str(artifact)]
     if subprocess.run(command, check=False).returncode != 0:
-        raise SystemExit(f"demo: {name} can't be exported, see above; make demo MODEL=u2netp needs the least")
+        raise SystemExit(f"demo: mattebox-export failed for {name}; make demo MODEL=u2netp needs the least")
     return artifact
 
 
 def backgrounds(picture: bytes) -> dict[str, mattebox.Background]:
-    """What goes behind each subject."""
+    """Returns the backgrounds by name."""
     return {
         "white": mattebox.Background.color(255, 255, 255),
         "picture": mattebox.Background.image(picture),
@@ -78,19 +78,19 @@ def backgrounds(picture: bytes) -> dict[str, mattebox.Background]:
 
 
 def describe(result: mattebox.RemovalResult) -> list[str]:
-    """One row of the table: what was found, where it ran, milliseconds a stage."""
+    """Returns a row of the table: the subjects, the provider and precision, and the milliseconds of each stage."""
     found = ", ".join(f"{subject.label} {subject.coverage:.0%}" for subject in result.subjects) or "nothing"
     times = [f"{getattr(result.timings, stage).total_seconds() * 1000:.0f}" for stage in STAGES]
     return [found, f"{result.execution.provider} {result.execution.precision}", *times]
 
 
 def to_png(rgb: Image) -> bytes:
-    """uint8 (H, W, 3) RGB to a PNG file."""
+    """Returns uint8 (H, W, 3) RGB pixels as a PNG file."""
     return cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def decode(file: bytes, mode: int = cv2.IMREAD_UNCHANGED) -> Image:
-    """An image file to uint8 (H, W, 3) BGR; transparency becomes a chequerboard."""
+    """Returns an image file as uint8 (H, W, 3) BGR; transparent pixels become a chequerboard."""
     image = cv2.imdecode(np.frombuffer(file, np.uint8), mode)
     if image is None:
         raise SystemExit("demo: the photo can't be decoded")
@@ -104,7 +104,7 @@ def decode(file: bytes, mode: int = cv2.IMREAD_UNCHANGED) -> Image:
 
 
 def cell(image: Image) -> Image:
-    """Fits an image into a square of the contact sheet."""
+    """Returns an image fitted into a square of the contact sheet, uint8 (CELL, CELL, 3) BGR."""
     height, width = image.shape[:2]
     scale = CELL / max(height, width)
     small = cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
@@ -115,7 +115,7 @@ def cell(image: Image) -> Image:
 
 
 def sunset(width: int, height: int) -> Image:
-    """A picture to stand in front of: an evening sky with its sun, uint8 (height, width, 3) RGB."""
+    """Returns a picture of an evening sky with the sun, uint8 (height, width, 3) RGB."""
     y, x = np.mgrid[0:height, 0:width]
     fraction = (y / height)[..., np.newaxis]
     sky = np.array([38, 34, 92]) * (1 - fraction) + np.array([255, 150, 70]) * fraction

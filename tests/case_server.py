@@ -63,6 +63,6 @@ def _fail(case: dict[str, Any], context: grpc.ServicerContext) -> NoReturn:
 
 @contextmanager
 def case_server() -> Generator[str]:
-    """Gives its address."""
+    """Starts the server; gives its address."""
     with fake_server(_answer) as address:
         yield address

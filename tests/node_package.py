@@ -13,7 +13,7 @@ LONGEST_S = 300
 
 @pytest.fixture(scope="module")
 def npm() -> str:
-    """Its command; the packages of the lock file are installed."""
+    """Returns the command npm; the packages of the lock file are installed."""
     command = shutil.which("npm")
     if command is None:
         pytest.skip("there is no npm on this machine: the TypeScript client isn't tested")
@@ -25,7 +25,7 @@ def npm() -> str:
 
 
 def run(*command: str, **environment: str) -> str:
-    """In the package's folder; what it prints."""
+    """Runs a command in the package's folder; returns what it prints."""
     done = subprocess.run(
         command,
         cwd=PACKAGE,

@@ -1,4 +1,4 @@
-"""Both clients behind one face, so that one parametrised suite tests them alike."""
+"""Both Python clients with the same blocking methods, so that the same tests run with both."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class AsyncShell:
-    """`AsyncClient`, one call at a time."""
+    """Runs the coroutines of an `AsyncClient` to their end, one at a time."""
 
     def __init__(self, address: str | Sequence[str], **options: Any) -> None:
         self._loop = asyncio.new_event_loop()
@@ -59,7 +59,7 @@ Shell: TypeAlias = mattebox.Client | AsyncShell
 
 
 def open_shell(kind: str, address: str | Sequence[str], **options: Any) -> Shell:
-    """`kind` is "sync" or "async"."""
+    """Opens a client; `kind` is "sync" or "async"."""
     return AsyncShell(address, **options) if kind == "async" else mattebox.Client(address, **options)
 
 
@@ -74,7 +74,7 @@ def refused(client: Shell, photo: mattebox.PhotoSource, *fields: str, **options:
 
 
 def pixels(result: mattebox.RemovalResult) -> images.Bytes:
-    """Of a RAW result: (h, w) or (h, w, channels)."""
+    """Returns the pixels of a RAW result: uint8 (h, w) or (h, w, channels)."""
     channels = {"rgb": 3, "rgba": 4, "gray": 1}[result.pixel_format or ""]
     array = np.frombuffer(result.image, np.uint8).reshape(result.height, result.width, channels)
     return array[..., 0] if channels == 1 else array

@@ -1,4 +1,4 @@
-"""Many photos through one client, by both clients: order, laziness, errors, and what leaving early does."""
+"""Batches of both Python clients: order, laziness, errors, and the end of the loop before the last photo."""
 
 import asyncio
 import threading
@@ -117,7 +117,7 @@ def test_wrong_options_take_no_photo(client: Shell, options: dict[str, Any], kin
 @pytest.mark.parametrize("errors", ["raise", "return"])
 @pytest.mark.parametrize("wrong", [None, 5, ("1", None)], ids=str)
 def test_what_is_no_photo_is_raised_in_any_case(client: Shell, errors: OnError, wrong: Any) -> None:
-    """It is a mistake of the program's, of which the iteration must not end in silence."""
+    """A wrong type is a mistake in the program, and the iteration must not end in silence."""
     with pytest.raises(TypeError, match=r"expected bytes, a path or a binary file, not (NoneType|int)") as caught:
         list(client.remove_backgrounds([PHOTO, wrong, PHOTO], errors=errors))
     assert caught.value.__notes__ == ["photo '1'"]
@@ -173,7 +173,7 @@ def test_several_servers_share_them(colour_model: Path, kind: str) -> None:
 
 
 def test_an_asynchronous_source() -> None:
-    """Answers come while the source has no further photo yet."""
+    """Results come although the source hasn't given the next photo."""
 
     async def scenario(address: str) -> list[str]:
         answered = asyncio.Event()
@@ -200,7 +200,7 @@ def test_the_window() -> None:
     assert not window.has_room
     slots[1].outcome = mattebox.BatchResult("x")
     assert list(window.ready()) == []
-    assert not window.has_room  # what waits for its turn takes room too
+    assert not window.has_room  # a result that waits for its turn takes room too
     slots[0].outcome = mattebox.BatchResult("0")
     assert [item.id for item in window.ready()] == ["0", "x"]
     assert not window

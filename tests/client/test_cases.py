@@ -1,4 +1,4 @@
-"""The table of cases that all clients share, with the Python clients."""
+"""Runs the table of cases that all clients share with both Python clients."""
 
 import base64
 import dataclasses
@@ -62,7 +62,7 @@ def options_of(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def sent(case: dict[str, Any]) -> Any:
-    """As the canonical JSON has it: defaults are left out."""
+    """Returns the message of a case as canonical JSON, which leaves out defaults."""
     message = json_format.ParseDict(case["message"], pb.RemoveBackgroundRequest())
     return json_format.MessageToDict(message)
 

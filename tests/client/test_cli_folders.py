@@ -1,4 +1,4 @@
-"""The command line with folders: what is taken, where it goes, what fails, and what an interruption leaves."""
+"""The command line with folders: the photos that it takes, the names of results, failures and interruptions."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def test_results_within_the_folder_are_not_taken_again(server: LocalServer, phot
 
 def test_files_patterns_and_mattes(server: LocalServer, photos: Path) -> None:
     out = photos.parent / "out"
-    named = str(photos / "notes.txt")  # sent because it is named, whatever it is
+    named = str(photos / "notes.txt")  # a file that is named is sent whatever its suffix is
     pattern = str(photos / "**" / "*.png")
     done = run(server, "remove", named, str(photos / "a.jpg"), pattern, "-o", str(out), "--alpha", "{stem}-alpha.png")
     assert done.returncode == 1
@@ -141,7 +141,7 @@ def test_wrong_words_are_refused_before_anything_is_written(
 def test_an_option_that_the_server_refuses_ends_the_run(
     server: LocalServer, photos: Path, words: list[str], says: str
 ) -> None:
-    """Not every photo is sent to read the same again."""
+    """The rest of the photos isn't sent, as each would be refused for the same reason."""
     for number in range(20):
         (photos / f"{number}.jpg").write_bytes(PHOTO)
     done = run(server, "remove", str(photos), "-o", str(photos.parent / "out"), "--concurrency", "2", *words)
@@ -161,7 +161,7 @@ def test_a_photo_that_is_too_large_for_the_format_is_the_photo_s_error(server: L
     assert "3 done, 2 failed" in done.stderr.decode()
 
 
-def test_nobody_there_is_said_once(photos: Path) -> None:
+def test_a_missing_server_is_reported_once(photos: Path) -> None:
     done = run(None, "remove", str(photos), "-o", str(photos.parent / "out"), "--address", "127.0.0.1:1")
     assert done.returncode == 1
     assert len(done.stderr.decode().splitlines()) == 1
@@ -300,7 +300,7 @@ def test_an_outage_is_waited_for(photos: Path) -> None:
     assert "4 done" in command.errors[-1]
 
 
-def test_what_is_wrong_for_all_is_said_once(server: LocalServer, photos: Path) -> None:
+def test_an_unknown_model_is_reported_once(server: LocalServer, photos: Path) -> None:
     done = run(server, "remove", str(photos), "-o", str(photos.parent / "out"), "--model", "nope")
     assert done.returncode == 1
     assert done.stderr.decode().count("NOT_FOUND") == 1
@@ -311,7 +311,7 @@ def test_news(tmp_path: Path) -> None:
     source.write_bytes(b"half")
     news = News()
     jobs = plan_folder([str(source)], tmp_path / "out", PNGS, False).jobs
-    assert news.of(jobs) == []  # it may still be growing
+    assert news.of(jobs) == []  # another process may still be writing it
     source.write_bytes(b"half, and the rest")
     assert news.of(jobs) == []
     assert news.of(jobs) == list(jobs)

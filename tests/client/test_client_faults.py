@@ -1,4 +1,4 @@
-"""What goes wrong on the way, by both clients: the right exception within the deadline, never a hang."""
+"""Servers and connections that fail, with both Python clients: each gives the right exception within the deadline."""
 
 import os
 import signal
@@ -45,7 +45,7 @@ def test_killed_in_the_middle_of_a_call(colour_model: Path, kind: str) -> None:
 
 @BOTH
 def test_a_server_that_hangs(colour_model: Path, kind: str) -> None:
-    """Also with retries, and for each photo of many: none of them outlives its timeout."""
+    """No call outlives its timeout: neither with retries, nor in a batch."""
     with LocalServer([colour_model]) as server:
         client = open_shell(kind, server.address)
         client.wait_until_ready()
@@ -83,7 +83,7 @@ def test_no_server_there(kind: str) -> None:
 
 @BOTH
 def test_something_else_listens_there(kind: str) -> None:
-    """It takes connections and says nothing."""
+    """The listener accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         client = open_shell(kind, f"127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises((mattebox.DeadlineExceeded, mattebox.Unavailable)):
@@ -127,14 +127,14 @@ def test_tls_and_plaintext(colour_model: Path, kind: str, tmp_path: Path) -> Non
 def test_messages_that_are_too_large(colour_model: Path, kind: str) -> None:
     with LocalServer([colour_model], ["--max-photo-bytes", "1000000"]) as server:
         client = open_shell(kind, server.address)
-        with pytest.raises(mattebox.MessageTooLarge):  # at the server
+        with pytest.raises(mattebox.MessageTooLarge):  # by the server
             client.remove_background(LARGE)
         client.close()
         client = open_shell(kind, server.address, max_message_bytes=2000)
-        with pytest.raises(mattebox.MessageTooLarge):  # at the client, on its way out
+        with pytest.raises(mattebox.MessageTooLarge):  # by the client, as a request
             client.remove_background(LARGE)
         output = mattebox.Output(format="raw")
-        with pytest.raises(mattebox.MessageTooLarge):  # at the client, as an answer
+        with pytest.raises(mattebox.MessageTooLarge):  # by the client, as an answer
             client.remove_background(PHOTO, output=output)
         client.close()
 
@@ -166,7 +166,7 @@ def breaking(request: pytest.FixtureRequest) -> Generator[tuple[Breaking, str]]:
 @BOTH
 @pytest.mark.parametrize("breaking", [2], indirect=True)
 def test_an_answer_that_breaks_off(breaking: tuple[Breaking, str], kind: str) -> None:
-    """Nothing is repeated by gRPC itself once the answer has begun."""
+    """The client repeats the call, as gRPC repeats none whose answer has begun."""
     answer, address = breaking
     client = open_shell(kind, address)
     assert client.remove_background(PHOTO).image == b"x"
@@ -204,7 +204,7 @@ def test_an_interrupted_wait_cancels_the_call() -> None:
 
 
 def test_ctrl_c_at_any_moment_lets_the_client_close(colour_model: Path) -> None:
-    """Also while a call is being begun: gRPC itself would wait for that call's end for ever."""
+    """That includes the moment in which a call begins, when gRPC alone would wait for the call's end for ever."""
     with LocalServer([colour_model]) as server:
         command = [sys.executable, "-c", _INTERRUPTED, server.address, "40"]
         with sigint_interrupts():
@@ -264,7 +264,7 @@ with mattebox.Client(sys.argv[1]) as client:
 
 
 def test_a_silent_connection_is_given_up(colour_model: Path) -> None:
-    """Long before the call's own timeout: the server's kernel still answers, the server doesn't."""
+    """The server is stopped, but its kernel keeps the connection; the call ends long before its own timeout."""
     with LocalServer([colour_model]) as server, mattebox.Client(server.address, retries=0, keepalive=10) as client:
         client.wait_until_ready()
         os.kill(server.pid, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""NumPy's arrays and Pillow's pictures as photos and results; never imported where nobody uses them."""
+"""NumPy arrays and Pillow images as photos and results; neither package is imported unless it is used."""
 
 import dataclasses
 import io
@@ -17,7 +17,7 @@ from mattebox.photos import read_photo
 from shells import Shell, pixels
 
 SCENE = images.scene()
-RGB = np.asfortranarray(SCENE)  # rows need not follow each other in memory
+RGB = np.asfortranarray(SCENE)  # its rows don't follow each other in memory
 RAW = mattebox.Output(format="raw")
 
 
@@ -56,7 +56,7 @@ def test_pictures_of_every_mode(client: Shell, mode: str) -> None:
 
 
 def test_a_picture_is_its_file(client: Shell) -> None:
-    """Upright by its EXIF data, with its profile; without the rest of its EXIF data."""
+    """A Pillow image gives the same answer as its file: upright, with its profile, and without its other EXIF data."""
     profile = profiles.rgb()
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a maker of cameras"

@@ -1,4 +1,4 @@
-"""The client without a server: sources of photos, options and what is wrong with them, messages."""
+"""Photos, options and messages of the Python clients, and what both clients have in common."""
 
 import asyncio
 import inspect
@@ -186,7 +186,7 @@ def test_both_clients_have_the_same_methods() -> None:
         }
 
     blocking, waiting = face(mattebox.Client), face(mattebox.AsyncClient)
-    # Many photos come and go as the client does; everything else is told alike.
+    # The types of the photos and of the results differ; all other parameters are the same.
     many, many_waiting = blocking.pop("remove_backgrounds"), waiting.pop("remove_backgrounds")
     assert blocking == waiting
     assert list(many.parameters.values())[2:] == list(many_waiting.parameters.values())[2:]

@@ -1,4 +1,4 @@
-"""Several servers, retries and what a client refuses to do: with real servers that are killed and restarted."""
+"""Several servers that are killed and restarted, retries, and arguments that a client refuses."""
 
 import asyncio
 import os
@@ -80,7 +80,7 @@ def test_a_rolling_restart_fails_no_call(colour_model: Path, retries: int) -> No
 
 
 class Fake:
-    """A server that refuses the first calls as it is told, and counts them."""
+    """A server that refuses its first calls with the given statuses, and counts all calls."""
 
     def __init__(self, *refusals: tuple[grpc.StatusCode, tuple[tuple[str, str], ...]]) -> None:
         self._refusals = list(refusals)
@@ -107,7 +107,7 @@ class Fake:
 
 
 def ask(fake: Fake, retries: int) -> str:
-    """The model's name, or the code of the error."""
+    """Returns the name of the default model, or the code of the error."""
 
     async def scenario() -> str:
         server, address = await fake.start()

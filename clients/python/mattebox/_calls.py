@@ -82,7 +82,7 @@ class Removal:
         try:
             while self.broke_off():
                 self.begin_again()
-        except BaseException:  # after a KeyboardInterrupt, for example, nobody waits for the call any longer
+        except BaseException:  # after a KeyboardInterrupt, for example, its result is no longer wanted
             self.cancel()
             raise
         initial = self._call.initial_metadata() or ()
@@ -123,7 +123,7 @@ class Batch:
         self._ended: SimpleQueue[Slot] = SimpleQueue()
 
     def run(self, photos: Iterator[NamedPhoto]) -> Iterator[BatchResult]:
-        """Takes photos as there is room for them, and yields their results. Cancels what is left when it is closed."""
+        """Takes photos as there is room for them, and yields their results. Cancels the open calls at its end."""
         try:
             for item in photos:
                 self._open(item)
@@ -136,7 +136,7 @@ class Batch:
                 removal.cancel()
 
     def _open(self, item: NamedPhoto) -> None:
-        """Begins the call for the next photo. Raises TypeError and ValueError for what is no photo."""
+        """Begins the call for the next photo. Raises TypeError and ValueError for an item that is no photo."""
         slot, photo = self._window.open(item)
         try:
             self._running[slot] = self._begin(photo)

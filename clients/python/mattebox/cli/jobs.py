@@ -147,7 +147,7 @@ def _files_of(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _refuse(error: OSError) -> None:
-    """Raises the error of a folder that can't be read, which os.walk would ignore; a folder may have been deleted."""
+    """Raises the error of a folder that can't be read, which os.walk would ignore; ignores a deleted folder."""
     if not isinstance(error, FileNotFoundError):
         raise error
 

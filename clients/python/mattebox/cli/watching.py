@@ -14,7 +14,7 @@ _State = tuple[int, int]
 
 
 class News:
-    """Finds files that are new or changed, and that were equal at two looks, so that nobody is writing them."""
+    """Finds files that are new or changed, once two looks show the same size and time, so that they are complete."""
 
     def __init__(self) -> None:
         self._seen: dict[Path, _State] = {}  # all files at the last look
