@@ -132,7 +132,7 @@ def rpc(*names: str) -> set[str]:
         (
             "grpc",
             {
-                *(f"mattebox.{name}" for name in ("_core", "aio", "client", "errors", "security")),
+                *(f"mattebox.{name}" for name in ("_calls", "_core", "aio", "client", "errors", "security")),
                 *rpc("access", "listening", "service", "statuses", "wire"),
                 "mattebox_server.app",
                 "mattebox_server.security.tls",
