@@ -10,11 +10,10 @@ import math
 import os
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliImplicitFlag,
@@ -45,14 +44,8 @@ _MAX_RECEIVING = 64
 _NEAR = 0.85  # how alike two names must be for one to be a misspelling of the other
 
 
-@dataclass(frozen=True)
-class Memory:
-    """How the memory that requests may take is divided.
-
-    Args:
-        receiving: the requests that may arrive at once, each of the largest size.
-        work_bytes: the memory of those that have arrived.
-    """
+class Memory(NamedTuple):
+    """The number of requests that may arrive at once, and the bytes of memory of those that have arrived."""
 
     receiving: int
     work_bytes: int
@@ -100,7 +93,7 @@ class Settings(BaseSettings):
     tls_certificate: Path | None = Field(
         default=None, description="PEM file with the server's certificate and its chain; turns TLS on"
     )
-    tls_key: Path | None = Field(default=None, description="PEM file with the certificate's key, without a passphrase")
+    tls_key: Path | None = Field(default=None, description="PEM file with its key, without a passphrase")
     tls_client_ca: Path | None = Field(
         default=None, description="PEM file with the authorities whose certificates callers must have (mutual TLS)"
     )
@@ -243,19 +236,14 @@ class Settings(BaseSettings):
         TrustedProxies(value)
         return value
 
-    @field_validator("address")
+    @field_validator("address", "metrics_address")
     @classmethod
-    def _names_host_and_port(cls, value: str) -> str:
+    def _names_host_and_port(cls, value: str | None, info: ValidationInfo) -> str | None:
         """Refuses addresses for which gRPC would take port 443, or the number modulo 65536, without a warning."""
-        if not (value.startswith("unix:") and len(value) > len("unix:")) and not _is_host_and_port(value):
-            raise ValueError(f"must be HOST:PORT with a port of 0 to {_MAX_PORT}, [IPV6]:PORT, or unix:PATH")
-        return value
-
-    @field_validator("metrics_address")
-    @classmethod
-    def _names_host_and_port_only(cls, value: str | None) -> str | None:
-        if value is not None and not _is_host_and_port(value):
-            raise ValueError(f"must be HOST:PORT with a port of 0 to {_MAX_PORT}, or [IPV6]:PORT")
+        if value is None or (info.field_name == "address" and value.startswith("unix:") and value != "unix:"):
+            return value
+        if not _is_host_and_port(value):
+            raise ValueError(f"must be HOST:PORT with a port of 0 to {_MAX_PORT}, or [IPV6]:PORT (address: unix:PATH)")
         return value
 
     @field_validator("otlp_endpoint")
@@ -269,19 +257,20 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _options_have_an_effect(self) -> "Settings":
+    def _fit_together(self) -> "Settings":
         if self.gpu_memory_bytes is not None and self.provider not in ("auto", *GPU_PROVIDERS):
             raise ValueError(f"gpu_memory_bytes would have no effect with the provider {self.provider}")
         if self.trusted_proxies and self.token_file is not None:
             raise ValueError("trusted_proxies would have no effect with token_file, whose names are the callers")
-        return self
-
-    @model_validator(mode="after")
-    def _tls_is_whole(self) -> "Settings":
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key need each other")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca would have no effect without tls_certificate and tls_key")
+        if self.memory_bytes is not None and self.memory_bytes < self.least_memory_bytes:
+            raise ValueError(
+                f"memory_bytes is below {self.least_memory_bytes}, which the largest photo may take: allow more, or"
+                " lower max_photo_pixels or max_photo_bytes"
+            )
         return self
 
     @property
@@ -303,15 +292,6 @@ class Settings(BaseSettings):
             sessions=self.sessions,
             max_batch=self.max_batch,
         )
-
-    @model_validator(mode="after")
-    def _largest_photo_fits(self) -> "Settings":
-        if self.memory_bytes is not None and self.memory_bytes < self.least_memory_bytes:
-            raise ValueError(
-                f"memory_bytes is below {self.least_memory_bytes}, which the largest photo may take: allow more, or"
-                " lower max_photo_pixels or max_photo_bytes"
-            )
-        return self
 
     @classmethod
     def settings_customise_sources(  # the signature is pydantic's

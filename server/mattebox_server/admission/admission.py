@@ -68,11 +68,6 @@ class Admission:
 
     @asynccontextmanager
     async def turn(self, model: str, entry: Entry) -> AsyncGenerator[Turn]:
-        """Waits for the request's turn at its model and holds it until the block ends.
-
-        Raises:
-            Overloaded: a limit is reached.
-            DeadlineExceeded: the deadline passed, or can't be met.
-        """
+        """Waits for the request's turn at its model and holds it until the block ends; raises as `Lane.turn` does."""
         async with self._lanes[model].turn(entry.origin, model in entry.trials) as turn:
             yield turn

@@ -53,12 +53,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a lane takes no request now.
-
-    Args:
-        error: what the caller is told.
-        is_guess: it rests on measurements alone, which may be old.
-    """
+    """Why a lane takes no request now. A guess rests on measurements alone, which may be old."""
 
     error: MatteboxError
     is_guess: bool = False
@@ -66,13 +61,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Turn:
-    """A request's turn: it may be worked on until the turn ends.
-
-    Args:
-        origin: where the request comes from.
-        pace: the measurements of the model.
-        is_trial: the request is there to measure anew, so that no deadline is judged by old measurements.
-    """
+    """A request's turn: it may be worked on until the turn ends. A trial trusts no old measurement."""
 
     origin: Origin
     pace: Pace
@@ -102,32 +91,27 @@ class Lane:
     Args:
         limits: the bounds of the queue.
         clock: gives seconds, as `time.monotonic`.
+
+    Attributes:
+        pace: what the model's requests took lately.
+        waiting: the number of requests in the queue.
+        active: the number of requests that are worked on.
     """
 
     def __init__(self, limits: QueueLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self.pace = Pace()
         self._limits, self._clock = limits, clock
         self._queues: dict[str, deque[_Waiting]] = {}  # of each caller that waits, the one whose turn is next first
-        self._waiting = self._active = 0
+        self.waiting = self.active = 0
         self._ended_s: float | None = None  # when the last request ended, if others waited then
         self._asked_s: dict[str, float] = {}  # when each caller asked last, the longest ago first
         self._guessed_refusals = 0  # in a row, since the last trial
         self._trial_is_out = False
 
     @property
-    def waiting(self) -> int:
-        """The number of requests in the queue."""
-        return self._waiting
-
-    @property
-    def active(self) -> int:
-        """The number of requests that are worked on."""
-        return self._active
-
-    @property
     def backlog_s(self) -> float:
         """The seconds until all requests that are here now have ended; 0 if none waits."""
-        return self.pace.wait_s(self._active + self._waiting) if self._waiting else 0.0
+        return self.pace.wait_s(self.active + self.waiting) if self.waiting else 0.0
 
     def predicted_wait_s(self, caller: str = "") -> float:
         """The seconds that a new request of this caller would wait if nobody else asked from now on."""
@@ -168,11 +152,7 @@ class Lane:
 
     @asynccontextmanager
     async def turn(self, origin: Origin, is_trial: bool = False) -> AsyncGenerator[Turn]:
-        """Waits for a turn and holds it until the block ends.
-
-        Args:
-            origin: where the request comes from.
-            is_trial: `claim_trial` has let it in.
+        """Waits for a turn and holds it until the block ends. A trial is a request that `claim_trial` has let in.
 
         Raises:
             Overloaded: the queue is full, or the wait would be too long for the server or for the deadline.
@@ -197,13 +177,13 @@ class Lane:
 
     async def _wait_for_turn(self, origin: Origin, is_trial: bool) -> None:
         if self._is_free():
-            self._active += 1
+            self.active += 1
             return
-        if self._waiting >= self._limits.max_queue:
+        if self.waiting >= self._limits.max_queue:
             self._make_room(origin)
         waiting = _Waiting(origin, is_trial, asyncio.get_running_loop().create_future())
         self._queues.setdefault(origin.caller, deque()).append(waiting)
-        self._waiting += 1
+        self.waiting += 1
         try:
             await waiting.turn
         except asyncio.CancelledError:
@@ -245,12 +225,12 @@ class Lane:
 
     def _too_many(self, origin: Origin) -> Refusal | None:
         """The queue is full, and nobody waits in it with more requests than this caller."""
-        if self._is_free() or self._waiting < self._limits.max_queue or self._longest_rival(origin.caller):
+        if self._is_free() or self.waiting < self._limits.max_queue or self._longest_rival(origin.caller):
             return None
         return Refusal(self._full("the limit", "queue_full"))
 
     def _is_free(self) -> bool:
-        return self._active < self._limits.max_active and not self._waiting
+        return self.active < self._limits.max_active and not self.waiting
 
     def _make_room(self, origin: Origin) -> None:
         """Drops the last request of the caller who has most of them waiting."""
@@ -266,15 +246,15 @@ class Lane:
 
     def _full(self, why: str, limit: str) -> Overloaded:
         # Half of the queue: who comes back sooner finds it full again, later ones would find it empty.
-        retry_s = max(_LEAST_RETRY_S, self.pace.wait_s(self._waiting // 2 + 1))
-        return Overloaded(f"{self._waiting} requests wait for this model, {why}", retry_s, limit)
+        retry_s = max(_LEAST_RETRY_S, self.pace.wait_s(self.waiting // 2 + 1))
+        return Overloaded(f"{self.waiting} requests wait for this model, {why}", retry_s, limit)
 
     def _remove(self, waiting: _Waiting) -> None:
         queue = self._queues.get(waiting.origin.caller, deque[_Waiting]())
         if waiting not in queue:  # its turn had come, and was passed on
             return
         queue.remove(waiting)
-        self._waiting -= 1
+        self.waiting -= 1
         if not queue:
             del self._queues[waiting.origin.caller]
 
@@ -282,9 +262,9 @@ class Lane:
         now_s = self._clock()
         if self._ended_s is not None:
             self.pace.learn_interval(now_s - self._ended_s)
-        self._ended_s = now_s if self._waiting else None
-        self._active -= 1
-        while self._waiting and self._active < self._limits.max_active:
+        self._ended_s = now_s if self.waiting else None
+        self.active -= 1
+        while self.waiting and self.active < self._limits.max_active:
             self._start(self._next(), now_s)
 
     def _next(self) -> _Waiting:
@@ -294,7 +274,7 @@ class Lane:
         waiting = queue.popleft()
         if queue:
             self._queues[caller] = queue
-        self._waiting -= 1
+        self.waiting -= 1
         return waiting
 
     def _start(self, waiting: _Waiting, now_s: float) -> None:
@@ -305,5 +285,5 @@ class Lane:
         if latest_s is not None and now_s > latest_s:
             waiting.turn.set_exception(DeadlineExceeded("the deadline can't be met any more after the wait"))
             return
-        self._active += 1
+        self.active += 1
         waiting.turn.set_result(None)
