@@ -130,15 +130,7 @@ class _Signals:
 
 @dataclass(frozen=True)
 class Front:
-    """All that callers meet, before there is a model.
-
-    Args:
-        server: gRPC's.
-        service: answers the contract's methods.
-        calls: counts the calls that run.
-        health: answers health checks.
-        callers: the names of the callers that have tokens; None without tokens.
-    """
+    """All that callers meet, before there is a model. `callers` are the names of the tokens; None without tokens."""
 
     server: aio.Server
     service: BackgroundRemovalService

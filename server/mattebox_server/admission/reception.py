@@ -27,7 +27,7 @@ class Reception:
 
     Args:
         places: the number of requests that are received at once.
-        timeout_s: the seconds that each may take.
+        timeout_s: the seconds that each of them may take.
     """
 
     def __init__(self, places: int, timeout_s: float) -> None:

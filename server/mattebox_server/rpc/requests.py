@@ -27,31 +27,10 @@ MAX_BLUR_KERNEL_PX = 99
 MAX_BLUR_SIGMA_PX = 200.0
 MAX_MARGIN_PX = 10_000
 
-_PIXEL_FORMATS = {
-    pb.PIXEL_FORMAT_RGB8: PixelFormat.RGB8,
-    pb.PIXEL_FORMAT_BGR8: PixelFormat.BGR8,
-    pb.PIXEL_FORMAT_RGBA8: PixelFormat.RGBA8,
-    pb.PIXEL_FORMAT_BGRA8: PixelFormat.BGRA8,
-    pb.PIXEL_FORMAT_GRAY8: PixelFormat.GRAY8,
-}
-_IMAGE_FORMATS = {
-    pb.IMAGE_FORMAT_PNG: ImageFormat.PNG,
-    pb.IMAGE_FORMAT_JPEG: ImageFormat.JPEG,
-    pb.IMAGE_FORMAT_WEBP: ImageFormat.WEBP,
-    pb.IMAGE_FORMAT_RAW: ImageFormat.RAW,
-}
-_MATTE_METHODS = {
-    pb.MATTE_METHOD_UNSPECIFIED: MatteMethod.GUIDED,
-    pb.MATTE_METHOD_GUIDED: MatteMethod.GUIDED,
-    pb.MATTE_METHOD_GRABCUT: MatteMethod.GRABCUT,
-    pb.MATTE_METHOD_GAUSSIAN: MatteMethod.GAUSSIAN,
-    pb.MATTE_METHOD_NONE: MatteMethod.NONE,
-}
-_SIZE_MODES = {
-    pb.SIZE_MODE_UNSPECIFIED: SizeMode.ORIGINAL,
-    pb.SIZE_MODE_ORIGINAL: SizeMode.ORIGINAL,
-    pb.SIZE_MODE_MODEL: SizeMode.MODEL,
-}
+_PIXEL_FORMATS = {pb.PixelFormat.Value(f"PIXEL_FORMAT_{each.name}"): each for each in PixelFormat}
+_IMAGE_FORMATS = {pb.ImageFormat.Value(f"IMAGE_FORMAT_{each.name}"): each for each in ImageFormat}
+_MATTE_METHODS = {pb.MatteMethod.Value(f"MATTE_METHOD_{each.name}"): each for each in MatteMethod}
+_SIZE_MODES = {pb.SizeMode.Value(f"SIZE_MODE_{each.name}"): each for each in SizeMode}
 
 
 class _Violations:
@@ -115,11 +94,9 @@ def _parse_raw(raw: pb.RawImage, wrong: _Violations) -> RawPhoto:
 
 
 def _parse_matte(matte: pb.Matte, wrong: _Violations) -> MatteOptions:
-    method = _MATTE_METHODS.get(matte.method)
-    if method is None:
-        wrong.add("matte.method", "is unknown")
-        return MatteOptions()
-    default, kernel = MatteOptions(method), matte.blur_kernel_px
+    default, kernel = MatteOptions(), matte.blur_kernel_px
+    method = _MATTE_METHODS.get(matte.method, default.method)
+    wrong.check(matte.method in pb.MatteMethod.values(), "matte.method", "is unknown")
     if kernel:
         what = f"must be odd and at most {MAX_BLUR_KERNEL_PX}, not {kernel}"
         wrong.check(kernel % 2 == 1 and kernel <= MAX_BLUR_KERNEL_PX, "matte.blur_kernel_px", what)
@@ -169,7 +146,7 @@ def _parse_output(output: pb.Output, wrong: _Violations) -> OutputOptions:
     match output.WhichOneof("size"):
         case "size_mode":
             size = _SIZE_MODES.get(output.size_mode, default.size)
-            wrong.check(output.size_mode in _SIZE_MODES, "output.size_mode", "is unknown")
+            wrong.check(output.size_mode in pb.SizeMode.values(), "output.size_mode", "is unknown")
         case "longest_side_px":
             size = output.longest_side_px
             wrong.check(size > 0, "output.longest_side_px", "must be 1 or more")

@@ -13,12 +13,6 @@ from mattebox_server.removal.pipeline import Answer
 from mattebox_server.request import ImageFormat
 from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch
 
-_IMAGE_FORMATS = {
-    ImageFormat.PNG: pb.IMAGE_FORMAT_PNG,
-    ImageFormat.JPEG: pb.IMAGE_FORMAT_JPEG,
-    ImageFormat.WEBP: pb.IMAGE_FORMAT_WEBP,
-    ImageFormat.RAW: pb.IMAGE_FORMAT_RAW,
-}
 _LAYOUTS = {1: pb.PIXEL_FORMAT_GRAY8, 3: pb.PIXEL_FORMAT_RGB8, 4: pb.PIXEL_FORMAT_RGBA8}
 _MODEL_KINDS = {"semantic": pb.MODEL_KIND_SEMANTIC, "saliency": pb.MODEL_KIND_SALIENCY}
 
@@ -30,7 +24,7 @@ def build_response(answer: Answer, times: Timeline) -> pb.RemoveBackgroundRespon
     raw = composite.format is ImageFormat.RAW
     return pb.RemoveBackgroundResponse(
         image=composite.image,
-        format=_IMAGE_FORMATS[composite.format],
+        format=pb.ImageFormat.Value(f"IMAGE_FORMAT_{composite.format.name}"),
         width=width,
         height=height,
         alpha=composite.alpha or b"",

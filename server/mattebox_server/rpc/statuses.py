@@ -31,13 +31,7 @@ _MAX_TEXT_BYTES = 300
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a caller gets instead of an answer.
-
-    Args:
-        code: the status code.
-        text: the status message, cut to 300 bytes.
-        trailing_metadata: the `google.rpc` details, and when to come back.
-    """
+    """What a caller gets instead of an answer: the status, and the details in the trailing metadata."""
 
     code: grpc.StatusCode
     text: str
