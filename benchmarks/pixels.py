@@ -33,7 +33,7 @@ from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.imaging import codec
 from mattebox_server.imaging.codec import Limits
-from mattebox_server.imaging.pixels import Pixels, as_pixels
+from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.imaging.preprocess import preprocess
 from mattebox_server.matting.backdrop import plain
 from mattebox_server.matting.blend import composite, cutout
@@ -114,7 +114,7 @@ def scene_of(engine: Engine, megapixels: float) -> Scene:
     height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
     enlarged = cv2.resize(framed, (height * 4 // 3, height), interpolation=cv2.INTER_CUBIC)
     grain = np.asarray(np.random.default_rng(0).normal(0, 3, enlarged.shape), np.float32)
-    photo = as_pixels(np.clip(enlarged + grain, 0, 255).astype(np.uint8))
+    photo = np.clip(enlarged + grain, 0, 255).astype(np.uint8)
     session = engine.network("").sessions[0]
     file = codec.encode(photo, ImageFormat.JPEG, QUALITY)
     found = session.run(preprocess(photo, session.spec.resize).image[np.newaxis], None)

@@ -9,10 +9,11 @@ Of what a file holds beside its pixels nothing is passed on but the colour profi
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
-from cv2.typing import MatLike
+from numpy.typing import NDArray
 from PIL import Image
 
 from mattebox_server.errors import BadPhoto, Violation
@@ -28,7 +29,7 @@ from mattebox_server.imaging.headers import (
     png_chunks,
     probe,
 )
-from mattebox_server.imaging.pixels import Pixels, as_pixels
+from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.request import ImageFormat, PixelFormat, RawPhoto
 
 __all__ = [
@@ -109,7 +110,7 @@ def decode(data: bytes, header: Header, field: str, reduction: int = 1) -> Photo
 def _decode(data: bytes, header: Header, reduction: int) -> tuple[Pixels, Pixels | None]:
     match header.decoder:
         case Decoder.OPENCV:
-            bgr, alpha = as_pixels(_imdecode(data, _REDUCED[reduction])), None
+            bgr, alpha = _imdecode(data, _REDUCED[reduction]), None
         case Decoder.OPENCV_BGRA:
             bgr, alpha = _split(_imdecode(data, cv2.IMREAD_UNCHANGED))
         case Decoder.OPENCV_KEYED:
@@ -122,7 +123,7 @@ def _decode(data: bytes, header: Header, reduction: int) -> tuple[Pixels, Pixels
     return orientation.upright(bgr, turn), None if alpha is None else orientation.upright(alpha, turn)
 
 
-def _imdecode(data: bytes, mode: int) -> MatLike:
+def _imdecode(data: bytes, mode: int) -> NDArray[Any]:
     if data.startswith(PNG_SIGNATURE):
         # OpenCV allocates, and zeroes, what a chunk claims before it reads it: 2.5 kB can make it take 4 GiB.
         for _ in png_chunks(data):
@@ -133,11 +134,11 @@ def _imdecode(data: bytes, mode: int) -> MatLike:
     return decoded
 
 
-def _split(decoded: MatLike) -> tuple[Pixels, Pixels | None]:
-    bgra = as_pixels(decoded)
+def _split(decoded: NDArray[Any]) -> tuple[Pixels, Pixels | None]:
+    bgra = decoded
     if bgra.ndim != 3 or bgra.shape[2] != 4 or bgra.dtype != np.uint8:
         raise ValueError("isn't what its header says")
-    return as_pixels(cv2.cvtColor(bgra, cv2.COLOR_BGRA2BGR)), _unless_opaque(as_pixels(cv2.extractChannel(bgra, 3)))
+    return cv2.cvtColor(bgra, cv2.COLOR_BGRA2BGR), _unless_opaque(cv2.extractChannel(bgra, 3))
 
 
 def _unless_opaque(alpha: Pixels) -> Pixels | None:
@@ -149,7 +150,7 @@ def _decode_keyed(data: bytes, key: tuple[int, ...]) -> tuple[Pixels, Pixels]:
     clear = cv2.inRange(deep, key[::-1], key[::-1])
     bgr = np.empty(deep.shape, np.uint8)
     np.right_shift(deep, 8, out=bgr, casting="unsafe")
-    return bgr, as_pixels(cv2.bitwise_not(clear, dst=clear))
+    return bgr, cv2.bitwise_not(clear, dst=clear)
 
 
 def _decode_with_pillow(data: bytes, header: Header) -> tuple[Pixels, Pixels | None]:
@@ -191,7 +192,7 @@ def from_raw(raw: RawPhoto) -> Photo:
     shape = (raw.height_px, raw.width_px, raw.pixel_format.channels)
     pixels = np.frombuffer(raw.data, np.uint8).reshape(shape)
     conversion = _RAW_TO_BGR.get(raw.pixel_format)
-    bgr = pixels.copy() if conversion is None else as_pixels(cv2.cvtColor(pixels, conversion))
+    bgr = pixels.copy() if conversion is None else cv2.cvtColor(pixels, conversion)
     return Photo(bgr, np.ascontiguousarray(pixels[..., 3]) if shape[2] == 4 else None)
 
 
@@ -231,4 +232,4 @@ def _to_rgb(pixels: Pixels) -> Pixels:
     if pixels.ndim == 2:
         return pixels
     conversion = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-    return as_pixels(cv2.cvtColor(pixels, conversion))
+    return cv2.cvtColor(pixels, conversion)

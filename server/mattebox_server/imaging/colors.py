@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
-from mattebox_server.imaging.pixels import Pixels, as_pixels
+from mattebox_server.imaging.pixels import Pixels
 
 MAX_PROFILE_BYTES = 4 * 2**20  # the largest that printers come with are 2 to 3 MB
 _MAX_KEPT_BYTES = 2**20  # Pillow refuses a PNG with more, so no answer shall have it
@@ -92,7 +92,7 @@ def convert(pixels: Pixels, from_profile: bytes | None, to_profile: bytes | None
     result = np.empty_like(line)
     for start in range(0, line.shape[1], _PIXELS_AT_ONCE):
         block = slice(start, start + _PIXELS_AT_ONCE)
-        rgb = Image.fromarray(as_pixels(cv2.cvtColor(line[:, block], cv2.COLOR_BGR2RGB)))
+        rgb = Image.fromarray(cv2.cvtColor(line[:, block], cv2.COLOR_BGR2RGB))
         result[:, block] = cv2.cvtColor(np.asarray(transform.apply(rgb)), cv2.COLOR_RGB2BGR)
     return result.reshape(pixels.shape)
 

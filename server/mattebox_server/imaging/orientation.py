@@ -9,7 +9,7 @@ import struct
 
 import cv2
 
-from mattebox_server.imaging.pixels import Pixels, as_pixels
+from mattebox_server.imaging.pixels import Pixels
 
 TAG = 0x0112
 _LAYOUTS = {1: "B", 3: "H", 4: "I"}  # SHORT is right, BYTE and LONG can be meant
@@ -56,4 +56,4 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     """Turns stored pixels (H, W) or (H, W, n) uint8, in place as far as it can; 1 leaves them alone."""
     turned = cv2.transpose(pixels) if swaps_sides(orientation) else pixels
     flip = _FLIPS.get(orientation)
-    return as_pixels(turned if flip is None else cv2.flip(turned, flip, dst=turned))
+    return turned if flip is None else cv2.flip(turned, flip, dst=turned)

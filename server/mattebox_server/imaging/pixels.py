@@ -9,22 +9,10 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 """uint8 (H, W) grey or alpha, (H, W, 3) BGR, (H, W, 4) BGRA."""
 
-Floats = NDArray[np.float32]
-"""float32, in the shapes of `Pixels`."""
+Floats = NDArray[np.floating[Any]]
+"""float32, in the shapes of `Pixels`. The type leaves the width open, because numpy's stubs forget it in most sums."""
 
 Image = TypeVar("Image", Pixels, Floats)
-
-
-def as_pixels(array: Any) -> Pixels:
-    """Tells the type checkers what OpenCV's stubs leave open; costs nothing at run time."""
-    pixels: Pixels = array
-    return pixels
-
-
-def as_floats(array: Any) -> Floats:
-    """As `as_pixels`, for float32."""
-    floats: Floats = array
-    return floats
 
 
 def resize(pixels: Pixels, width_px: int, height_px: int) -> Pixels:
@@ -37,14 +25,14 @@ def resize(pixels: Pixels, width_px: int, height_px: int) -> Pixels:
         return pixels
     shrinks = width_px <= width and height_px <= height
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return as_pixels(cv2.resize(pixels, (width_px, height_px), interpolation=interpolation))
+    return cv2.resize(pixels, (width_px, height_px), interpolation=interpolation)
 
 
 def halve(pixels: Pixels) -> Pixels:
     """Half the width and height, by means of 2x2 pixels; a last odd row or column is left out."""
     height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
     even = pixels[: 2 * height, : 2 * width]
-    return as_pixels(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA))
+    return cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def shrink_fast(pixels: Pixels, width_px: int, height_px: int) -> Pixels:
@@ -62,4 +50,4 @@ def opacity(alpha: Pixels) -> Floats:
     """Alpha uint8 (h, w) as a weight in [0, 1] for each of three colours: float32 (h, w, 3)."""
     weight = alpha.astype(np.float32)
     weight *= np.float32(1 / 255)
-    return as_floats(cv2.merge([weight, weight, weight]))
+    return cv2.merge([weight, weight, weight])

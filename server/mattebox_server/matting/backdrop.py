@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from mattebox_server.imaging.pixels import Pixels, as_pixels, opacity, resize, shrink_fast
+from mattebox_server.imaging.pixels import Pixels, opacity, resize, shrink_fast
 from mattebox_server.matting.blend import fill_clear
 
 _SIGMA_PX = 3.0  # to which a blur is brought by shrinking: below it the enlarged pixels would show
@@ -46,13 +46,13 @@ def blurred(photo: Pixels, alpha: Pixels, sigma_px: float) -> Pixels:
     size = (max(1, round(width / factor)), max(1, round(height / factor)))
     side = 2 * max(1, round(_REACH * min(size))) + 1
     matte = shrink_fast(alpha, *size)
-    kept = as_pixels(cv2.inRange(cv2.dilate(matte, np.ones((side, side), np.uint8)), 0, 0))
+    kept = cv2.inRange(cv2.dilate(matte, np.ones((side, side), np.uint8)), 0, 0)
     if not kept.any():  # a background that narrow is better mixed than lost
-        kept = as_pixels(cv2.inRange(matte, 0, 127))
+        kept = cv2.inRange(matte, 0, 127)
     empty = shrink_fast(photo, *size)
     empty = _continued(empty.copy() if empty is photo else empty, kept)
     soft = cv2.GaussianBlur(empty, (0, 0), sigma_px * size[0] / width)
-    return resize(as_pixels(soft), width, height)
+    return resize(soft, width, height)
 
 
 def continue_subject(photo: Pixels, alpha: Pixels) -> None:
@@ -64,7 +64,7 @@ def continue_subject(photo: Pixels, alpha: Pixels) -> None:
         photo: uint8 (H, W, 3) BGR.
         alpha: uint8 (H, W).
     """
-    _continued(photo, as_pixels(cv2.inRange(alpha, 1, 255)))
+    _continued(photo, cv2.inRange(alpha, 1, 255))
 
 
 def _continued(photo: Pixels, kept: Pixels) -> Pixels:
@@ -84,5 +84,5 @@ def _continued(photo: Pixels, kept: Pixels) -> Pixels:
         mean = cv2.blur(colors, (side, side)) / (share + _LITTLE)
         continued += np.minimum(1, share * _TRUST) * (mean - continued)
     filling = continued.clip(0, 255).round().astype(np.uint8)
-    fill_clear(photo, kept, as_pixels(cv2.resize(filling, (width, height), interpolation=cv2.INTER_LINEAR)))
+    fill_clear(photo, kept, cv2.resize(filling, (width, height), interpolation=cv2.INTER_LINEAR))
     return photo

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from mattebox_server.imaging.pixels import Floats, Pixels, as_pixels, opacity
+from mattebox_server.imaging.pixels import Floats, Pixels, opacity
 from mattebox_server.matting.foreground import Restorer
 from mattebox_server.matting.grid import Grid, Strip
 
@@ -42,7 +42,7 @@ def cutout(photo: Pixels, alpha: Pixels, restorer: Restorer | None = None) -> Pi
     if restorer is not None:
         restore(photo, alpha, restorer)
     fill_clear(photo, alpha, np.zeros((1, photo.shape[1], 3), np.uint8))
-    result = as_pixels(cv2.cvtColor(photo, cv2.COLOR_BGR2BGRA))
+    result = cv2.cvtColor(photo, cv2.COLOR_BGR2BGRA)
     cv2.insertChannel(alpha, result, 3)
     return result
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mattebox_server.imaging.pixels import Floats, Pixels, as_floats, opacity
+from mattebox_server.imaging.pixels import Floats, Pixels, opacity
 from mattebox_server.matting.grid import Enlarger, Grid, Strip
 
 _LITTLE = np.float32(1e-3)  # share of a window
@@ -46,18 +46,21 @@ def separate(means: Pixels, alpha: Pixels) -> Layers:
         mean_foreground = _weighted_mean(foreground, share, held, side, mean_foreground)
         mean_background = _weighted_mean(background, 1 - share, 1 - held, side, mean_background)
         unexplained = photo - share * mean_foreground - (1 - share) * mean_background
-        foreground = as_floats(np.clip(mean_foreground + share * unexplained, 0, 255))
-        background = as_floats(np.clip(mean_background + (1 - share) * unexplained, 0, 255))
+        foreground = np.clip(mean_foreground + share * unexplained, 0, 255)
+        background = np.clip(mean_background + (1 - share) * unexplained, 0, 255)
     return Layers(mean_foreground, mean_background)
 
 
 def _weighted_mean(colors: Floats, weights: Floats, held: Floats, side: int, otherwise: Floats) -> Floats:
     """In the window around each pixel, which holds so much weight; `otherwise` where that is next to none."""
-    return as_floats((_window_mean(colors * weights, side) + _LITTLE * otherwise) / (held + _LITTLE))
+    mean = _window_mean(colors * weights, side)
+    mean += _LITTLE * otherwise
+    mean /= held + _LITTLE
+    return mean
 
 
 def _window_mean(image: Floats, side: int) -> Floats:
-    return as_floats(cv2.blur(image, (side, side)))
+    return cv2.blur(image, (side, side))
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,7 @@ class Restorer:
     @staticmethod
     def of(alpha: Pixels, layers: Layers, grid: Grid) -> "Restorer":
         """For a photo over which the grid lies, with its matte uint8 (H, W)."""
-        return Restorer(
-            alpha, grid.enlarger(layers.foreground), grid.enlarger(as_floats(layers.background - layers.foreground))
-        )
+        return Restorer(alpha, grid.enlarger(layers.foreground), grid.enlarger(layers.background - layers.foreground))
 
     def restore(self, colors: Floats, strip: Strip) -> Floats:
         """The subject's colours of a strip of the photo, both float32 (h, w, 3) BGR in [0, 255]."""

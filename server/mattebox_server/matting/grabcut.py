@@ -9,7 +9,7 @@ docs/decisions/008-grabcut-matte.md has the measurements that chose the paramete
 import cv2
 import numpy as np
 
-from mattebox_server.imaging.pixels import Floats, Pixels, as_floats, as_pixels
+from mattebox_server.imaging.pixels import Floats, Pixels
 from mattebox_server.matting.guided import Guide, LinearMatte, radii, refine, unit
 
 CELLS = (400, 800)
@@ -37,14 +37,14 @@ def grabcut(photo: Pixels, probability: Pixels, sharp: Pixels) -> LinearMatte:
     cut = _cut(photo, probability)
     if cut is not None:
         network = guide.filtered(rough, sizes[0])
-        rough = as_floats(_SHARE_OF_NETWORK * network + (1 - _SHARE_OF_NETWORK) * cut)
+        rough = _SHARE_OF_NETWORK * network + (1 - _SHARE_OF_NETWORK) * cut
     return refine(guide, probability, rough, sizes)
 
 
 def _cut(photo: Pixels, probability: Pixels) -> Floats | None:
     """1 subject, 0 background; None where one of them is missing or nothing is uncertain."""
     low, high = (round(255 * bound) for bound in _SURE)
-    likely = as_pixels((probability > 127).astype(np.uint8))
+    likely = (probability > 127).astype(np.uint8)
     side = 2 * max(1, round(_BAND * min(likely.shape))) + 1
     window = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     # Beyond the frame the subject goes on as it is: erode takes ones there, dilate zeros.

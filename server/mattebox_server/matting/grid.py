@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mattebox_server.imaging.pixels import Floats, Image, Pixels, as_floats, as_pixels, halve, resize
+from mattebox_server.imaging.pixels import Floats, Image, Pixels, halve, resize
 
 _CELLS = (256, 1024)
 _LARGE_CELLS_PX = 8  # beyond which sides are multiples of four: their means take half the time
@@ -117,7 +117,7 @@ class Grid:
         height, width = self.rows * cell_height, self.columns * cell_width
         bottom, right = max(0, height - photo.shape[0]), max(0, width - photo.shape[1])
         whole = cv2.copyMakeBorder(photo[:height, :width], 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-        return as_pixels(cv2.resize(whole, (self.columns, self.rows), interpolation=cv2.INTER_AREA))
+        return cv2.resize(whole, (self.columns, self.rows), interpolation=cv2.INTER_AREA)
 
     def sample(self, plane: Pixels) -> Pixels:
         """A plane uint8 (h, w) that covers the photo exactly, at the centres of the cells: uint8 (rows, columns).
@@ -131,7 +131,7 @@ class Grid:
         placed = np.array([[step_x, 0, step_x / 2 - 0.5], [0, step_y, step_y / 2 - 0.5]])
         how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         size = (self.columns, self.rows)
-        return as_pixels(cv2.warpAffine(plane, placed, size, flags=how, borderMode=cv2.BORDER_REPLICATE))
+        return cv2.warpAffine(plane, placed, size, flags=how, borderMode=cv2.BORDER_REPLICATE)
 
     def nearest(self, cells: Pixels) -> Pixels:
         """The photo (H, W) in which each pixel has the value of its cell, uint8 (rows, columns)."""
@@ -161,7 +161,7 @@ class Grid:
 
     def enlarger(self, cells: Floats) -> "Enlarger":
         """For cells float32 (rows, columns) or (rows, columns, 3)."""
-        return Enlarger(self, as_floats(cv2.copyMakeBorder(cells, 1, 1, 1, 1, cv2.BORDER_REPLICATE)))
+        return Enlarger(self, cv2.copyMakeBorder(cells, 1, 1, 1, 1, cv2.BORDER_REPLICATE))
 
 
 @dataclass(frozen=True)
@@ -184,9 +184,9 @@ class Enlarger:
         columns = ceil(strip.spans[-1][1] / cell_width) - column + 2
         # To the full width first: that is only a few rows. Then to the full height, of the spans alone.
         few = self.cells[row : row + rows, column : column + columns]
-        wide = as_floats(cv2.resize(few, (columns * cell_width, rows), interpolation=cv2.INTER_LINEAR))
+        wide = cv2.resize(few, (columns * cell_width, rows), interpolation=cv2.INTER_LINEAR)
         start = (column - 1) * cell_width
         packed = Strip(0, rows, [(left - start, right - start) for left, right in strip.spans]).pack(wide)
         size = (packed.shape[1], rows * cell_height)
-        tall = as_floats(cv2.resize(packed, size, interpolation=cv2.INTER_LINEAR))
+        tall = cv2.resize(packed, size, interpolation=cv2.INTER_LINEAR)
         return tall[cell_height : cell_height + strip.height_px]

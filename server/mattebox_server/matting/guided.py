@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mattebox_server.imaging.pixels import Floats, Pixels, as_floats, as_pixels
+from mattebox_server.imaging.pixels import Floats, Pixels
 from mattebox_server.matting.grid import Grid
 
 CELLS = (240, 960)
@@ -59,7 +59,7 @@ class LinearMatte:
         for strip in grid.strips_near(self.edge):
             explained = cv2.multiply(weights.at(strip), strip.pack(photo).astype(np.float32))
             found = cv2.add(cv2.transform(explained, total), constants.at(strip), dtype=cv2.CV_8U)
-            strip.unpack(as_pixels(found), alpha)
+            strip.unpack(found, alpha)
         return alpha
 
 
@@ -92,7 +92,7 @@ def sharpen(probability: Pixels) -> Pixels:
     To be done before it is brought to the guide's resolution: a cell's mean is then how much of it the subject covers.
     """
     levels = np.arange(256) / 255
-    return as_pixels(cv2.LUT(probability, np.rint(255 / (1 + np.exp(-_SHARPNESS * (levels - 0.5)))).astype(np.uint8)))
+    return cv2.LUT(probability, np.rint(255 / (1 + np.exp(-_SHARPNESS * (levels - 0.5)))).astype(np.uint8))
 
 
 def unit(plane: Pixels) -> Floats:
@@ -108,7 +108,7 @@ class Guide:
     """
 
     def __init__(self, photo: Pixels) -> None:
-        self._colors = [as_floats(plane) for plane in cv2.split(photo.astype(np.float32) / 255)]
+        self._colors: list[Floats] = list(cv2.split(photo.astype(np.float32) / 255))
         self._windows: dict[int, _Windows] = {}
 
     def filtered(self, rough: Floats, radius: float) -> Floats:
@@ -119,7 +119,8 @@ class Guide:
             radius: of the windows, in short sides of the guide.
         """
         found = self.apply(*self.explain(rough, radius))
-        return as_floats(np.clip((found - 0.5) * _GAIN + 0.5, 0, 1))
+        contrast: Floats = (found - 0.5) * _GAIN + 0.5
+        return np.clip(contrast, 0, 1)
 
     def explain(self, target: Floats, radius: float) -> tuple[list[Floats], Floats]:
         """Weights of the colours, and constants, that explain the target best in the windows around each pixel."""
@@ -131,7 +132,7 @@ class Guide:
     def apply(self, weights: list[Floats], constants: Floats) -> Floats:
         """What they make of the colours."""
         blue, green, red = (color * weight for color, weight in zip(self._colors, weights, strict=True))
-        return as_floats(blue + green + red + constants)
+        return blue + green + red + constants
 
 
 def refine(guide: Guide, probability: Pixels, rough: Floats, radii: tuple[float, float]) -> LinearMatte:
@@ -149,14 +150,14 @@ def refine(guide: Guide, probability: Pixels, rough: Floats, radii: tuple[float,
     alpha = np.rint(np.clip(guide.apply(weights, constants), 0, 1) * 255).astype(np.uint8)
     alpha[probability <= round(255 * _SURE[0])] = 0
     alpha[probability >= round(255 * _SURE[1])] = 255
-    return _flat_away_from_edges(alpha, as_floats(cv2.merge(weights)), as_floats(constants * 255))
+    return _flat_away_from_edges(alpha, cv2.merge(weights), constants * 255)
 
 
 def _flat_away_from_edges(alpha: Pixels, weights: Floats, constants: Floats) -> LinearMatte:
     window = np.ones((2 * _REACH_CELLS + 1,) * 2, np.uint8)
     edge = (cv2.dilate(alpha, window) != cv2.erode(alpha, window)) | ((alpha > 0) & (alpha < 255))
-    weights = as_floats(cv2.copyTo(weights, edge.astype(np.uint8)))  # 0 elsewhere
-    return LinearMatte(alpha, weights, as_floats(np.where(edge, constants, alpha)), edge)
+    weights = cv2.copyTo(weights, edge.astype(np.uint8))  # 0 elsewhere
+    return LinearMatte(alpha, weights, np.where(edge, constants, alpha), edge)
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,8 @@ class _Windows:
         gg, gr = gg - bg_b * bg, gr - bg_b * br
         gr_g = gr / gg
         rr = rr - br_b * br - gr_g * gr
-        pivots = as_floats(bb), as_floats(gg), as_floats(rr)
-        return _Windows(colors, side, (b, g, r), pivots, (as_floats(bg_b), as_floats(br_b), as_floats(gr_g)))
+        pivots = bb, gg, rr
+        return _Windows(colors, side, (b, g, r), pivots, (bg_b, br_b, gr_g))
 
     def explain(self, target: Floats) -> tuple[list[Floats], Floats]:
         """Weights of the colours, and constants, that explain a target float32 (h, w) best; means of all windows."""
@@ -209,10 +210,10 @@ class _Windows:
         weight_g = gt / gg - gr_g * weight_r
         weight_b = bt / bb - bg_b * weight_g - br_b * weight_r
         constant = mean - weight_b * b - weight_g * g - weight_r * r
-        weights = [_mean(as_floats(each), self.side) for each in (weight_b, weight_g, weight_r)]
-        return weights, _mean(as_floats(constant), self.side)
+        weights = [_mean(each, self.side) for each in (weight_b, weight_g, weight_r)]
+        return weights, _mean(constant, self.side)
 
 
 def _mean(plane: Floats, side: int) -> Floats:
     """Of a plane float32 (h, w), in the square window around each pixel."""
-    return as_floats(cv2.blur(plane, (side, side), borderType=cv2.BORDER_REFLECT))
+    return cv2.blur(plane, (side, side), borderType=cv2.BORDER_REFLECT)

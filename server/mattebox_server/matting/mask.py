@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from mattebox_server.imaging.pixels import Pixels, as_pixels
+from mattebox_server.imaging.pixels import Pixels
 
 
 def hard_mask(foreground: Pixels, classes: Pixels | None, kept: frozenset[int]) -> Pixels:
@@ -16,7 +16,7 @@ def hard_mask(foreground: Pixels, classes: Pixels | None, kept: frozenset[int]) 
         kept: indices of the classes that are the subject.
     """
     if classes is None:
-        return as_pixels(cv2.threshold(foreground, 127, 255, cv2.THRESH_BINARY)[1])
+        return cv2.threshold(foreground, 127, 255, cv2.THRESH_BINARY)[1]
     table = np.zeros(256, np.uint8)
     table[sorted(kept)] = 255
-    return as_pixels(cv2.LUT(classes, table))
+    return cv2.LUT(classes, table)
