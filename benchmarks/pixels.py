@@ -31,8 +31,8 @@ from mattebox_server.engine.config import EngineConfig
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.loading import load_engine
-from mattebox_server.imaging import codec
-from mattebox_server.imaging.codec import Limits
+from mattebox_server.imaging import codec, headers
+from mattebox_server.imaging.headers import PhotoLimits
 from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.imaging.preprocess import preprocess
 from mattebox_server.matting.backdrop import plain
@@ -54,7 +54,7 @@ from mattebox_server.request import (
 from mattebox_server.spec import ModelSpec
 
 QUALITY = 90
-LIMITS = Limits(10**9, 10**9)
+LIMITS = PhotoLimits(10**9, 10**9)
 WHITE = (255, 255, 255)
 SUBJECT = frozenset((0,))
 METHODS = (MatteMethod.GAUSSIAN, MatteMethod.GUIDED, MatteMethod.GRABCUT)
@@ -147,14 +147,14 @@ def serve(scene: Scene, request: RemovalRequest) -> bytes:
 
 def recode(file: bytes, output_format: ImageFormat) -> bytes:
     """Decodes and encodes a photo by the server's codec."""
-    return codec.encode(codec.decode(file, codec.probe(file, LIMITS, "photo"), "photo").bgr, output_format, QUALITY)
+    return codec.encode(codec.decode(file, headers.probe(file, LIMITS, "photo"), "photo").bgr, output_format, QUALITY)
 
 
 def stages(scene: Scene) -> Timed:
     """Returns the stages one by one; the cost of foreground estimation is the difference of guided with and without."""
     photo, probability = scene.photo, scene.found.foreground
     mask = hard_mask(probability, None, SUBJECT)
-    header = codec.probe(scene.file, LIMITS, "photo")
+    header = headers.probe(scene.file, LIMITS, "photo")
     bare = MatteOptions(MatteMethod.GUIDED, keep_edge_colors=True)
     rough = make_matte(photo, probability, mask, MatteOptions(MatteMethod.GAUSSIAN)).alpha
     matte = make_matte(photo, probability, mask, MatteOptions(MatteMethod.GUIDED))
@@ -169,7 +169,7 @@ def stages(scene: Scene) -> Timed:
         composite(work, alpha, white)
 
     return {
-        "probe": lambda: codec.probe(scene.file, LIMITS, "photo"),
+        "probe": lambda: headers.probe(scene.file, LIMITS, "photo"),
         "decode": lambda: codec.decode(scene.file, header, "photo"),
         "preprocess": lambda: preprocess(photo, scene.spec.resize),
         "matte gaussian": lambda: make_matte(photo, probability, mask, MatteOptions(MatteMethod.GAUSSIAN)),

@@ -21,10 +21,11 @@ import exif
 import images
 import profiles
 from mattebox_server.errors import InvalidRequest
-from mattebox_server.imaging.codec import Limits, Photo, decode, encode, from_raw, probe
+from mattebox_server.imaging.codec import Photo, decode, encode, from_raw
+from mattebox_server.imaging.headers import PhotoLimits, probe
 from mattebox_server.request import ImageFormat, PixelFormat, RawPhoto
 
-LIMITS = Limits(max_bytes=10_000_000, max_pixels=1_000_000)
+LIMITS = PhotoLimits(max_bytes=10_000_000, max_pixels=1_000_000)
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
@@ -213,7 +214,8 @@ PEAK = """
 import sys
 from pathlib import Path
 import numpy as np
-from mattebox_server.imaging.codec import Limits, decode, encode, probe
+from mattebox_server.imaging.codec import decode, encode
+from mattebox_server.imaging.headers import PhotoLimits, probe
 from mattebox_server.request import ImageFormat
 
 def held(what):
@@ -221,7 +223,7 @@ def held(what):
 
 def decoded(path):
     file = Path(path).read_bytes()
-    return decode(file, probe(file, Limits(2**30, 2**30), ""), "")
+    return decode(file, probe(file, PhotoLimits(2**30, 2**30), ""), "")
 
 def photo_bytes(photo):
     return photo.bgr.nbytes + (0 if photo.alpha is None else photo.alpha.nbytes)

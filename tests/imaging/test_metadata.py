@@ -13,10 +13,11 @@ import exif
 import images
 import profiles
 from mattebox_server.errors import BadPhoto
-from mattebox_server.imaging.codec import Limits, Photo, decode, encode, probe
+from mattebox_server.imaging.codec import Photo, decode, encode
+from mattebox_server.imaging.headers import PhotoLimits, probe
 from mattebox_server.request import ImageFormat
 
-LIMITS = Limits(max_bytes=40_000_000, max_pixels=1_000_000)
+LIMITS = PhotoLimits(max_bytes=40_000_000, max_pixels=1_000_000)
 P3 = profiles.rgb()
 ENCODED = [ImageFormat.PNG, ImageFormat.JPEG, ImageFormat.WEBP]
 

@@ -13,9 +13,10 @@ import exif
 import images
 from mattebox_server.errors import InvalidRequest
 from mattebox_server.imaging import orientation
-from mattebox_server.imaging.codec import Limits, Photo, decode, probe
+from mattebox_server.imaging.codec import Photo, decode
+from mattebox_server.imaging.headers import PhotoLimits, probe
 
-LIMITS = Limits(max_bytes=10_000_000, max_pixels=1_000_000)
+LIMITS = PhotoLimits(max_bytes=10_000_000, max_pixels=1_000_000)
 STORED: images.Bytes = np.kron([[0, 40, 80], [120, 160, 200]], np.ones((16, 16))).astype(np.uint8)  # six fields
 SIX = struct.pack("<H", 6)
 KINDS = ["JPEG", "PNG", "PNG-alpha", "WEBP", "WEBP-alpha"]

@@ -14,38 +14,17 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from mattebox_server.errors import BadPhoto, Violation
-from mattebox_server.imaging import colors, orientation, png
-from mattebox_server.imaging.headers import (
-    FORMATS,
-    PNG_SIGNATURE,
-    Decoder,
-    Header,
-    Limits,
-    check_bytes,
-    check_pixels,
-    png_chunks,
-    probe,
-)
-from mattebox_server.imaging.pixels import Pixels
+from mattebox_server.imaging import colors, headers, orientation, png, tiff
+from mattebox_server.imaging.headers import FORMATS, Decoder, Header
+from mattebox_server.imaging.pixels import Floats, Pixels
 from mattebox_server.request import ImageFormat, PixelFormat, RawPhoto
 
-__all__ = [
-    "Header",
-    "Limits",
-    "Photo",
-    "check_bytes",
-    "check_pixels",
-    "decode",
-    "encode",
-    "from_raw",
-    "probe",
-    "reduction_for",
-]
-
 _PIXELS_AT_ONCE = 262_144  # bounds the copies between Pillow's pixels and ours
+_PILLOW_KNOWS_MORE = ("PNG", "TIFF", "BMP", "GIF")  # of JPEG and WebP both have the same library
+_MAX_SLOW_BYTES = 4 * 2**20  # of a BMP with run lengths, which Pillow unpacks in Python: a second, at most
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -101,41 +80,45 @@ def decode(data: bytes, header: Header, field: str, reduction: int = 1) -> Photo
     try:
         bgr, alpha = _decode(data, header, reduction)
     except Exception as error:  # the decoders see hostile bytes: whatever they raise is the file's fault
-        raise BadPhoto(Violation(field, f"is a broken, truncated or unsupported {header.format} file")) from error
+        what = headers.broken(header.format)
+        if header.doubt is not None:
+            what = f"is a broken or truncated TIFF, or one {header.doubt}"
+        raise BadPhoto(Violation(field, what)) from error
     if bgr.shape[:2] != (-(-header.height_px // reduction), -(-header.width_px // reduction)):
         raise BadPhoto(Violation(field, "has another size than its header says"))
     return Photo(bgr, alpha, header.profile)
 
 
 def _decode(data: bytes, header: Header, reduction: int) -> tuple[Pixels, Pixels | None]:
+    turn = header.orientation
     match header.decoder:
         case Decoder.OPENCV:
-            bgr, alpha = _imdecode(data, _REDUCED[reduction]), None
+            try:
+                bgr, alpha = _imdecode(data, _REDUCED[reduction]), None
+                turn = 1 if header.format == "TIFF" else turn  # libtiff turns photos on its own account
+            except (cv2.error, ValueError):
+                if header.format not in _PILLOW_KNOWS_MORE or (header.format == "BMP" and len(data) > _MAX_SLOW_BYTES):
+                    raise
+                bgr, alpha = _decode_with_pillow(data, header)
         case Decoder.OPENCV_BGRA:
             bgr, alpha = _split(_imdecode(data, cv2.IMREAD_UNCHANGED))
+        case Decoder.OPENCV_FLOAT:
+            bgr, alpha, turn = _from_floats(_imdecode(data, cv2.IMREAD_UNCHANGED)), None, 1
         case Decoder.OPENCV_KEYED:
             bgr, alpha = _decode_keyed(data, header.key or ())
         case Decoder.PILLOW:
             bgr, alpha = _decode_with_pillow(data, header)
-    if header.format == "TIFF" and header.decoder is Decoder.OPENCV:
-        return bgr, alpha  # libtiff turns photos on its own account
-    turn = header.orientation
     return orientation.upright(bgr, turn), None if alpha is None else orientation.upright(alpha, turn)
 
 
 def _imdecode(data: bytes, mode: int) -> NDArray[Any]:
-    if data.startswith(PNG_SIGNATURE):
-        # OpenCV allocates, and zeroes, what a chunk claims before it reads it: 2.5 kB can make it take 4 GiB.
-        for _ in png_chunks(data):
-            pass
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
     if decoded is None:
         raise ValueError("OpenCV can't decode it")
     return decoded
 
 
-def _split(decoded: NDArray[Any]) -> tuple[Pixels, Pixels | None]:
-    bgra = decoded
+def _split(bgra: NDArray[Any]) -> tuple[Pixels, Pixels | None]:
     if bgra.ndim != 3 or bgra.shape[2] != 4 or bgra.dtype != np.uint8:
         raise ValueError("isn't what its header says")
     return cv2.cvtColor(bgra, cv2.COLOR_BGRA2BGR), _unless_opaque(cv2.extractChannel(bgra, 3))
@@ -153,12 +136,23 @@ def _decode_keyed(data: bytes, key: tuple[int, ...]) -> tuple[Pixels, Pixels]:
     return bgr, cv2.bitwise_not(clear, dst=clear)
 
 
+def _from_floats(samples: Floats) -> Pixels:
+    """Rounds samples in floating point (H, W) or (H, W, 3) to uint8 of the same shape.
+
+    By custom 1 is white; some programs write 0 to 255. Samples whose mean is over 1 are taken for the latter.
+    """
+    some = np.nan_to_num(samples[::4, ::4], nan=0, posinf=0, neginf=0)
+    scale = 1 if some.mean() > 1 else 255
+    levels = np.empty(samples.shape, np.uint8)
+    for row, result in zip(samples, levels, strict=True):
+        result[:] = np.rint(np.nan_to_num(row * scale).clip(0, 255))
+    return levels
+
+
 def _decode_with_pillow(data: bytes, header: Header) -> tuple[Pixels, Pixels | None]:
     width, height = header.stored_size
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if header.format == "TIFF":
-            image.getexif().pop(orientation.TAG, None)  # or else Pillow turns this format, and no other, itself
-        image.load()
+    with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+        image = _in_eight_bits(_load(file, header), header.stored_size)
         bgr = np.empty((height, width, 3), np.uint8)
         alpha = np.empty((height, width), np.uint8) if image.has_transparency_data else None
         transform = None if header.left_profile is None else colors.into_srgb(*header.left_profile)
@@ -168,15 +162,39 @@ def _decode_with_pillow(data: bytes, header: Header) -> tuple[Pixels, Pixels | N
             band = image.crop((0, top, width, min(top + rows, height)))
             if alpha is not None:
                 alpha[top : top + rows] = np.asarray(band.convert("RGBA").getchannel("A"))
-            rgb = _in_mode(band, mode) if transform is None else transform.apply(_in_mode(band, mode))
+            rgb = band.convert(mode) if transform is None else transform.apply(band.convert(mode))
             bgr[top : top + rows] = cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR)
     return bgr, None if alpha is None else _unless_opaque(alpha)
 
 
-def _in_mode(band: Image.Image, mode: str) -> Image.Image:
-    if band.mode.startswith("I;16"):  # Pillow would cap the numbers at 255
-        return Image.fromarray((np.asarray(band) >> 8).astype(np.uint8))
-    return band.convert(mode)
+def _load(file: Image.Image, header: Header) -> Image.Image:
+    if isinstance(file, TiffImagePlugin.TiffImageFile):
+        file.getexif().pop(orientation.TAG, None)  # or else Pillow turns this format, and no other, itself
+        if tiff.is_misread(file.tag_v2):
+            raise ValueError("Pillow gets its pixels wrong")
+    try:
+        file.load()
+    except OSError:
+        if header.format != "GIF" or header.pixels > 1:
+            raise
+        return Image.new("L", (1, 1))  # a GIF of one pixel may hold no data for it; browsers show it all the same
+    return file
+
+
+def _in_eight_bits(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scales the numbers of Pillow's deep modes; Pillow itself would cap them at 255."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    samples = np.asarray(image.crop((0, 0, *size)))  # `image.size` may have its sides swapped
+    bits, inverted = 16, False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits, inverted = tiff.first(image.tag_v2, tiff.BITS, 1), tiff.first(image.tag_v2, tiff.PHOTOMETRIC, 1) == 0
+    if image.mode == "F":
+        levels = _from_floats(samples)
+        return Image.fromarray(cv2.bitwise_not(levels) if inverted else levels)
+    if image.mode == "I":
+        samples = samples.view(np.uint32)  # `_load` has refused those with a sign
+    return Image.fromarray((samples >> (bits - 8)).astype(np.uint8))
 
 
 _RAW_TO_BGR = {

@@ -1,7 +1,6 @@
 """What an image file says of itself, read by Pillow before anything is decoded, and held against the limits."""
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import cast
@@ -9,15 +8,16 @@ from typing import cast
 from PIL import Image, TiffImagePlugin
 
 from mattebox_server.errors import BadPhoto, PhotoTooLarge, Violation
-from mattebox_server.imaging import colors, orientation
+from mattebox_server.imaging import colors, orientation, tiff
 
 # Every format that both libraries read. A closed list: Pillow's other plugins (EPS, PSD, ICNS …) are attack surface.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
+_UNKNOWN = f"is not an image, of {', '.join(FORMATS)}, with a sound header"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _PNG_DEPTH_AT = 24  # the byte of the header that says how many bits a channel has
+_USUAL_TILE_PIXELS = 2**20  # most tiles have 2**16 to 2**18
 _MAX_PNG_CHUNKS = 100_000  # 32 MiB in the usual 8 KiB pieces are 4096
-_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 
 # Pillow's modes as the colour models that profiles know; others (1 bit, floats) have no use for one.
 _PROFILE_MODES = {
@@ -29,7 +29,7 @@ _PROFILE_MODES = {
 
 
 @dataclass(frozen=True)
-class Limits:
+class PhotoLimits:
     """What one image may cost: bytes of its file, and width x height."""
 
     max_bytes: int
@@ -37,10 +37,14 @@ class Limits:
 
 
 class Decoder(Enum):
-    """Who makes pixels of a file: OpenCV to BGR, to BGRA or to 16 bits with a transparent colour, or Pillow."""
+    """Who makes pixels of a file.
+
+    OpenCV decodes to BGR, to BGRA, to BGR in floating point, or to BGR of 16 bits with a transparent colour.
+    """
 
     OPENCV = auto()
     OPENCV_BGRA = auto()
+    OPENCV_FLOAT = auto()
     OPENCV_KEYED = auto()
     PILLOW = auto()
 
@@ -58,6 +62,7 @@ class Header:
         profile: the RGB ICC profile that the decoded photo will have; None is sRGB.
         left_profile: an ICC profile that the decoder leads to sRGB instead, and the mode of its pixels for Pillow.
         key: the transparent colour, grey or RGB of 16 bits, for `OPENCV_KEYED`.
+        doubt: what is special about a TIFF that the decoders may not know, to follow "is a TIFF"; None for a usual one.
     """
 
     format: str
@@ -68,6 +73,7 @@ class Header:
     profile: bytes | None = None
     left_profile: tuple[bytes, str] | None = None
     key: tuple[int, ...] | None = None
+    doubt: str | None = None
 
     @property
     def pixels(self) -> int:
@@ -81,7 +87,7 @@ class Header:
         return (size[1], size[0]) if orientation.swaps_sides(self.orientation) else size
 
 
-def probe(data: bytes, limits: Limits, field: str) -> Header:
+def probe(data: bytes, limits: PhotoLimits, field: str) -> Header:
     """Reads an image file's header and holds it against the limits. Decodes nothing.
 
     A colour profile that is broken, over 4 MiB or not of the pixels' own colour model is passed over: the pixels are
@@ -98,22 +104,29 @@ def probe(data: bytes, limits: Limits, field: str) -> Header:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width_px, height_px = _stored_size(image)
             check_pixels(width_px, height_px, limits, field)
-            return _read(image, data)
-    except PhotoTooLarge:
+            return _read(image, data, field)
+    except (BadPhoto, PhotoTooLarge):
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(field, f"its header claims far more than {limits.max_pixels} pixels, the limit") from error
     except Exception as error:  # a hostile header can make any parser fail in any way
-        raise BadPhoto(Violation(field, f"is not an image, of {', '.join(FORMATS)}, with a sound header")) from error
+        if data[:4] not in tiff.SIGNATURES:
+            raise BadPhoto(Violation(field, _UNKNOWN)) from error
+    return _read_unnamed_tiff(data, limits, field)
 
 
-def check_bytes(size: int, limits: Limits, field: str) -> None:
+def broken(image_format: str) -> str:
+    """Returns what an error says of a file that can't be decoded."""
+    return f"is a broken, truncated or unsupported {image_format} file"
+
+
+def check_bytes(size: int, limits: PhotoLimits, field: str) -> None:
     """Raises PhotoTooLarge, naming `field`, if so many bytes are over the limit."""
     if size > limits.max_bytes:
         raise _too_large(field, f"{size} bytes, the limit is {limits.max_bytes}")
 
 
-def check_pixels(width_px: int, height_px: int, limits: Limits, field: str) -> None:
+def check_pixels(width_px: int, height_px: int, limits: PhotoLimits, field: str) -> None:
     """Raises PhotoTooLarge, naming `field`, if width x height is over the limit."""
     if width_px * height_px > limits.max_pixels:
         raise _too_large(field, f"{width_px}x{height_px} pixels, the limit is {limits.max_pixels} in all")
@@ -123,73 +136,102 @@ def _too_large(field: str, what: str) -> PhotoTooLarge:
     return PhotoTooLarge(Violation(field, what))
 
 
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and length of each chunk's content, to the last.
+def _scan_png(data: bytes) -> tuple[bytes | None, bool]:
+    """Walks once through the chunks of a PNG file.
 
-    Raises:
-        ValueError: a chunk claims to be longer than the file, or there are absurdly many.
+    Returns:
+        The first EXIF block, wherever it stands, because Pillow finds one behind the pixels only after it has decoded
+        them; and whether every chunk is as long as it claims.
     """
-    position = len(PNG_SIGNATURE)
+    position, exif = len(PNG_SIGNATURE), None
     for _ in range(_MAX_PNG_CHUNKS):
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         if position + length + 12 > len(data):
-            raise ValueError("a chunk is longer than the file")
-        yield kind, position + 8, length
+            break
+        if kind == b"eXIf" and exif is None:
+            exif = data[position + 8 : position + 8 + length]
         if kind == b"IEND":
-            return
+            return exif, True
         position += length + 12
-    raise ValueError("too many chunks")
+    return exif, False
 
 
-def _read(image: Image.Image, data: bytes) -> Header:
+def _read(image: Image.Image, data: bytes, field: str) -> Header:
     kind = "JPEG" if image.format == "MPO" else image.format or ""  # MPO: a JPEG that others follow
-    turn = _orientation(image, data)
-    width_px, height_px = _stored_size(image)
+    exif, sound = _scan_png(data) if kind == "PNG" else (None, True)
+    turn = _orientation(image, data, exif)
+    size = _stored_size(image)
+    width_px, height_px = size[::-1] if orientation.swaps_sides(turn) else size
+    key = _deep_key(image, data)
+    kept, left = _profiles(image.info.get("icc_profile"), image.mode)
+    decoder = Decoder.PILLOW if left is not None else _decoder(image)
+    if key is not None:
+        decoder, left = Decoder.OPENCV_KEYED, None
+    if not sound and decoder is not Decoder.PILLOW:
+        # OpenCV allocates, and zeroes, what a chunk claims before it reads it: 2.5 kB can make it take 4 GiB.
+        raise BadPhoto(Violation(field, broken(kind)))
+    doubt = None
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiles(image.tag_v2, field)
+        doubt = tiff.doubt(image.tag_v2)
+    return Header(kind, width_px, height_px, decoder, turn, kept, left, key, doubt)
+
+
+def _read_unnamed_tiff(data: bytes, limits: PhotoLimits, field: str) -> Header:
+    """Reads the header of a TIFF file of a kind that Pillow can't open.
+
+    Raises:
+        BadPhoto: the file is broken, or OpenCV can't decode it either.
+        PhotoTooLarge: it has too many pixels.
+    """
+    try:
+        tags = tiff.read_tags(data)
+    except ValueError as error:
+        raise BadPhoto(Violation(field, _UNKNOWN)) from error
+    width_px, height_px = tiff.first(tags, tiff.WIDTH, 0), tiff.first(tags, tiff.HEIGHT, 0)
+    check_pixels(width_px, height_px, limits, field)
+    if not tiff.is_float_rgb(tags):
+        raise BadPhoto(Violation(field, f"is a TIFF {tiff.why_unreadable(tags)}"))
+    _check_tiles(tags, field)
+    turn = orientation.sane(tags.get(orientation.TAG))
     if orientation.swaps_sides(turn):
         width_px, height_px = height_px, width_px
-    key = _deep_key(image, data)
-    kept, left = _profiles(image)
-    if key is not None:
-        return Header(kind, width_px, height_px, Decoder.OPENCV_KEYED, turn, kept, None, key)
-    decoder = Decoder.PILLOW if left is not None else _decoder(image)
-    return Header(kind, width_px, height_px, decoder, turn, kept, left)
+    kept, _ = _profiles(tags.get(tiff.PROFILE), "RGB")
+    return Header("TIFF", width_px, height_px, Decoder.OPENCV_FLOAT, turn, kept)
+
+
+def _check_tiles(tags: tiff.Tags, field: str) -> None:
+    """Refuses tiles that are far larger than the image: a decoder holds a whole tile, so that 400 kB can take 1 GB."""
+    if tiff.tile_pixels(tags) > max(_USUAL_TILE_PIXELS, tags[tiff.WIDTH] * tags[tiff.HEIGHT]):
+        raise BadPhoto(Violation(field, "is a TIFF whose tiles are larger than the image"))
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow swaps the sides of some that lie on theirs
-        return image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+        return image.tag_v2[tiff.WIDTH], image.tag_v2[tiff.HEIGHT]
     return image.size
 
 
-def _orientation(image: Image.Image, data: bytes) -> int:
+def _orientation(image: Image.Image, data: bytes, late_exif: bytes | None) -> int:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         # The file's own directory has the form of EXIF, but for the 64 bit variant.
         found = orientation.from_exif(data)
         return orientation.sane(image.tag_v2.get(orientation.TAG)) if found is None else found
-    exif, xmp = image.info.get("exif"), image.info.get("xmp")
-    if exif is None and image.format == "PNG":
-        exif = _late_exif(data)
+    exif, xmp = image.info.get("exif", late_exif), image.info.get("xmp")
     found = orientation.from_exif(exif) if isinstance(exif, bytes) else None
     if found is None and isinstance(xmp, bytes) and image.format != "AVIF":  # AVIF has its own property for it
         found = orientation.from_xmp(xmp)
     return found or 1
 
 
-def _late_exif(data: bytes) -> bytes | None:
-    """EXIF that stands behind a PNG's pixels, where Pillow finds it only after it has decoded them."""
-    try:
-        for kind, start, length in png_chunks(data):
-            if kind == b"eXIf":
-                return data[start : start + length]
-    except ValueError:  # the decoder will refuse it
-        pass
-    return None
+def _profiles(profile: object, pixel_mode: str) -> tuple[bytes | None, tuple[bytes, str] | None]:
+    """Judges the profile in a file whose pixels have one of Pillow's modes.
 
-
-def _profiles(image: Image.Image) -> tuple[bytes | None, tuple[bytes, str] | None]:
-    """The profile that stays with the photo, or the one that its pixels have to be led out of."""
-    profile: object = image.info.get("icc_profile")
-    mode = _PROFILE_MODES.get(image.mode)
+    Returns:
+        The profile that stays with the photo, and the one from which its pixels are converted to sRGB, with its mode.
+        At most one of them isn't None.
+    """
+    mode = _PROFILE_MODES.get(pixel_mode)
     if not isinstance(profile, bytes) or mode is None or not colors.is_sound(profile, mode):
         return None, None
     return (profile, None) if mode == "RGB" and colors.is_keepable(profile) else (None, (profile, mode))

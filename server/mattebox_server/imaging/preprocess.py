@@ -8,29 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from mattebox_server.imaging.pixels import Pixels, resize, shrink_fast
+from mattebox_server.imaging.rectangle import Rectangle, whole
 from mattebox_server.spec import Letterbox, Resize, ShortSide, Stretch
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """Where the photo lies in the model's input: columns `x_px` to `x_px + width_px`, rows alike."""
-
-    x_px: int
-    y_px: int
-    width_px: int
-    height_px: int
-
-    def crop(self, plane: Pixels) -> Pixels:
-        """The photo's part of an array uint8 (h, w, ...) at the model's size, without a copy."""
-        return plane[self.y_px : self.y_px + self.height_px, self.x_px : self.x_px + self.width_px]
-
-
-@dataclass(frozen=True)
 class ModelInput:
-    """`image` is uint8 (h, w, 3) BGR, contiguous, at the model's size."""
+    """A photo at the model's size.
+
+    Args:
+        image: uint8 (h, w, 3) BGR, contiguous.
+        geometry: the part of `image` that the photo fills; the rest is padding.
+    """
 
     image: Pixels
-    geometry: Geometry
+    geometry: Rectangle
 
 
 def content_size(width_px: int, height_px: int, policy: Resize) -> tuple[int, int]:
@@ -61,9 +53,9 @@ def preprocess(bgr: Pixels, policy: Resize, exact: bool = False) -> ModelInput:
     width_px, height_px = content_size(bgr.shape[1], bgr.shape[0], policy)
     content = resize(bgr, width_px, height_px) if exact else shrink_fast(bgr, width_px, height_px)
     if not isinstance(policy, Letterbox):
-        return ModelInput(np.ascontiguousarray(content), Geometry(0, 0, width_px, height_px))
+        return ModelInput(np.ascontiguousarray(content), whole(content))
     x_px, y_px = (policy.width_px - width_px) // 2, (policy.height_px - height_px) // 2
-    geometry = Geometry(x_px, y_px, width_px, height_px)
+    geometry = Rectangle(x_px, y_px, width_px, height_px)
     frame = np.full((policy.height_px, policy.width_px, 3), policy.fill, np.uint8)
     geometry.crop(frame)[:] = content
     return ModelInput(frame, geometry)

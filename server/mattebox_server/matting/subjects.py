@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mattebox_server.imaging.frame import Frame
 from mattebox_server.imaging.pixels import Pixels
+from mattebox_server.imaging.rectangle import Rectangle
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Subject:
 
 
 def find_subjects(
-    mask: Pixels, classes: Pixels | None, labels: tuple[str, ...], size: tuple[int, int], frame: Frame
+    mask: Pixels, classes: Pixels | None, labels: tuple[str, ...], size: tuple[int, int], frame: Rectangle
 ) -> tuple[Subject, ...]:
     """Lists the kept classes that the network found, largest coverage first; those outside of the frame are left out.
 
