@@ -8,6 +8,7 @@ Of what a file holds beside its pixels nothing is passed on but the colour profi
 """
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +104,7 @@ def _decode(data: bytes, header: Header, reduction: int) -> tuple[Pixels, Pixels
         case Decoder.OPENCV_BGRA:
             bgr, alpha = _split(_imdecode(data, cv2.IMREAD_UNCHANGED))
         case Decoder.OPENCV_FLOAT:
-            bgr, alpha, turn = _from_floats(_imdecode(data, cv2.IMREAD_UNCHANGED)), None, 1
+            bgr, alpha, turn = _decode_floats(data), None, 1
         case Decoder.OPENCV_KEYED:
             bgr, alpha = _decode_keyed(data, header.key or ())
         case Decoder.PILLOW:
@@ -136,30 +137,41 @@ def _decode_keyed(data: bytes, key: tuple[int, ...]) -> tuple[Pixels, Pixels]:
     return bgr, cv2.bitwise_not(clear, dst=clear)
 
 
-def _from_floats(samples: Floats) -> Pixels:
-    """Rounds samples in floating point (H, W) or (H, W, 3) to uint8 of the same shape.
+def _decode_floats(data: bytes) -> Pixels:
+    samples = _imdecode(data, cv2.IMREAD_UNCHANGED)
+    if samples.shape[2:] != (3,) or samples.dtype != np.float32:
+        raise ValueError("isn't what its header says")
+    white, bgr = _white(samples[::4, ::4]), np.empty(samples.shape, np.uint8)
+    for row, levels in zip(samples, bgr, strict=True):
+        levels[:] = _levels(row, white)
+    return bgr
 
-    By custom 1 is white; some programs write 0 to 255. Samples whose mean is over 1 are taken for the latter.
+
+def _white(some: Floats) -> int:
+    """Returns which number is white in floating point, judged by some of the samples.
+
+    By custom that is 1; some programs write 0 to 255. Samples whose mean is over 1 are taken for the latter.
     """
-    some = np.nan_to_num(samples[::4, ::4], nan=0, posinf=0, neginf=0)
-    scale = 1 if some.mean() > 1 else 255
-    levels = np.empty(samples.shape, np.uint8)
-    for row, result in zip(samples, levels, strict=True):
-        result[:] = np.rint(np.nan_to_num(row * scale).clip(0, 255))
-    return levels
+    return 255 if np.nan_to_num(some, nan=0, posinf=0, neginf=0).mean() > 1 else 1
+
+
+def _levels(samples: Floats, white: int) -> Pixels:
+    levels: Floats = np.rint(np.nan_to_num(samples).clip(0, white) * (255 / white))
+    return levels.astype(np.uint8)
 
 
 def _decode_with_pillow(data: bytes, header: Header) -> tuple[Pixels, Pixels | None]:
     width, height = header.stored_size
     with Image.open(io.BytesIO(data), formats=FORMATS) as file:
-        image = _in_eight_bits(_load(file, header), header.stored_size)
+        image = _load(file, header)
+        to_eight_bits = _to_eight_bits(image, header.stored_size)
         bgr = np.empty((height, width, 3), np.uint8)
         alpha = np.empty((height, width), np.uint8) if image.has_transparency_data else None
         transform = None if header.left_profile is None else colors.into_srgb(*header.left_profile)
         mode = "RGB" if header.left_profile is None else header.left_profile[1]
         rows = max(1, _PIXELS_AT_ONCE // width)
         for top in range(0, height, rows):
-            band = image.crop((0, top, width, min(top + rows, height)))
+            band = to_eight_bits(image.crop((0, top, width, min(top + rows, height))))
             if alpha is not None:
                 alpha[top : top + rows] = np.asarray(band.convert("RGBA").getchannel("A"))
             rgb = band.convert(mode) if transform is None else transform.apply(band.convert(mode))
@@ -181,20 +193,31 @@ def _load(file: Image.Image, header: Header) -> Image.Image:
     return file
 
 
-def _in_eight_bits(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scales the numbers of Pillow's deep modes; Pillow itself would cap them at 255."""
+def _to_eight_bits(image: Image.Image, size: tuple[int, int]) -> Callable[[Image.Image], Image.Image]:
+    """Returns what scales parts of an image in one of Pillow's deep modes to 8 bits; Pillow would cap numbers at 255.
+
+    Args:
+        image: the loaded file, in any mode.
+        size: width and height in pixels as they are stored; Pillow swaps those of some TIFF files.
+    """
     if image.mode != "F" and not image.mode.startswith("I"):
-        return image
-    samples = np.asarray(image.crop((0, 0, *size)))  # `image.size` may have its sides swapped
-    bits, inverted = 16, False
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits, inverted = tiff.first(image.tag_v2, tiff.BITS, 1), tiff.first(image.tag_v2, tiff.PHOTOMETRIC, 1) == 0
-    if image.mode == "F":
-        levels = _from_floats(samples)
-        return Image.fromarray(cv2.bitwise_not(levels) if inverted else levels)
-    if image.mode == "I":
-        samples = samples.view(np.uint32)  # `_load` has refused those with a sign
-    return Image.fromarray((samples >> (bits - 8)).astype(np.uint8))
+        return lambda part: part
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else tiff.Tags()
+    shift = tiff.first(tags, tiff.BITS, 16) - 8
+    inverts = tiff.first(tags, tiff.PHOTOMETRIC, 1) == 0
+    some = image.crop((0, 0, *size)).resize((64, 64), Image.Resampling.NEAREST) if image.mode == "F" else None
+    white = 1 if some is None else _white(np.asarray(some))
+
+    def scale(part: Image.Image) -> Image.Image:
+        samples = np.asarray(part)
+        if part.mode == "F":
+            levels = _levels(samples, white)
+        else:
+            numbers = samples.view(np.uint32) if part.mode == "I" else samples  # `_load` refuses those with a sign
+            levels = (numbers >> shift).astype(np.uint8)
+        return Image.fromarray(cv2.bitwise_not(levels) if inverts else levels)
+
+    return scale
 
 
 _RAW_TO_BGR = {
