@@ -257,13 +257,14 @@ def encode(pixels: Pixels, image_format: ImageFormat, quality: int, profile: byt
             return png.encode(pixels, profile)
         case ImageFormat.JPEG:
             file = _imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+            return file if profile is None else colors.embed_in_jpeg(file, profile)
         case ImageFormat.WEBP:
-            file = _imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])
-    return file if profile is None else colors.embed(file, profile)
+            return _imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality], profile)
 
 
-def _imencode(suffix: str, pixels: Pixels, parameters: list[int]) -> bytes:
-    done, file = cv2.imencode(suffix, pixels, parameters)
+def _imencode(suffix: str, pixels: Pixels, parameters: list[int], profile: bytes | None = None) -> bytes:
+    kinds, metadata = ([], []) if profile is None else ([cv2.IMAGE_METADATA_ICCP], [np.frombuffer(profile, np.uint8)])
+    done, file = cv2.imencodeWithMetadata(suffix, pixels, kinds, metadata, parameters)
     if not done:
         raise RuntimeError(f"OpenCV can't encode {suffix} {pixels.shape}")
     return file.tobytes()

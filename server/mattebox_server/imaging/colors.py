@@ -97,15 +97,12 @@ def convert(pixels: Pixels, from_profile: bytes | None, to_profile: bytes | None
     return result.reshape(pixels.shape)
 
 
-def embed(file: bytes, profile: bytes) -> bytes:
-    """Puts a profile into a JPEG or WebP file that has none.
+def embed_in_jpeg(file: bytes, profile: bytes) -> bytes:
+    """Puts a profile into a JPEG file that has none.
 
-    By hand: of OpenCV's `imencodeWithMetadata` 4.12 does it for no format, 4.13 and 5.0 fail for JPEG over 64 KiB.
+    OpenCV's `imencodeWithMetadata` can't: 4.13, 4.14 and 5.0 write no JPEG at all if the profile is over 65519 bytes,
+    as they don't split it into segments.
     """
-    return _embed_in_webp(file, profile) if file.startswith(b"RIFF") else _embed_in_jpeg(file, profile)
-
-
-def _embed_in_jpeg(file: bytes, profile: bytes) -> bytes:
     parts = [profile[at : at + _JPEG_SEGMENT_BYTES] for at in range(0, len(profile), _JPEG_SEGMENT_BYTES)]
     segments = [
         b"\xff\xe2" + struct.pack(">H", len(part) + 16) + b"ICC_PROFILE\0" + bytes((number, len(parts))) + part
@@ -113,16 +110,3 @@ def _embed_in_jpeg(file: bytes, profile: bytes) -> bytes:
     ]
     start = 4 + int.from_bytes(file[4:6], "big") if file[2:4] == b"\xff\xe0" else 2  # JFIF's own segment is the first
     return b"".join((file[:start], *segments, file[start:]))
-
-
-def _embed_in_webp(file: bytes, profile: bytes) -> bytes:
-    if file[12:16] == b"VP8X":  # with transparency, the header that can announce a profile is there already
-        flags, size, rest = file[20], file[24:30], file[30:]
-    else:
-        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", file, 26))
-        size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-        flags, rest = 0, file[12:]
-    header = b"VP8X" + struct.pack("<IB3x", 10, flags | 0x20) + size
-    chunk = b"ICCP" + struct.pack("<I", len(profile)) + profile + b"\0" * (len(profile) % 2)
-    length = 4 + len(header) + len(chunk) + len(rest)
-    return b"".join((b"RIFF", struct.pack("<I", length), b"WEBP", header, chunk, rest))
