@@ -1,10 +1,11 @@
-"""Image files to pixels and back.
+"""Decodes image files to pixels, and encodes pixels to image files.
 
-OpenCV decodes what it can: it is 1.5 to 2.5 times as fast as Pillow at 12 MP, turns every depth and colour model into
-8-bit BGR, and refuses truncated files. Pillow reads the header, which OpenCV offers no call for, and decodes what
-OpenCV gets wrong (most kinds of transparency), can't do (colour profiles) or doesn't do everywhere (AVIF).
+OpenCV decodes most files: it is 1.5 to 2.5 times as fast as Pillow at 12 MP, converts every depth and colour model to
+8-bit BGR, and refuses truncated files. Pillow reads the headers, for which OpenCV has no call. It also decodes the
+files that OpenCV gets wrong (most kinds of transparency), that need a conversion of colours, that not every build of
+OpenCV knows (AVIF), and that OpenCV refuses.
 
-Of what a file holds beside its pixels nothing is passed on but the colour profile.
+An answer carries the colour profile of the photo, and no other metadata.
 """
 
 import io
@@ -23,9 +24,9 @@ from mattebox_server.imaging.headers import FORMATS, Decoder, Header
 from mattebox_server.imaging.pixels import Floats, Pixels
 from mattebox_server.request import ImageFormat, PixelFormat, RawPhoto
 
-_PIXELS_AT_ONCE = 262_144  # bounds the copies between Pillow's pixels and ours
-_PILLOW_KNOWS_MORE = ("PNG", "TIFF", "BMP", "GIF")  # of JPEG and WebP both have the same library
-_MAX_SLOW_BYTES = 4 * 2**20  # of a BMP with run lengths, which Pillow unpacks in Python: a second, at most
+_PIXELS_AT_ONCE = 262_144  # bounds the copies that are made of Pillow's pixels
+_PILLOW_KNOWS_MORE = ("PNG", "TIFF", "BMP", "GIF")  # both decode JPEG and WebP with the same library
+_MAX_SLOW_BYTES = 4 * 2**20  # Pillow unpacks the run lengths of a BMP in Python; so many bytes take a second at most
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -39,9 +40,9 @@ class Photo:
     """An upright photo.
 
     Args:
-        bgr: uint8 (H, W, 3), blue, green, red.
-        alpha: uint8 (H, W), the photo's own transparency, 255 opaque; None if it has none.
-        profile: the RGB ICC profile that says what the numbers in `bgr` mean; None is sRGB, or not known.
+        bgr: the colours, uint8 (H, W, 3) in the order blue, green, red.
+        alpha: the photo's own transparency, uint8 (H, W), 255 opaque; None if the photo has none.
+        profile: the RGB ICC profile of the colours; None for sRGB, or if the colour space isn't known.
     """
 
     bgr: Pixels
@@ -50,9 +51,17 @@ class Photo:
 
 
 def reduction_for(header: Header, width_px: int, height_px: int) -> int:
-    """How far `decode` may reduce: the largest of 1, 2, 4, 8 that leaves the upright photo at least this large.
+    """Returns the factor by which `decode` may reduce a photo.
 
-    Only JPEG can be decoded to less than its size, and is the faster for it.
+    Only JPEG can be decoded at a reduced size, which is faster.
+
+    Args:
+        header: the header of the file.
+        width_px: the smallest width in pixels that the upright photo may have after the reduction.
+        height_px: the smallest height in pixels, likewise.
+
+    Returns:
+        1, 2, 4 or 8.
     """
     if header.format != "JPEG" or header.decoder is not Decoder.OPENCV:
         return 1
@@ -67,20 +76,20 @@ def reduction_for(header: Header, width_px: int, height_px: int) -> int:
 
 
 def decode(data: bytes, header: Header, field: str, reduction: int = 1) -> Photo:
-    """Decodes an image file that `probe` has passed; of several frames the first.
+    """Decodes an image file to an upright photo. Of several frames the first is taken.
 
     Args:
         data: the file.
-        header: what `probe` said of it.
-        field: what errors name.
-        reduction: from `reduction_for`. The photo's sides are divided by it and rounded up.
+        header: the file's header, as `headers.probe` returns it.
+        field: the field of the request that an error names.
+        reduction: the factor from `reduction_for`. The sides of the photo are divided by it and rounded up.
 
     Raises:
-        BadPhoto: the file is broken or truncated; names `field`.
+        BadPhoto: the file is broken or truncated, or of a kind that neither library can decode.
     """
     try:
         bgr, alpha = _decode(data, header, reduction)
-    except Exception as error:  # the decoders see hostile bytes: whatever they raise is the file's fault
+    except Exception as error:  # whatever the decoders raise is the fault of the file, which can be hostile
         what = headers.broken(header.format)
         if header.doubt is not None:
             what = f"is a broken or truncated TIFF, or one {header.doubt}"
@@ -96,7 +105,7 @@ def _decode(data: bytes, header: Header, reduction: int) -> tuple[Pixels, Pixels
         case Decoder.OPENCV:
             try:
                 bgr, alpha = _imdecode(data, _REDUCED[reduction]), None
-                turn = 1 if header.format == "TIFF" else turn  # libtiff turns photos on its own account
+                turn = 1 if header.format == "TIFF" else turn  # libtiff has turned the photo already
             except (cv2.error, ValueError):
                 if header.format not in _PILLOW_KNOWS_MORE or (header.format == "BMP" and len(data) > _MAX_SLOW_BYTES):
                     raise
@@ -148,9 +157,10 @@ def _decode_floats(data: bytes) -> Pixels:
 
 
 def _white(some: Floats) -> int:
-    """Returns which number is white in floating point, judged by some of the samples.
+    """Returns the number that stands for white in floating point: 1 by custom, but some programs write 0 to 255.
 
-    By custom that is 1; some programs write 0 to 255. Samples whose mean is over 1 are taken for the latter.
+    Args:
+        some: samples of the image; a mean above 1 means that 255 is white.
     """
     return 255 if np.nan_to_num(some, nan=0, posinf=0, neginf=0).mean() > 1 else 1
 
@@ -167,8 +177,8 @@ def _decode_with_pillow(data: bytes, header: Header) -> tuple[Pixels, Pixels | N
         to_eight_bits = _to_eight_bits(image, header.stored_size)
         bgr = np.empty((height, width, 3), np.uint8)
         alpha = np.empty((height, width), np.uint8) if image.has_transparency_data else None
-        transform = None if header.left_profile is None else colors.into_srgb(*header.left_profile)
-        mode = "RGB" if header.left_profile is None else header.left_profile[1]
+        transform = None if header.source_profile is None else colors.into_srgb(*header.source_profile)
+        mode = "RGB" if header.source_profile is None else header.source_profile[1]
         rows = max(1, _PIXELS_AT_ONCE // width)
         for top in range(0, height, rows):
             band = to_eight_bits(image.crop((0, top, width, min(top + rows, height))))
@@ -181,7 +191,7 @@ def _decode_with_pillow(data: bytes, header: Header) -> tuple[Pixels, Pixels | N
 
 def _load(file: Image.Image, header: Header) -> Image.Image:
     if isinstance(file, TiffImagePlugin.TiffImageFile):
-        file.getexif().pop(orientation.TAG, None)  # or else Pillow turns this format, and no other, itself
+        file.getexif().pop(orientation.TAG, None)  # otherwise Pillow turns TIFF images, and images of no other format
         if tiff.is_misread(file.tag_v2):
             raise ValueError("Pillow gets its pixels wrong")
     try:
@@ -189,16 +199,18 @@ def _load(file: Image.Image, header: Header) -> Image.Image:
     except OSError:
         if header.format != "GIF" or header.pixels > 1:
             raise
-        return Image.new("L", (1, 1))  # a GIF of one pixel may hold no data for it; browsers show it all the same
+        return Image.new("L", (1, 1))  # browsers also show a GIF of one pixel that has no data
     return file
 
 
 def _to_eight_bits(image: Image.Image, size: tuple[int, int]) -> Callable[[Image.Image], Image.Image]:
-    """Returns what scales parts of an image in one of Pillow's deep modes to 8 bits; Pillow would cap numbers at 255.
+    """Returns a function that converts parts of an image to 8 bits a channel, if the image has more.
+
+    Pillow's own conversion doesn't scale the numbers, and cuts them off at 255.
 
     Args:
         image: the loaded file, in any mode.
-        size: width and height in pixels as they are stored; Pillow swaps those of some TIFF files.
+        size: the width and height in pixels of the stored image. Pillow swaps them for some TIFF files.
     """
     if image.mode != "F" and not image.mode.startswith("I"):
         return lambda part: part
@@ -213,7 +225,7 @@ def _to_eight_bits(image: Image.Image, size: tuple[int, int]) -> Callable[[Image
         if part.mode == "F":
             levels = _levels(samples, white)
         else:
-            numbers = samples.view(np.uint32) if part.mode == "I" else samples  # `_load` refuses those with a sign
+            numbers = samples.view(np.uint32) if part.mode == "I" else samples  # `_load` refuses signed samples
             levels = (numbers >> shift).astype(np.uint8)
         return Image.fromarray(cv2.bitwise_not(levels) if inverts else levels)
 
@@ -229,7 +241,7 @@ _RAW_TO_BGR = {
 
 
 def from_raw(raw: RawPhoto) -> Photo:
-    """Bare pixels, whose length is checked already, as a photo."""
+    """Converts bare pixels to a photo. The caller has checked that the data has the right length."""
     shape = (raw.height_px, raw.width_px, raw.pixel_format.channels)
     pixels = np.frombuffer(raw.data, np.uint8).reshape(shape)
     conversion = _RAW_TO_BGR.get(raw.pixel_format)
@@ -238,13 +250,14 @@ def from_raw(raw: RawPhoto) -> Photo:
 
 
 def encode(pixels: Pixels, image_format: ImageFormat, quality: int, profile: bytes | None = None) -> bytes:
-    """Pixels to an image file.
+    """Encodes pixels to an image file.
 
     Args:
         pixels: uint8 (H, W) grey, (H, W, 3) BGR or (H, W, 4) BGRA with straight alpha.
-        image_format: JPEG takes no BGRA, WEBP no side over 16383 px (the caller sees to both).
-        quality: 1 to 100, for JPEG and WEBP.
-        profile: the RGB ICC profile that says what colours mean. Grey pixels and RAW go without.
+        image_format: the format of the file. The caller sees to it that JPEG gets no BGRA, and WEBP no side over
+            16383 px.
+        quality: the quality of JPEG and WEBP, 1 to 100.
+        profile: the RGB ICC profile of the colours, which the file will hold. Grey pixels and RAW have none.
 
     Returns:
         The file; for RAW the bare pixels as grey, RGB or RGBA.

@@ -1,4 +1,4 @@
-"""A photo to the model's input size, and the way back.
+"""Scales photos to the input size of a network.
 
 Only the size changes here: channel order, scaling to [0, 1] and normalisation are nodes of the graph.
 """
@@ -26,9 +26,9 @@ class ModelInput:
 
 
 def content_size(width_px: int, height_px: int, policy: Resize) -> tuple[int, int]:
-    """Width and height in pixels of the photo in the model's input, padding apart.
+    """Returns the width and height in pixels of the photo in the network's input, without padding.
 
-    `ShortSide` floors the long side, as torchvision's `Resize` does.
+    `ShortSide` rounds the long side down, as torchvision's `Resize` does.
     """
     match policy:
         case Stretch():
@@ -49,7 +49,13 @@ def _short_side_size(width_px: int, height_px: int, policy: ShortSide) -> tuple[
 
 
 def preprocess(bgr: Pixels, policy: Resize, exact: bool = False) -> ModelInput:
-    """Brings a photo uint8 (H, W, 3) to the model's input size; `exact` is slower and means areas cut to a fraction."""
+    """Scales a photo to the input size of a network.
+
+    Args:
+        bgr: the photo, uint8 (H, W, 3).
+        policy: the network's rule for sizes.
+        exact: whether to average over exact areas, fractions of pixels included, which is slower.
+    """
     width_px, height_px = content_size(bgr.shape[1], bgr.shape[0], policy)
     content = resize(bgr, width_px, height_px) if exact else shrink_fast(bgr, width_px, height_px)
     if not isinstance(policy, Letterbox):

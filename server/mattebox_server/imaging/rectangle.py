@@ -7,7 +7,7 @@ import numpy as np
 
 from mattebox_server.imaging.pixels import Pixels
 
-_VISIBLE = 13  # 5 % opaque: what is fainter must not widen a crop
+_VISIBLE = 13  # 5 % opaque; fainter pixels must not widen a crop
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,18 @@
-"""The tags of TIFF files: Pillow opens the kinds that it has a name for, and says of the others only that it can't."""
+"""Reads the tags of TIFF files, to decode kinds that Pillow can't open, and to name the reason if no library can."""
 
 import io
 from typing import Any
 
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # those with + have 64-bit offsets
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two have 64-bit offsets
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR = 256, 257, 258, 259, 262, 277, 284
 TILE_WIDTH, TILE_HEIGHT, SAMPLE_FORMAT, PROFILE = 322, 323, 339, 34675
 _NUMBERS = (WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR, TILE_WIDTH, TILE_HEIGHT, SAMPLE_FORMAT)
-FLOAT = 3  # of SAMPLE_FORMAT; 1 is without, 2 with a sign
+FLOAT = 3  # a value of SAMPLE_FORMAT; 1 is unsigned, 2 is signed
 
-_UNPACKED = (1, 5, 8, 32773, 32946)  # by every build of both libraries: none, LZW, deflate, PackBits
-_COMMON = (*_UNPACKED, 2, 3, 4, 7, 32771)  # facsimile and JPEG
+_UNPACKED = (1, 5, 8, 32773, 32946)  # every build of both libraries reads these: none, LZW, deflate, PackBits
+_COMMON = (*_UNPACKED, 2, 3, 4, 7, 32771)  # these are facsimile and JPEG
 _RARE = {
     6: "old-style JPEG",
     32766: "NeXT",
@@ -54,13 +54,13 @@ def read_tags(data: bytes) -> Tags:
 
 
 def first(tags: Tags, tag: int, default: int) -> int:
-    """Returns the value of a tag, or the first of its values: tags of samples hold one for each of them."""
+    """Returns the value of a tag, or the first of its values, as some tags have one for each sample of a pixel."""
     value: Any = tags.get(tag, default)
     return int(value if isinstance(value, int) else value[0])
 
 
 def is_float_rgb(tags: Tags) -> bool:
-    """Whether OpenCV gets the pixels right: RGB of 32-bit floating point, of which Pillow has no mode."""
+    """Whether the pixels are RGB of 32-bit floating point in a form that OpenCV reads; Pillow has no mode for it."""
     return (
         first(tags, SAMPLE_FORMAT, 1) == FLOAT
         and first(tags, BITS, 1) == 32
@@ -74,8 +74,8 @@ def is_float_rgb(tags: Tags) -> bool:
 def is_misread(tags: Tags) -> bool:
     """Whether Pillow opens the file and gets its pixels wrong.
 
-    Planes of 16 bits that aren't compressed are taken for planes of 8 bits. Of signed samples of 32 bits it isn't known
-    which number is black.
+    Pillow takes uncompressed planes of 16 bits for planes of 8 bits. Signed samples of 32 bits are refused because no
+    rule says which number is black.
     """
     bits = first(tags, BITS, 1)
     in_planes = first(tags, PLANAR, 1) == 2 and first(tags, COMPRESSION, 1) == 1
@@ -83,13 +83,13 @@ def is_misread(tags: Tags) -> bool:
 
 
 def doubt(tags: Tags) -> str | None:
-    """Says what is special about a file that Pillow opens but may not decode; None for usual files."""
+    """Returns `why_unreadable` for files that Pillow opens but may fail to decode; None for usual files."""
     special = is_misread(tags) or first(tags, COMPRESSION, 1) not in _COMMON
     return why_unreadable(tags) if special else None
 
 
 def why_unreadable(tags: Tags) -> str:
-    """Says what is special about a file that the decoders don't know, to follow "is a TIFF"."""
+    """Returns the reason why a file can't be decoded, in words that follow "is a TIFF"."""
     compression = first(tags, COMPRESSION, 1)
     if compression not in _COMMON:
         return f"whose compression ({_RARE.get(compression, f'number {compression}')}) can't be read here"

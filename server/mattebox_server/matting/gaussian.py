@@ -1,4 +1,4 @@
-"""The classic recipe: the hard mask, blurred."""
+"""Makes mattes by the classic recipe: it blurs the hard mask."""
 
 import cv2
 
