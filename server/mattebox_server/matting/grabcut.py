@@ -3,7 +3,8 @@
 The method is that of Rother, Kolmogorov and Blake, "GrabCut: Interactive Foreground Extraction using Iterated Graph
 Cuts", 2004, in OpenCV's implementation. It keeps the network's answer away from the edge, where the network is sure,
 and cuts the rest anew. The cut is hard and sometimes wrong, so that it is mixed with the network's answer after a run
-of the guided filter, and filtered again. docs/decisions/008-grabcut-matte.md has the measurements that chose the parameters.
+of the guided filter, and filtered again. docs/decisions/008-grabcut-matte.md has the measurements that chose the
+parameters.
 """
 
 import cv2
