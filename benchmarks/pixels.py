@@ -37,7 +37,8 @@ from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.imaging.preprocess import preprocess
 from mattebox_server.matting.backdrop import plain
 from mattebox_server.matting.blend import composite, cutout
-from mattebox_server.matting.matte import hard_mask, make_matte
+from mattebox_server.matting.mask import hard_mask
+from mattebox_server.matting.matte import make_matte
 from mattebox_server.memory import tune_malloc
 from mattebox_server.records import Timeline
 from mattebox_server.removal.stages import Found, finish, prepare

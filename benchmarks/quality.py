@@ -33,7 +33,8 @@ from mattebox_server.matting.backdrop import plain
 from mattebox_server.matting.blend import composite, restore
 from mattebox_server.matting.foreground import Restorer, separate
 from mattebox_server.matting.grid import Grid
-from mattebox_server.matting.matte import hard_mask, make_matte
+from mattebox_server.matting.mask import hard_mask
+from mattebox_server.matting.matte import make_matte
 from mattebox_server.removal.stages import kept_classes
 from mattebox_server.request import MatteMethod, MatteOptions
 

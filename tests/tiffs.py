@@ -1,4 +1,4 @@
-"""TIFF files put together by hand: of any number of bits, kind of sample and compression, with tags that may lie."""
+"""Makes TIFF files by hand: of any number of bits, kind of sample and compression, with tags that may lie."""
 
 import struct
 from collections.abc import Callable
@@ -31,17 +31,17 @@ def tiff(
     in_planes: bool = False,
     tags: tuple[exif.Entry, ...] = (),
 ) -> bytes:
-    """A file of one strip, or of one for each channel.
+    """Makes a file of one strip, or of one strip for each channel.
 
     Args:
         samples: (H, W, channels); integers below 2 ** bits, or floating point of the type that is stored.
-        bits: of a sample.
-        photometric: what the channels mean.
-        sample_format: what the bits mean.
-        compression: its number.
-        compress: what it does to a strip's bytes.
-        in_planes: each channel lies apart.
-        tags: more of them, or others in place of those that follow from the rest.
+        bits: the number of bits of a sample.
+        photometric: the meaning of the channels.
+        sample_format: the meaning of the bits.
+        compression: the number of the compression.
+        compress: the function that compresses the bytes of a strip.
+        in_planes: whether each channel is stored apart.
+        tags: further tags, or tags that replace those that follow from the other arguments.
     """
     height, width, channels = samples.shape
     planes = [samples[..., [channel]] for channel in range(channels)] if in_planes else [samples]
@@ -69,7 +69,7 @@ def tiff(
 
 
 def packed(rows: NDArray[np.number], bits: int) -> bytes:
-    """Rows of samples, each row from a new byte on; what isn't whole bytes stands highest bit first."""
+    """Packs rows of samples into bytes, the highest bit first. Each row begins with a new byte."""
     if rows.dtype.kind == "f" or bits in {8, 16, 32}:
         kind = rows.dtype if rows.dtype.kind == "f" else np.dtype(f"u{bits // 8}")
         return rows.astype(kind.newbyteorder("<")).tobytes()
@@ -78,7 +78,7 @@ def packed(rows: NDArray[np.number], bits: int) -> bytes:
 
 
 def old_jpeg(jpeg: bytes, width: int, height: int, subsampling: tuple[int, int] = (2, 2)) -> bytes:
-    """A file of 1992's kind: a whole JPEG, and a tag that says where it lies."""
+    """Makes a file of the kind of 1992: a whole JPEG file, and tags that say where it lies."""
 
     def directory(at: int) -> bytes:
         shared = ((273, at), (279, len(jpeg)), (513, at), (514, len(jpeg)), (256, width), (257, height), (278, height))
@@ -92,7 +92,7 @@ def old_jpeg(jpeg: bytes, width: int, height: int, subsampling: tuple[int, int] 
 
 
 def tiled(width: int, height: int, tile: int, compress: Callable[[bytes], bytes], compression: int) -> bytes:
-    """A black grey file of one square tile, which may be far larger than the image."""
+    """Makes a black file of one square tile, which may be far larger than the image."""
     strip = compress(bytes(tile * tile))
 
     def directory(at: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Codecs: both decoders against each other, depths, round trips, hostile bytes, memory and time."""
+"""Tests of the codec: both decoders against each other, depths, round trips, hostile bytes, memory and time."""
 
 import io
 import struct
@@ -35,7 +35,7 @@ def read(file: bytes) -> Photo:
 
 
 def pillow(file: bytes) -> images.Bytes:
-    """RGB as Pillow reads it."""
+    """Decodes to RGB with Pillow."""
     return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
 
 

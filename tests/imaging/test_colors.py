@@ -1,4 +1,4 @@
-"""Colour profiles: against arithmetic by hand, in files read by Pillow, and broken ones."""
+"""Tests of colour profiles: against arithmetic by hand, in files that Pillow reads, and of broken profiles."""
 
 import io
 import struct
@@ -21,19 +21,19 @@ ROUNDED_TWICE = 3  # a step in one space can be more in another
 
 
 def off(found: images.Bytes, expected: profiles.Floats) -> float:
-    """The largest difference of BGR pixels from RGB numbers."""
+    """Returns the largest difference of BGR pixels from RGB numbers."""
     return float(np.abs(found[..., ::-1] - expected).max())
 
 
 def padded(profile: bytes, size: int) -> bytes:
-    """As sound, but longer."""
+    """Returns a profile that is as sound, but longer."""
     return struct.pack(">I", size) + profile[4:].ljust(size - 4, b"\0")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (300, 400)])
 def test_from_srgb_is_the_product_of_the_matrices(size: tuple[int, int]) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    found = colors.from_srgb(rgb[..., ::-1], P3)
+    found = colors.convert(rgb[..., ::-1], None, P3)
     assert found.shape == rgb.shape
     assert found.dtype == np.uint8
     assert off(found, profiles.p3_from_srgb(rgb)) < 2.5  # the last steps of the curve, in the dark
@@ -42,16 +42,18 @@ def test_from_srgb_is_the_product_of_the_matrices(size: tuple[int, int]) -> None
 
 @pytest.mark.parametrize("grey", [0, 255])
 def test_white_and_black_stay(grey: int) -> None:
-    assert (colors.from_srgb(np.full((1, 1, 3), grey, np.uint8), P3) == grey).all()
+    assert (colors.convert(np.full((1, 1, 3), grey, np.uint8), None, P3) == grey).all()
 
 
 def test_a_colour_of_one_space_in_another_is_the_same_colour() -> None:
     srgb = 80 + images.textured(90, 70)[..., ::-1] // 2
-    wide = colors.from_srgb(srgb, P3)
+    wide = colors.convert(srgb, None, P3)
     assert np.abs(wide.astype(int) - srgb).max() > 10
     assert np.abs(colors.convert(wide, P3, None).astype(int) - srgb).max() <= ROUNDED_TWICE
     third = profiles.rgb(profiles.SRGB)  # sRGB's colours, with another curve
-    assert np.abs(colors.convert(wide, P3, third).astype(int) - colors.from_srgb(srgb, third)).max() <= ROUNDED_TWICE
+    assert (
+        np.abs(colors.convert(wide, P3, third).astype(int) - colors.convert(srgb, None, third)).max() <= ROUNDED_TWICE
+    )
 
 
 def test_colours_beyond_the_target_go_to_its_rim() -> None:
@@ -63,7 +65,7 @@ def test_colours_beyond_the_target_go_to_its_rim() -> None:
 def test_nothing_to_do_costs_nothing(profile: bytes | None) -> None:
     pixels = images.textured(20, 10)
     assert colors.convert(pixels, profile, profile) is pixels
-    assert colors.from_srgb(pixels, None) is pixels
+    assert colors.convert(pixels, None, None) is pixels
 
 
 def test_profiles_of_all_models_are_sound() -> None:
@@ -108,7 +110,7 @@ def test_what_is_sound_and_keepable_converts(data: st.DataObject) -> None:
     whole = bytes(profile)
     if colors.is_sound(whole, "RGB") and colors.is_keepable(whole):
         for pixels in (np.zeros((1, 1, 3), np.uint8), images.textured(80, 70)):
-            assert colors.from_srgb(pixels, whole).shape == pixels.shape
+            assert colors.convert(pixels, None, whole).shape == pixels.shape
             assert colors.convert(pixels, whole, P3).shape == pixels.shape
 
 

@@ -1,4 +1,4 @@
-"""Files that OpenCV refuses: their pixels against those that they were made of, and reasons where Pillow fails too."""
+"""Tests of files that OpenCV refuses: their pixels are what they were made of, or the error names the reason."""
 
 import base64
 import lzma
@@ -33,19 +33,19 @@ def read(file: bytes, reduction: int = 1) -> Photo:
 
 
 def scaled(pixels: images.Bytes, bits: int) -> NDArray[np.int64]:
-    """Numbers of so many bits, from 0 to 255 as far as that many bits reach."""
+    """Scales levels from 0 to 255 to numbers of so many bits."""
     numbers: NDArray[np.int64] = pixels.astype(np.int64) * (2**bits - 1) // 255
     return numbers
 
 
 def shown(samples: NDArray[np.int64], bits: int) -> NDArray[np.float64]:
-    """Levels from 0 to 255 of numbers of so many bits."""
+    """Scales numbers of so many bits to levels from 0 to 255."""
     levels: NDArray[np.float64] = samples * 255 / (2**bits - 1)
     return levels
 
 
 def off(photo: Photo, rgb: NDArray[np.floating]) -> float:
-    """The largest difference of a photo from levels (H, W, 3) or (H, W, 1)."""
+    """Returns the largest difference of a photo from levels (H, W, 3) RGB or (H, W, 1) grey."""
     return float(np.abs(photo.bgr[..., ::-1] - rgb).max())
 
 
@@ -98,7 +98,7 @@ def test_inks(bits: int, method: tuple[int, Callable[[bytes], bytes]]) -> None:
 def test_floating_point(
     method: tuple[int, Callable[[bytes], bytes]], channels: int, orientation: int, white: int
 ) -> None:
-    """Of 0 to 1, and of 0 to 255, as Pillow and NumPy write what was made of 8 bits."""
+    """Samples go from 0 to 1, or from 0 to 255, as when Pillow writes floats that were made of 8 bits."""
     samples = (RGB[..., :channels] / 255 * white).astype(np.float32)
     turn = (274, exif.SHORT, 1, tiffs.shorts(orientation))
     kind = tiffs.RGB if channels == 3 else tiffs.GREY
@@ -147,7 +147,7 @@ def test_old_style_jpeg(subsampling: tuple[int, int]) -> None:
 
 
 def bmp(width: int, height: int, packed: bytes) -> bytes:
-    """A file of 8 bits a pixel with run lengths, whose palette is grey."""
+    """Makes a file of 8 bits a pixel with run lengths, whose palette is grey."""
     palette = b"".join(bytes((level, level, level, 0)) for level in range(256))
     start = 14 + 40 + len(palette)
     header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(packed), 0, 0, 256, 0)
@@ -162,7 +162,7 @@ def test_run_lengths_over_the_row() -> None:
 
 
 def test_run_lengths_that_would_take_pillow_long() -> None:
-    """Some 16 million runs beyond the row, of which none is a pixel."""
+    """The file has 16 million runs beyond its row, over which Pillow would spend 10 seconds."""
     with pytest.raises(BadPhoto, match="broken, truncated or unsupported BMP"):
         read(bmp(10, 6, bytes((11, 7)) * 16_000_000))
 
@@ -181,7 +181,7 @@ def test_gif_of_one_pixel_without_a_palette(code: str) -> None:
 
 
 def other(bits: int, photometric: int, channels: int, **options: int) -> bytes:
-    """A file that neither library reads."""
+    """Makes a black file of a kind that neither library reads."""
     samples = np.zeros((4, 5, channels), np.int64)
     return tiffs.tiff(samples, bits, photometric, **options)  # type: ignore[arg-type]
 
@@ -235,14 +235,14 @@ def test_no_pixels_at_all(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(("compression", "compress"), [DEFLATE, LZMA], ids=["deflate", "lzma"])
 def test_a_tile_far_larger_than_the_image_is_refused(compression: int, compress: Callable[[bytes], bytes]) -> None:
-    """4 kB for a tile of 16 MB; 400 kB would do for 400 MB."""
+    """Here 16 kB stand for a tile of 16 MB; 400 kB would do for 400 MB."""
     with pytest.raises(BadPhoto, match="tiles are larger than the image"):
         read(tiffs.tiled(16, 16, 4096, compress, compression))
     assert not read(tiffs.tiled(16, 16, 1024, compress, compression)).bgr.any()
 
 
 def test_entries_that_all_point_to_the_same_bytes_take_no_memory() -> None:
-    """Of a kind that Pillow can't open, so that the tags are read twice."""
+    """The file is of a kind that Pillow can't open, so that its tags are read twice."""
     size = 1_000_000
     tags = tuple((1000 + number, exif.LONG, size // 4, bytes(size)) for number in range(20))
     file = tiffs.tiff(np.zeros((4, 5, 3), np.int64), 12, tiffs.RGB, tags=tags)

@@ -66,11 +66,6 @@ def _open(profile: bytes | None) -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(io.BytesIO(profile))
 
 
-def from_srgb(pixels: Pixels, profile: bytes | None) -> Pixels:
-    """Converts (H, W, 3) BGR from sRGB into the space of an RGB profile; None is sRGB."""
-    return convert(pixels, None, profile)
-
-
 def convert(pixels: Pixels, from_profile: bytes | None, to_profile: bytes | None) -> Pixels:
     """Converts pixels from the space of one RGB profile into that of another.
 

@@ -7,10 +7,7 @@ from mattebox_server.matting import grabcut, guided
 from mattebox_server.matting.foreground import Layers, Restorer, separate
 from mattebox_server.matting.gaussian import gaussian
 from mattebox_server.matting.grid import Grid
-from mattebox_server.matting.mask import hard_mask
 from mattebox_server.request import MatteMethod, MatteOptions
-
-__all__ = ["Matte", "hard_mask", "make_matte"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from mattebox_server.imaging.preprocess import ModelInput, content_size, preproc
 from mattebox_server.imaging.rectangle import Rectangle, around_subject, whole
 from mattebox_server.matting.backdrop import blurred, continue_subject, cover, plain
 from mattebox_server.matting.blend import composite, cutout, restore
-from mattebox_server.matting.matte import Matte, hard_mask, make_matte
+from mattebox_server.matting.mask import hard_mask
+from mattebox_server.matting.matte import Matte, make_matte
 from mattebox_server.matting.subjects import Subject, find_subjects
 from mattebox_server.records import Timeline
 from mattebox_server.request import (
@@ -242,7 +243,7 @@ def _behind(background: Background, prepared: Prepared, alpha: Pixels, frame: Re
     """Makes what `composite` puts behind the subject; None for a transparent background."""
     match background:
         case ColorBackground(bgr=color):
-            pixel = colors.from_srgb(plain(1, color), prepared.photo.profile)
+            pixel = colors.convert(plain(1, color), None, prepared.photo.profile)
             return np.repeat(pixel, frame.width_px, axis=1)
         case ImageBackground():
             return None if prepared.backdrop is None else cover(prepared.backdrop, frame.width_px, frame.height_px)
