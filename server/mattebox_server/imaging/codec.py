@@ -58,7 +58,7 @@ def reduction_for(header: Header, width_px: int, height_px: int) -> int:
     Args:
         header: the header of the file.
         width_px: the smallest width in pixels that the upright photo may have after the reduction.
-        height_px: the smallest height in pixels, likewise.
+        height_px: the smallest height in pixels that it may have.
 
     Returns:
         1, 2, 4 or 8.

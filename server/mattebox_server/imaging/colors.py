@@ -75,7 +75,7 @@ def convert(pixels: Pixels, from_profile: bytes | None, to_profile: bytes | None
     Args:
         pixels: uint8 (H, W, 3) BGR.
         from_profile: the profile of `pixels`, which `headers.probe` has found to be sound; None is sRGB.
-        to_profile: the profile of the result, likewise.
+        to_profile: the profile of the result, which `headers.probe` has found to be sound; None is sRGB.
 
     Returns:
         uint8 (H, W, 3) BGR; `pixels` itself if both profiles are the same.

@@ -44,18 +44,13 @@ class PhotoLimits:
 
 
 class Decoder(Enum):
-    """The library that decodes a file, and to what."""
+    """The library that decodes a file, and the form of the pixels."""
 
-    OPENCV = auto()
-    """OpenCV, to BGR."""
+    OPENCV = auto()  # BGR
     OPENCV_BGRA = auto()
-    """OpenCV, to BGRA."""
-    OPENCV_FLOAT = auto()
-    """OpenCV, to BGR in floating point."""
-    OPENCV_KEYED = auto()
-    """OpenCV, to BGR of 16 bits, in which one colour stands for transparency."""
-    PILLOW = auto()
-    """Pillow, to RGB or RGBA."""
+    OPENCV_FLOAT = auto()  # BGR in floating point
+    OPENCV_KEYED = auto()  # BGR of 16 bits, in which one colour stands for transparency
+    PILLOW = auto()  # RGB or RGBA
 
 
 @dataclass(frozen=True)

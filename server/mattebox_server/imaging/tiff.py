@@ -15,17 +15,9 @@ _UNPACKED = (1, 5, 8, 32773, 32946)  # every build of both libraries reads these
 _COMMON = (*_UNPACKED, 2, 3, 4, 7, 32771)  # these are facsimile and JPEG
 _RARE = {
     6: "old-style JPEG",
-    32766: "NeXT",
-    32809: "ThunderScan",
-    32909: "PixarLog",
-    34676: "SGILog",
-    34677: "SGILog24",
     34712: "JPEG 2000",
     34887: "LERC",
-    34892: "lossy JPEG",
     34925: "LZMA",
-    34933: "PNG",
-    34934: "JPEG XR",
     50000: "Zstandard",
     50001: "WebP",
     50002: "JPEG XL",

@@ -25,7 +25,7 @@ class Layers:
 
     Args:
         foreground: the subject's colours, float32 (rows, columns, 3) BGR in [0, 255].
-        background: the old background's colours, likewise.
+        background: the old background's colours, float32 (rows, columns, 3) BGR in [0, 255].
     """
 
     foreground: Floats
