@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mattebox_server.imaging.pixels import Pixels
+from mattebox_server.imaging.pixels import Floats, Pixels
 
 Doubles = NDArray[np.float64]
 Where = NDArray[np.bool_]
@@ -121,4 +121,5 @@ def coarse_map(alpha: Pixels, short_side_px: int = 450, stride_px: int = 8) -> P
     solid = (alpha > 127).astype(np.float32)
     cells = cv2.resize(solid, (size[0] // stride_px, size[1] // stride_px), interpolation=cv2.INTER_AREA)
     logits = cv2.resize(12 * (cells - 0.5), size, interpolation=cv2.INTER_LINEAR)
-    return np.round(255 / (1 + np.exp(-logits))).astype(np.uint8)
+    probability: Floats = 255 / (1 + np.exp(-logits))
+    return np.round(probability).astype(np.uint8)

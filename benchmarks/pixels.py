@@ -31,13 +31,14 @@ from mattebox_server.engine.config import EngineConfig
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.loading import load_engine
-from mattebox_server.imaging import codec
-from mattebox_server.imaging.codec import Limits
-from mattebox_server.imaging.pixels import Pixels, as_pixels
+from mattebox_server.imaging import codec, headers
+from mattebox_server.imaging.headers import PhotoLimits
+from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.imaging.preprocess import preprocess
 from mattebox_server.matting.backdrop import plain
 from mattebox_server.matting.blend import composite, cutout
-from mattebox_server.matting.matte import hard_mask, make_matte
+from mattebox_server.matting.mask import hard_mask
+from mattebox_server.matting.matte import make_matte
 from mattebox_server.memory import tune_malloc
 from mattebox_server.records import Timeline
 from mattebox_server.removal.stages import Found, finish, prepare
@@ -54,7 +55,7 @@ from mattebox_server.request import (
 from mattebox_server.spec import ModelSpec
 
 QUALITY = 90
-LIMITS = Limits(10**9, 10**9)
+LIMITS = PhotoLimits(10**9, 10**9)
 WHITE = (255, 255, 255)
 SUBJECT = frozenset((0,))
 METHODS = (MatteMethod.GAUSSIAN, MatteMethod.GUIDED, MatteMethod.GRABCUT)
@@ -114,7 +115,7 @@ def scene_of(engine: Engine, megapixels: float) -> Scene:
     height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
     enlarged = cv2.resize(framed, (height * 4 // 3, height), interpolation=cv2.INTER_CUBIC)
     grain = np.asarray(np.random.default_rng(0).normal(0, 3, enlarged.shape), np.float32)
-    photo = as_pixels(np.clip(enlarged + grain, 0, 255).astype(np.uint8))
+    photo = np.clip(enlarged + grain, 0, 255).astype(np.uint8)
     session = engine.network("").sessions[0]
     file = codec.encode(photo, ImageFormat.JPEG, QUALITY)
     found = session.run(preprocess(photo, session.spec.resize).image[np.newaxis], None)
@@ -147,14 +148,14 @@ def serve(scene: Scene, request: RemovalRequest) -> bytes:
 
 def recode(file: bytes, output_format: ImageFormat) -> bytes:
     """Decodes and encodes a photo by the server's codec."""
-    return codec.encode(codec.decode(file, codec.probe(file, LIMITS, "photo"), "photo").bgr, output_format, QUALITY)
+    return codec.encode(codec.decode(file, headers.probe(file, LIMITS, "photo"), "photo").bgr, output_format, QUALITY)
 
 
 def stages(scene: Scene) -> Timed:
     """Returns the stages one by one; the cost of foreground estimation is the difference of guided with and without."""
     photo, probability = scene.photo, scene.found.foreground
     mask = hard_mask(probability, None, SUBJECT)
-    header = codec.probe(scene.file, LIMITS, "photo")
+    header = headers.probe(scene.file, LIMITS, "photo")
     bare = MatteOptions(MatteMethod.GUIDED, keep_edge_colors=True)
     rough = make_matte(photo, probability, mask, MatteOptions(MatteMethod.GAUSSIAN)).alpha
     matte = make_matte(photo, probability, mask, MatteOptions(MatteMethod.GUIDED))
@@ -169,7 +170,7 @@ def stages(scene: Scene) -> Timed:
         composite(work, alpha, white)
 
     return {
-        "probe": lambda: codec.probe(scene.file, LIMITS, "photo"),
+        "probe": lambda: headers.probe(scene.file, LIMITS, "photo"),
         "decode": lambda: codec.decode(scene.file, header, "photo"),
         "preprocess": lambda: preprocess(photo, scene.spec.resize),
         "matte gaussian": lambda: make_matte(photo, probability, mask, MatteOptions(MatteMethod.GAUSSIAN)),

@@ -27,13 +27,14 @@ from mattebox_server import logs
 from mattebox_server.engine.config import EngineConfig
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
-from mattebox_server.imaging.pixels import Pixels, as_pixels
+from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.imaging.preprocess import preprocess
 from mattebox_server.matting.backdrop import plain
 from mattebox_server.matting.blend import composite, restore
 from mattebox_server.matting.foreground import Restorer, separate
 from mattebox_server.matting.grid import Grid
-from mattebox_server.matting.matte import hard_mask, make_matte
+from mattebox_server.matting.mask import hard_mask
+from mattebox_server.matting.matte import make_matte
 from mattebox_server.removal.stages import kept_classes
 from mattebox_server.request import MatteMethod, MatteOptions
 
@@ -261,7 +262,7 @@ def sheet_row(case: Case, found: Found) -> Pixels:
             composite(picture, matte.alpha, plain(picture.shape[1], color), matte.restorer())
             pictures.append(picture)
     size = (320, round(320 * case.photo.shape[0] / case.photo.shape[1]))
-    return as_pixels(np.hstack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures]))
+    return np.hstack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures])
 
 
 def show(rows: list[dict[str, Any]], colors: dict[str, float]) -> None:

@@ -17,7 +17,7 @@ from mattebox_server.admission.admission import Admission
 from mattebox_server.admission.lane import Origin, QueueLimits
 from mattebox_server.engine.config import EngineConfig
 from mattebox_server.engine.loading import load_engine
-from mattebox_server.imaging.codec import Limits
+from mattebox_server.imaging.headers import PhotoLimits
 from mattebox_server.local import LocalServer
 from mattebox_server.records import Timeline
 from mattebox_server.removal.pipeline import Pipeline
@@ -60,7 +60,7 @@ def measure_serving(model: Path, threads: int, rounds: int) -> dict[str, float]:
     engine = load_engine([model], EngineConfig(threads=threads))
     models = tuple(network.spec.name for network in engine.networks)
     admission = Admission(models, QueueLimits(64, 64, 60), 2**40)
-    pipeline = Pipeline(engine, admission, Limits(10**9, 10**9), threads)
+    pipeline = Pipeline(engine, admission, PhotoLimits(10**9, 10**9), threads)
     flags = ["--threads", str(threads)]
     latencies: list[float] = []
     throughputs: list[float] = []

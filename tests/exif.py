@@ -1,4 +1,4 @@
-"""EXIF blocks put together by hand, so that they can be wrong, and what orientations mean."""
+"""Makes EXIF blocks by hand, so that they can be wrong, and turns images as orientations say."""
 
 import struct
 
@@ -13,13 +13,14 @@ Entry = tuple[int, int, int, bytes]
 
 
 def block(*entries: Entry, order: str = "<", following: int = 0, claimed: int | None = None) -> bytes:
-    """A TIFF header and one directory.
+    """Makes a TIFF header and one directory.
 
     Args:
-        entries: tag, type, count and the value's bytes; what is longer than 4 stands behind the directory.
-        order: byte order, as `struct` writes it.
-        following: where the next directory is said to be.
-        claimed: how many entries are said to be there.
+        entries: the tag, the type, the count and the bytes of each value. Values of more than 4 bytes stand behind the
+            directory.
+        order: the byte order, as `struct` writes it.
+        following: the claimed position of the next directory.
+        claimed: the claimed number of entries; None for the real one.
     """
     head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
     body, tail = b"", b""
@@ -35,12 +36,12 @@ def block(*entries: Entry, order: str = "<", following: int = 0, claimed: int | 
 
 
 def orientation(value: int, order: str = "<") -> bytes:
-    """A block that says nothing but the orientation, in the right way."""
+    """Makes a correct block that holds only the orientation."""
     return block((ORIENTATION, SHORT, 1, struct.pack(order + "H", value)), order=order)
 
 
 def turned(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """The upright photo."""
+    """Turns a stored image upright."""
     transposed = np.swapaxes(stored, 0, 1)
     views = {
         1: stored,

@@ -1,4 +1,4 @@
-"""Photos made on the spot, and what comes back read by a library that the server doesn't use for it."""
+"""Makes photos for tests, and reads answers with Pillow."""
 
 import io
 import struct
@@ -13,7 +13,7 @@ Bytes = NDArray[np.uint8]
 
 
 def scene(width: int = 96, height: int = 64) -> Bytes:
-    """Left third red, a green square in the middle, grey elsewhere; uint8 (height, width, 3) RGB."""
+    """Draws a red left third and a green square in the middle, on grey: uint8 (height, width, 3) RGB."""
     photo = np.full((height, width, 3), 128, np.uint8)
     photo[:, : width // 3] = (220, 20, 20)
     photo[height // 4 : height // 2, width // 2 : width // 2 + width // 4] = (20, 200, 20)
@@ -21,7 +21,7 @@ def scene(width: int = 96, height: int = 64) -> Bytes:
 
 
 def textured(width: int, height: int, seed: int = 0) -> Bytes:
-    """Blobs of all colours with soft borders and grain; uint8 (height, width, 3) RGB."""
+    """Draws blobs of all colours with soft borders and grain: uint8 (height, width, 3) RGB."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (max(2, height // 24), max(2, width // 24), 3), np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float64)
@@ -29,7 +29,7 @@ def textured(width: int, height: int, seed: int = 0) -> Bytes:
 
 
 def encode(pixels: Bytes | Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
-    """An image file, by Pillow."""
+    """Encodes an image file with Pillow."""
     file = io.BytesIO()
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     image.save(file, image_format, **options)
@@ -37,25 +37,25 @@ def encode(pixels: Bytes | Image.Image, image_format: str = "PNG", **options: An
 
 
 def decode(file: bytes) -> Bytes:
-    """Pixels of an image file as they are, by Pillow: (h, w), (h, w, 3) RGB or (h, w, 4) RGBA."""
+    """Decodes an image file with Pillow, without a conversion: (h, w), (h, w, 3) RGB or (h, w, 4) RGBA."""
     return np.asarray(Image.open(io.BytesIO(file)))
 
 
 def exif_orientation(orientation: int) -> Image.Exif:
-    """EXIF that says nothing but the orientation, 1 to 8."""
+    """Makes an EXIF block that holds only the orientation, 1 to 8."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
 
 
 def png_chunk(kind: bytes, data: bytes, length: int | None = None) -> bytes:
-    """One chunk, which may lie about its length."""
+    """Makes one chunk, which may claim another length than it has."""
     size = len(data) if length is None else length
     return struct.pack(">I", size) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png_header(width: int, height: int, idat_length: int | None = None) -> bytes:
-    """A PNG whose header claims a size, and whose pixels are missing; their chunk may lie about its length."""
+    """Makes a PNG file without pixels whose header claims a size. The chunk for pixels may claim another length."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     pixels = png_chunk(b"IDAT", zlib.compress(b"\0" * 64), idat_length)
     return b"\x89PNG\r\n\x1a\n" + header + pixels + png_chunk(b"IEND", b"")

@@ -1,4 +1,4 @@
-"""ICC profiles put together by hand, and what they mean, computed without a colour library."""
+"""Makes ICC profiles by hand, and computes their colours without a colour library."""
 
 import struct
 
@@ -7,17 +7,17 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-# Columns: red, green and blue at full, as XYZ seen under D50.
+# The columns are full red, green and blue, as XYZ under D50.
 SRGB = np.array(
     [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
 )
 DISPLAY_P3 = np.array([[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]])
-GAMMA = 563 / 256  # 2.2 as a profile holds it
+GAMMA = 563 / 256  # 2.2 in the precision of a profile
 _D50 = (0.9642, 1.0, 0.8249)
 
 
 def profile(space: bytes, device: bytes, pcs: bytes, tags: list[tuple[bytes, bytes]]) -> bytes:
-    """A profile of version 2.1 of the tags given, beside those that none may lack."""
+    """Makes a profile of version 2.1 of these tags and of those that every profile needs."""
     description = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + bytes(78)
     tags = [(b"desc", description), (b"cprt", b"text\0\0\0\0none\0"), (b"wtpt", xyz(_D50)), *tags]
     start = 128 + 4 + 12 * len(tags)
@@ -31,34 +31,34 @@ def profile(space: bytes, device: bytes, pcs: bytes, tags: list[tuple[bytes, byt
 
 
 def xyz(values: ArrayLike) -> bytes:
-    """A colour."""
+    """Encodes a colour for a profile."""
     return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(65536 * value) for value in np.asarray(values).tolist()))
 
 
 def curve(gamma: float) -> bytes:
-    """A tone curve: light is number ** gamma."""
+    """Encodes a tone curve: light is number ** gamma."""
     return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(256 * gamma))
 
 
 def rgb(primaries: Floats = DISPLAY_P3) -> bytes:
-    """A display's, of three colours and gamma 2.2."""
+    """Makes the profile of a display, of three colours and gamma 2.2."""
     colours = [(letter + b"XYZ", xyz(primaries[:, at])) for at, letter in enumerate((b"r", b"g", b"b"))]
     curves = [(letter + b"TRC", curve(GAMMA)) for letter in (b"r", b"g", b"b")]
     return profile(b"RGB ", b"mntr", b"XYZ ", colours + curves)
 
 
 def grey(gamma: float) -> bytes:
-    """A grey scale's."""
+    """Makes the profile of a grey scale."""
     return profile(b"GRAY", b"mntr", b"XYZ ", [(b"kTRC", curve(gamma))])
 
 
 def table(space: bytes, device: bytes, nodes: Floats) -> bytes:
-    """One that can be read but not written: a table of Lab colours at the corners of the space.
+    """Makes a profile that converts in one direction only: a table of Lab colours at the corners of the space.
 
     Args:
-        space: of the numbers.
-        device: what it is of.
-        nodes: (2, ..., 2, 3), L in 0 to 100, a and b in -128 to 127.
+        space: the profile's name of the colour model.
+        device: the profile's name of the kind of device.
+        nodes: the colours, (2, ..., 2, 3), L from 0 to 100, a and b from -128 to 127.
     """
     inputs = nodes.ndim - 1
     stored = np.rint(nodes * (2.55, 1, 1) + (0, 128, 128)).astype(np.uint8)
@@ -69,7 +69,7 @@ def table(space: bytes, device: bytes, nodes: Floats) -> bytes:
 
 
 def inks() -> Floats:
-    """Lab colours (2, 2, 2, 2, 3) of all mixtures of four inks; with black ink all are black."""
+    """Returns the Lab colours (2, 2, 2, 2, 3) of all mixtures of four inks. All mixtures with black ink are black."""
     nodes = np.zeros((2, 2, 2, 2, 3))
     for cyan, magenta, yellow in np.ndindex(2, 2, 2):
         lab = (100 - 18 * (cyan + magenta + yellow), 24 * (magenta - cyan), 24 * yellow - 14 * cyan)
@@ -78,12 +78,12 @@ def inks() -> Floats:
 
 
 def printer() -> bytes:
-    """A CMYK printer's."""
+    """Makes the profile of a CMYK printer."""
     return table(b"CMYK", b"prtr", inks())
 
 
 def scanner() -> bytes:
-    """An RGB scanner's, whose red is darker than others'; there is no way from a colour back to its numbers."""
+    """Makes the profile of an RGB scanner with a dark red, which converts numbers to colours but not back."""
     nodes = np.zeros((2, 2, 2, 3))
     for red, green, blue in np.ndindex(2, 2, 2):
         nodes[red, green, blue] = (20 * red + 50 * green + 30 * blue, 20 * (red - green), 20 * (green - blue))
@@ -92,32 +92,32 @@ def scanner() -> bytes:
 
 
 def srgb_from_light(light: Floats) -> Floats:
-    """sRGB numbers, 0 to 255, of linear red, green and blue, 0 to 1; what is beyond is cut off."""
+    """Converts linear red, green and blue in [0, 1] to sRGB numbers in [0, 255], and cuts off what is outside."""
     light = np.clip(light, 0, 1)
     return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def light_from_srgb(numbers: ArrayLike) -> Floats:
-    """The way back."""
+    """Converts sRGB numbers in [0, 255] to linear red, green and blue in [0, 1]."""
     share = np.asarray(numbers, np.float64) / 255
     light: Floats = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     return light
 
 
 def srgb_from_xyz(colours: Floats) -> Floats:
-    """sRGB numbers of XYZ (..., 3) under D50."""
+    """Converts XYZ (..., 3) under D50 to sRGB numbers."""
     return srgb_from_light(colours @ np.linalg.inv(SRGB).T)
 
 
 def srgb_from_lab(lab: Floats) -> Floats:
-    """sRGB numbers of Lab (..., 3) under D50."""
+    """Converts Lab (..., 3) under D50 to sRGB numbers."""
     y = (lab[..., 0] + 16) / 116
     f = np.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], axis=-1)
     return srgb_from_xyz(np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * _D50)
 
 
 def p3_from_srgb(numbers: ArrayLike) -> Floats:
-    """Numbers of `rgb()`, 0 to 255, of sRGB numbers (..., 3) in the order red, green, blue."""
+    """Converts sRGB numbers (..., 3) to numbers of the profile `rgb()`, both red, green, blue in [0, 255]."""
     light = light_from_srgb(numbers) @ SRGB.T @ np.linalg.inv(DISPLAY_P3).T
     cut: Floats = 255 * np.clip(light, 0, 1) ** (1 / GAMMA)
     return cut

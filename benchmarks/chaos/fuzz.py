@@ -18,12 +18,12 @@ from chaos.mutations import mutated, photos, requests
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.errors import InvalidRequest
-from mattebox_server.imaging import codec
-from mattebox_server.imaging.codec import Limits
+from mattebox_server.imaging import codec, headers
+from mattebox_server.imaging.headers import PhotoLimits
 from mattebox_server.local import LocalServer
 
 EXPECTED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
-_LIMITS = Limits(32 * 2**20, 4_000_000)
+_LIMITS = PhotoLimits(32 * 2**20, 4_000_000)
 _AT_ONCE = 4
 _FLAGS = ["--provider", "cpu", "--max-photo-pixels", "4000000"]
 
@@ -80,7 +80,7 @@ def _decode_all(count: int) -> float:
     for file in mutated(photos(), count, seed=11):
         started_s = time.monotonic()
         with contextlib.suppress(InvalidRequest):
-            codec.decode(file, codec.probe(file, _LIMITS, "encoded"), "encoded")
+            codec.decode(file, headers.probe(file, _LIMITS, "encoded"), "encoded")
         slowest_s = max(slowest_s, time.monotonic() - started_s)
     return slowest_s
 

@@ -26,7 +26,7 @@ from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.reloading import Reloader
 from mattebox_server.errors import MatteboxError, StartupError
-from mattebox_server.imaging.codec import Limits
+from mattebox_server.imaging.headers import PhotoLimits
 from mattebox_server.memory import give_back_when_idle, tune_malloc
 from mattebox_server.removal.pipeline import Pipeline
 from mattebox_server.rpc.access import Callers, TokenInterceptor
@@ -175,7 +175,7 @@ async def _open_for_requests(
     queues = QueueLimits(active, settings.max_queue, settings.max_wait_seconds)
     models = tuple(network.spec.name for network in engine.networks)
     admission = Admission(models, queues, settings.memory.work_bytes)
-    limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels)
+    limits = PhotoLimits(settings.max_photo_bytes, settings.max_photo_pixels)
     pipeline = Pipeline(engine, admission, limits, settings.threads)
     stack.callback(pipeline.close)
     await pipeline.warm_up()

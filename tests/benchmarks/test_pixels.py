@@ -10,7 +10,6 @@ import pixels
 import pytest
 
 from benchmark_scripts import run
-from mattebox_server.imaging.pixels import as_pixels
 
 WAYS = [
     f"{kind}: {way}"
@@ -58,7 +57,7 @@ def test_the_recipe_by_hand() -> None:
     """OpenCV's 7x7 blur leaves 163 of 255 in the first column of the subject."""
     mask = np.zeros((20, 20), np.uint8)
     mask[:, 10:] = 255
-    made = pixels.recipe(as_pixels(np.full((20, 20, 3), 50, np.uint8)), as_pixels(mask))
+    made = pixels.recipe(np.full((20, 20, 3), 50, np.uint8), mask)
     assert made.shape == (20, 20, 3)
     assert made[5, 0].tolist() == [255] * 3
     assert made[5, 10].tolist() == [int(50 * 163 / 255 + 255 * (1 - 163 / 255))] * 3

@@ -1,4 +1,4 @@
-"""What a file holds beside its pixels: the colour profile is kept, or used; everything else is left behind."""
+"""Tests of metadata: answers keep the colour profile, or the pixels are converted; nothing else is passed on."""
 
 import io
 import struct
@@ -13,10 +13,11 @@ import exif
 import images
 import profiles
 from mattebox_server.errors import BadPhoto
-from mattebox_server.imaging.codec import Limits, Photo, decode, encode, probe
+from mattebox_server.imaging.codec import Photo, decode, encode
+from mattebox_server.imaging.headers import PhotoLimits, probe
 from mattebox_server.request import ImageFormat
 
-LIMITS = Limits(max_bytes=40_000_000, max_pixels=1_000_000)
+LIMITS = PhotoLimits(max_bytes=40_000_000, max_pixels=1_000_000)
 P3 = profiles.rgb()
 ENCODED = [ImageFormat.PNG, ImageFormat.JPEG, ImageFormat.WEBP]
 
@@ -210,7 +211,7 @@ IPTC = b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0\0\0\0\x0b\x1c\x02\x78\0\x06" + SE
 
 
 def telling(kind: str) -> bytes:
-    """A photo that says all that its format lets it say."""
+    """Makes a photo with all the metadata that its format can hold."""
     image_format, _, mode = kind.partition("-")
     image = picture(mode or "RGB")
     whole = b"Exif\0\0" + EXIF
@@ -263,7 +264,7 @@ def test_nothing_else_gets_through(kind: str, image_format: ImageFormat) -> None
 
 
 def parts(file: bytes) -> set[str]:
-    """The kinds of chunks, or segments, that a file is made of."""
+    """Returns the kinds of chunks or segments in a file."""
     found: set[str] = set()
     if file.startswith(b"\x89PNG"):
         position = 8

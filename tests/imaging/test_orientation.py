@@ -1,4 +1,4 @@
-"""Which side is up: every orientation in every place that can hold one, and nonsense in each."""
+"""Tests of orientation: each value in each place that can hold one, and nonsense in each place."""
 
 import struct
 import tracemalloc
@@ -13,9 +13,10 @@ import exif
 import images
 from mattebox_server.errors import InvalidRequest
 from mattebox_server.imaging import orientation
-from mattebox_server.imaging.codec import Limits, Photo, decode, probe
+from mattebox_server.imaging.codec import Photo, decode
+from mattebox_server.imaging.headers import PhotoLimits, probe
 
-LIMITS = Limits(max_bytes=10_000_000, max_pixels=1_000_000)
+LIMITS = PhotoLimits(max_bytes=10_000_000, max_pixels=1_000_000)
 STORED: images.Bytes = np.kron([[0, 40, 80], [120, 160, 200]], np.ones((16, 16))).astype(np.uint8)  # six fields
 SIX = struct.pack("<H", 6)
 KINDS = ["JPEG", "PNG", "PNG-alpha", "WEBP", "WEBP-alpha"]
@@ -61,7 +62,7 @@ def file(kind: str, block: bytes | None, xmp: bytes | None = None) -> bytes:
 
 
 def tiff(pixels: images.Bytes, *entries: exif.Entry) -> bytes:
-    """An uncompressed file with whatever tags."""
+    """Makes an uncompressed TIFF file with further tags."""
     height, width, channels = pixels.shape
 
     def directory(at: int) -> bytes:
@@ -177,7 +178,7 @@ def test_a_damaged_block_never_stops_a_photo(data: st.DataObject) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_entries_that_all_point_to_the_same_bytes_take_no_memory(kind: str) -> None:
-    """20000 entries of 1 MB each, in a file of 1.2 MB."""
+    """The file of 1.2 MB has 20000 entries of 1 MB each."""
     size = 1_000_000
     entries = b"".join(struct.pack("<HHII", 1000 + number, 7, size, 8) for number in range(20_000))
     block = b"II*\0" + struct.pack("<IH", 8, 20_000) + entries + bytes(size)

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mattebox_server.imaging.frame import Frame
 from mattebox_server.imaging.pixels import Pixels, resize
 from mattebox_server.imaging.preprocess import content_size, preprocess
-from mattebox_server.matting.matte import hard_mask, make_matte
+from mattebox_server.imaging.rectangle import Rectangle
+from mattebox_server.matting.mask import hard_mask
+from mattebox_server.matting.matte import make_matte
 from mattebox_server.matting.subjects import find_subjects
 from mattebox_server.request import MatteMethod, MatteOptions
 from mattebox_server.spec import Letterbox, Resize, ShortSide, Stretch
@@ -119,15 +120,15 @@ def test_subjects() -> None:
     classes = np.zeros((10, 20), np.uint8)
     classes[2:4, 3:9], classes[5:, 10:] = 2, 1
     mask = np.where(classes > 0, 255, 0).astype(np.uint8)
-    one, two = find_subjects(mask, classes, LABELS, (40, 10), Frame(0, 0, 40, 10))
+    one, two = find_subjects(mask, classes, LABELS, (40, 10), Rectangle(0, 0, 40, 10))
     assert (one.label, one.class_index, one.coverage, one.box) == ("one", 1, 0.25, (20, 5, 20, 5))
     assert (two.label, two.class_index, two.coverage, two.box) == ("two", 2, 0.06, (6, 2, 12, 2))
-    assert find_subjects(np.zeros_like(mask), classes, LABELS, (40, 10), Frame(0, 0, 40, 10)) == ()
+    assert find_subjects(np.zeros_like(mask), classes, LABELS, (40, 10), Rectangle(0, 0, 40, 10)) == ()
     kept = np.where(classes == 2, mask, 0).astype(np.uint8)
-    assert find_subjects(kept, classes, LABELS, (40, 10), Frame(0, 0, 40, 10)) == (two,)
-    (whole,) = find_subjects(np.full_like(mask, 255), None, ("subject",), (3, 3), Frame(0, 0, 3, 3))
+    assert find_subjects(kept, classes, LABELS, (40, 10), Rectangle(0, 0, 40, 10)) == (two,)
+    (whole,) = find_subjects(np.full_like(mask, 255), None, ("subject",), (3, 3), Rectangle(0, 0, 3, 3))
     assert (whole.coverage, whole.box) == (1, (0, 0, 3, 3))
-    assert find_subjects(np.zeros_like(mask), None, ("subject",), (3, 3), Frame(0, 0, 3, 3)) == ()
+    assert find_subjects(np.zeros_like(mask), None, ("subject",), (3, 3), Rectangle(0, 0, 3, 3)) == ()
 
 
 def test_subjects_in_a_frame() -> None:
@@ -135,19 +136,19 @@ def test_subjects_in_a_frame() -> None:
     classes = np.zeros((10, 20), np.uint8)
     classes[2:4, 3:9], classes[5:, 10:] = 2, 1
     mask = np.where(classes > 0, 255, 0).astype(np.uint8)
-    one, two = find_subjects(mask, classes, LABELS, (40, 10), Frame(10, 3, 20, 4))
+    one, two = find_subjects(mask, classes, LABELS, (40, 10), Rectangle(10, 3, 20, 4))
     assert (one.label, one.coverage, one.box) == ("one", 0.25, (10, 2, 10, 2))
     assert (two.label, two.coverage, two.box) == ("two", 0.06, (0, 0, 8, 1))
-    (alone,) = find_subjects(mask, classes, LABELS, (40, 10), Frame(18, 0, 22, 10))
+    (alone,) = find_subjects(mask, classes, LABELS, (40, 10), Rectangle(18, 0, 22, 10))
     assert (alone.label, alone.box) == ("one", (2, 5, 20, 5))
-    assert find_subjects(mask, classes, LABELS, (40, 10), Frame(0, 0, 6, 10)) == ()
+    assert find_subjects(mask, classes, LABELS, (40, 10), Rectangle(0, 0, 6, 10)) == ()
 
 
 @given(seed=st.integers(0, 99), size=st.tuples(st.integers(1, 77), st.integers(1, 77)))
 @settings(deadline=None, max_examples=60)
 def test_boxes_lie_in_the_frame(seed: int, size: tuple[int, int]) -> None:
     classes = (noise(13, 29, seed=seed) > 250).astype(np.uint8)
-    frame = Frame(size[0] // 3, size[1] // 4, size[0] - size[0] // 3, size[1] // 2 + 1)
+    frame = Rectangle(size[0] // 3, size[1] // 4, size[0] - size[0] // 3, size[1] // 2 + 1)
     for subject in find_subjects(classes * 255, classes, ("background", "thing"), size, frame):
         x, y, width, height = subject.box
         assert x >= 0

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import images
-from mattebox_server.imaging.frame import Frame, around_subject, whole
 from mattebox_server.imaging.pixels import Pixels
+from mattebox_server.imaging.rectangle import Rectangle, around_subject, whole
 from mattebox_server.matting.backdrop import blurred, continue_subject, cover, plain
 
 SIDES = st.integers(1, 90)
@@ -205,22 +205,22 @@ def matte_with(x: int, y: int, width: int, height: int, value: int = 255) -> Pix
 
 
 def test_a_frame_around_the_subject() -> None:
-    assert around_subject(matte_with(20, 10, 5, 7), 0) == Frame(20, 10, 5, 7)
-    assert around_subject(matte_with(20, 10, 5, 7), 3) == Frame(17, 7, 11, 13)
-    assert around_subject(matte_with(2, 1, 5, 7), 3) == Frame(0, 0, 10, 11)
-    assert around_subject(matte_with(50, 35, 10, 5), 3) == Frame(47, 32, 13, 8)
-    assert around_subject(matte_with(0, 39, 1, 1), 0) == Frame(0, 39, 1, 1)
-    assert around_subject(matte_with(20, 10, 5, 7), 100_000) == Frame(0, 0, 60, 40)
+    assert around_subject(matte_with(20, 10, 5, 7), 0) == Rectangle(20, 10, 5, 7)
+    assert around_subject(matte_with(20, 10, 5, 7), 3) == Rectangle(17, 7, 11, 13)
+    assert around_subject(matte_with(2, 1, 5, 7), 3) == Rectangle(0, 0, 10, 11)
+    assert around_subject(matte_with(50, 35, 10, 5), 3) == Rectangle(47, 32, 13, 8)
+    assert around_subject(matte_with(0, 39, 1, 1), 0) == Rectangle(0, 39, 1, 1)
+    assert around_subject(matte_with(20, 10, 5, 7), 100_000) == Rectangle(0, 0, 60, 40)
     two = np.maximum(matte_with(3, 4, 2, 2), matte_with(30, 20, 5, 5))
-    assert around_subject(two, 0) == Frame(3, 4, 32, 21)
-    assert around_subject(np.full((40, 60), 255, np.uint8), 0) == Frame(0, 0, 60, 40)
+    assert around_subject(two, 0) == Rectangle(3, 4, 32, 21)
+    assert around_subject(np.full((40, 60), 255, np.uint8), 0) == Rectangle(0, 0, 60, 40)
 
 
 def test_what_is_faint_widens_no_frame() -> None:
     alpha = np.maximum(matte_with(0, 0, 60, 40, 12), matte_with(20, 10, 5, 7, 13))
-    assert around_subject(alpha, 0) == Frame(20, 10, 5, 7)
+    assert around_subject(alpha, 0) == Rectangle(20, 10, 5, 7)
     for value in (0, 12):
-        assert around_subject(matte_with(1, 2, 3, 4, value), 5) == Frame(0, 0, 60, 40)
+        assert around_subject(matte_with(1, 2, 3, 4, value), 5) == Rectangle(0, 0, 60, 40)
 
 
 @given(
@@ -228,9 +228,9 @@ def test_what_is_faint_widens_no_frame() -> None:
     frame=st.tuples(st.integers(0, 50), st.integers(0, 30), st.integers(1, 10), st.integers(1, 10)),
 )
 def test_a_frame_is_a_view_and_clips_boxes(box: tuple[int, int, int, int], frame: tuple[int, int, int, int]) -> None:
-    alpha, cut = matte_with(*box), Frame(*frame)
-    assert whole(alpha).of(alpha).shape == (40, 60)
-    view = cut.of(alpha)
+    alpha, cut = matte_with(*box), Rectangle(*frame)
+    assert whole(alpha).crop(alpha).shape == (40, 60)
+    view = cut.crop(alpha)
     assert view.shape == (cut.height_px, cut.width_px)
     assert np.shares_memory(view, alpha)
     inside = np.argwhere(view)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mattebox_server.imaging.frame import Frame
 from mattebox_server.imaging.pixels import Pixels
+from mattebox_server.imaging.rectangle import Rectangle
 from mattebox_server.matting import blend
 from mattebox_server.matting.backdrop import plain
 from mattebox_server.matting.matte import make_matte
@@ -17,7 +17,9 @@ from mattebox_server.request import MatteMethod, MatteOptions
 
 SHAPES = st.tuples(st.integers(1, 600), st.integers(1, 9)) | st.tuples(st.integers(1, 9), st.integers(1, 600))
 SEEDS = st.integers(0, 50)
-FRAMES = [Frame(10, 20, 200, 150), Frame(0, 0, 300, 1), Frame(0, 0, 1, 200), Frame(299, 0, 1, 200), Frame(7, 9, 1, 1)]
+FRAMES = [
+    Rectangle(*sides) for sides in ((10, 20, 200, 150), (0, 0, 300, 1), (0, 0, 1, 200), (299, 0, 1, 200), (7, 9, 1, 1))
+]
 COLOR = (10, 200, 77)
 
 
@@ -65,19 +67,19 @@ def test_every_alpha_rounds_to_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("frame", FRAMES)
-def test_views_into_larger_arrays(frame: Frame) -> None:
+def test_views_into_larger_arrays(frame: Rectangle) -> None:
     photo, picture, alpha = noise(200, 300, 3), noise(200, 300, 3, seed=1), matte(200, 300)
     whole = photo.copy()
-    blend.composite(frame.of(whole), frame.of(alpha), frame.of(picture))
+    blend.composite(frame.crop(whole), frame.crop(alpha), frame.crop(picture))
     inside = np.zeros((200, 300), bool)
     inside[frame.y_px : frame.y_px + frame.height_px, frame.x_px : frame.x_px + frame.width_px] = True
     assert np.abs(whole - mixture(photo, alpha, picture))[inside].max() <= 1
     assert (whole[~inside] == photo[~inside]).all()
     whole = photo.copy()
-    cutout = blend.cutout(frame.of(whole), frame.of(alpha))
-    visible = frame.of(alpha) > 0
-    assert (cutout[..., 3] == frame.of(alpha)).all()
-    assert (cutout[visible][:, :3] == frame.of(photo)[visible]).all()
+    cutout = blend.cutout(frame.crop(whole), frame.crop(alpha))
+    visible = frame.crop(alpha) > 0
+    assert (cutout[..., 3] == frame.crop(alpha)).all()
+    assert (cutout[visible][:, :3] == frame.crop(photo)[visible]).all()
     assert not cutout[~visible].any()
     assert (whole[~inside] == photo[~inside]).all()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mattebox_server.imaging.pixels import Pixels, as_floats, as_pixels
+from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.matting import blend, grabcut, guided
 from mattebox_server.matting.foreground import Restorer, separate
 from mattebox_server.matting.grid import Grid
@@ -45,7 +45,7 @@ def field(width: int, height: int, darkest: int, brightest: int, seed: int) -> D
     """Colours that change slowly, with grain."""
     rng = np.random.default_rng(seed)
     few = rng.uniform(darkest, brightest, (4, 5, 3)).astype(np.float32)
-    smooth = as_floats(cv2.resize(few, (width, height), interpolation=cv2.INTER_CUBIC))
+    smooth = cv2.resize(few, (width, height), interpolation=cv2.INTER_CUBIC)
     colors: Doubles = (smooth + rng.normal(0, 5, smooth.shape)).clip(0, 255)
     return colors
 
@@ -62,7 +62,7 @@ def scene(width: int, height: int, edge_px: float) -> Scene:
 def restorer(scene: Scene, cells: tuple[int, int]) -> Restorer:
     height, width = scene.alpha.shape
     grid = Grid.over(width, height, cells)
-    small = as_pixels(cv2.resize(scene.alpha, (grid.columns, grid.rows), interpolation=cv2.INTER_AREA))
+    small = cv2.resize(scene.alpha, (grid.columns, grid.rows), interpolation=cv2.INTER_AREA)
     return Restorer.of(scene.alpha, separate(grid.means(scene.photo), small), grid)
 
 
@@ -208,7 +208,7 @@ def test_no_dark_specks(method: MatteMethod) -> None:
     photo = 230 * share + 200 * (1 - share) + np.random.default_rng(0).normal(0, 10, (500, 500, 3))
     photo = photo.clip(0, 255).astype(np.uint8)
     probability = cv2.resize((127.5 - outside * 10).clip(0, 255).astype(np.uint8), (450, 450))
-    made = make_matte(photo, as_pixels(probability), as_pixels(probability), MatteOptions(method))
+    made = make_matte(photo, probability, probability, MatteOptions(method))
     made_restorer = made.restorer()
     assert made_restorer is not None
     mixed = (made.alpha > 0) & (made.alpha < 255)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mattebox_server.imaging.pixels import Pixels, as_pixels
+from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.matting import grabcut, guided
 from mattebox_server.matting.grid import Grid
 from mattebox_server.matting.matte import Matte, make_matte
@@ -30,7 +30,7 @@ def noise(*shape: int, seed: int = 0) -> Pixels:
 
 
 def soft(photo: Pixels) -> Pixels:
-    return as_pixels(cv2.GaussianBlur(photo, (0, 0), 4).reshape(photo.shape))
+    return cv2.GaussianBlur(photo, (0, 0), 4).reshape(photo.shape)
 
 
 def disc(width: int, height: int, x: float = 0, y: float = 0) -> Where:

@@ -155,7 +155,10 @@ def rpc(*names: str) -> set[str]:
         ("isal", {"mattebox_server.imaging.png"}),
         (
             "PIL",
-            {*(f"mattebox_server.imaging.{name}" for name in ("codec", "colors", "headers")), *ARRAYS_AND_PICTURES},
+            {
+                *(f"mattebox_server.imaging.{name}" for name in ("codec", "colors", "headers", "tiff")),
+                *ARRAYS_AND_PICTURES,
+            },
         ),
     ],
 )

@@ -222,7 +222,7 @@ from pathlib import Path
 import numpy as np, cv2
 from mattebox_server.imaging import codec
 from mattebox_server.admission.budget import Budget
-from mattebox_server.imaging.codec import Limits
+from mattebox_server.imaging.headers import PhotoLimits
 from mattebox_server.engine.inference import Inference
 from mattebox_server.request import *
 from mattebox_server.spec import ModelSpec
@@ -252,7 +252,7 @@ def memory(name):
 Path("/proc/self/clear_refs").write_text("5")
 before = memory("VmRSS")
 with Budget(2**40).share() as share:
-    prepared = prepare(request, spec, Limits(10**9, 10**9), share, Timeline())
+    prepared = prepare(request, spec, PhotoLimits(10**9, 10**9), share, Timeline())
 done = finish(request, prepared, Found(spec, frozenset((0,)), found), Timeline())
 print((memory("VmHWM") - before - len(done.image)) / (width * height) - 3)
 """

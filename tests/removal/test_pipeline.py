@@ -15,7 +15,7 @@ from mattebox_server.admission.admission import Admission
 from mattebox_server.admission.lane import Origin, QueueLimits
 from mattebox_server.errors import BadPhoto, DeadlineExceeded, InferenceFailed, InvalidRequest, NotServing, Overloaded
 from mattebox_server.imaging import codec
-from mattebox_server.imaging.codec import Limits
+from mattebox_server.imaging.headers import PhotoLimits
 from mattebox_server.records import Timeline
 from mattebox_server.removal.pipeline import Answer, Pipeline
 from mattebox_server.request import EncodedPhoto, RemovalRequest
@@ -37,7 +37,9 @@ def session() -> FakeSession:
 @pytest.fixture
 def pipeline(session: FakeSession) -> Generator[Pipeline]:
     engine = engine_of(session)
-    pipeline = Pipeline(engine, Admission(("fake",), QueueLimits(2, 0, 60), 2 * HELD_BYTES), Limits(10**6, 10**6), 1)
+    pipeline = Pipeline(
+        engine, Admission(("fake",), QueueLimits(2, 0, 60), 2 * HELD_BYTES), PhotoLimits(10**6, 10**6), 1
+    )
     yield pipeline
     session.gate.set()
     pipeline.close()
@@ -152,7 +154,9 @@ def test_who_waits_while_the_model_is_replaced_runs_on_the_one_that_was_chosen(s
     """Its classes were chosen by the labels of that one."""
     files = FakeFiles()
     engine = engine_of(session, files=files)
-    pipeline = Pipeline(engine, Admission(("fake",), QueueLimits(1, 9, 60), 2 * HELD_BYTES), Limits(10**6, 10**6), 1)
+    pipeline = Pipeline(
+        engine, Admission(("fake",), QueueLimits(1, 9, 60), 2 * HELD_BYTES), PhotoLimits(10**6, 10**6), 1
+    )
     session.gate.clear()
 
     async def scenario() -> None:
@@ -173,7 +177,9 @@ def test_who_waits_for_a_model_that_fails_costs_no_pixel() -> None:
     session, files = FakeSession(), FakeFiles()
     files.gate.clear()
     engine = engine_of(session, files=files)
-    pipeline = Pipeline(engine, Admission(("fake",), QueueLimits(1, 9, 60), 2 * HELD_BYTES), Limits(10**6, 10**6), 1)
+    pipeline = Pipeline(
+        engine, Admission(("fake",), QueueLimits(1, 9, 60), 2 * HELD_BYTES), PhotoLimits(10**6, 10**6), 1
+    )
     session.broken = True
     whole, broken = EncodedPhoto(images.encode(images.scene())), EncodedPhoto(b"never looked at")
 

@@ -11,9 +11,10 @@ import exif
 import images
 import profiles
 from mattebox_server.errors import InvalidRequest
-from mattebox_server.imaging.codec import Limits, Photo, decode, probe, reduction_for
+from mattebox_server.imaging.codec import Photo, decode, reduction_for
+from mattebox_server.imaging.headers import PhotoLimits, probe
 
-LIMITS = Limits(max_bytes=10_000_000, max_pixels=1_000_000)
+LIMITS = PhotoLimits(max_bytes=10_000_000, max_pixels=1_000_000)
 
 
 def whole(file: bytes) -> Photo:

@@ -12,11 +12,11 @@ from chaos.mutations import mutated, photos, requests
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.errors import InvalidRequest
-from mattebox_server.imaging import codec
-from mattebox_server.imaging.codec import Limits
+from mattebox_server.imaging import codec, headers
+from mattebox_server.imaging.headers import PhotoLimits
 from mattebox_server.local import LocalServer
 
-LIMITS = Limits(10_000_000, 4_000_000)
+LIMITS = PhotoLimits(10_000_000, 4_000_000)
 IN_THE_TABLE = {
     grpc.StatusCode.OK,
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -29,7 +29,7 @@ def test_broken_files_are_photos_or_refused() -> None:
     outcomes: Counter[str] = Counter()
     for file in mutated(photos(), 1500, seed=1):
         try:
-            header = codec.probe(file, LIMITS, "encoded")
+            header = headers.probe(file, LIMITS, "encoded")
             photo = codec.decode(file, header, "encoded")
         except InvalidRequest:
             outcomes["refused"] += 1

@@ -1,1 +1,1 @@
-"""Image files to pixels and back, and pixels to the size that a network takes."""
+"""Decodes and encodes image files, and scales pixels to the size that a network takes."""

@@ -1,50 +1,32 @@
-"""Image files to pixels and back.
+"""Decodes image files to pixels, and encodes pixels to image files.
 
-OpenCV decodes what it can: it is 1.5 to 2.5 times as fast as Pillow at 12 MP, turns every depth and colour model into
-8-bit BGR, and refuses truncated files. Pillow reads the header, which OpenCV offers no call for, and decodes what
-OpenCV gets wrong (most kinds of transparency), can't do (colour profiles) or doesn't do everywhere (AVIF).
+OpenCV decodes most files: it is 1.5 to 2.5 times as fast as Pillow at 12 MP, converts every depth and colour model to
+8-bit BGR, and refuses truncated files. Pillow reads the headers, for which OpenCV has no call. It also decodes the
+files that OpenCV gets wrong (most kinds of transparency), that need a conversion of colours, that not every build of
+OpenCV knows (AVIF), and that OpenCV refuses.
 
-Of what a file holds beside its pixels nothing is passed on but the colour profile.
+An answer carries the colour profile of the photo, and no other metadata.
 """
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
-from cv2.typing import MatLike
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin
 
 from mattebox_server.errors import BadPhoto, Violation
-from mattebox_server.imaging import colors, orientation, png
-from mattebox_server.imaging.headers import (
-    FORMATS,
-    PNG_SIGNATURE,
-    Decoder,
-    Header,
-    Limits,
-    check_bytes,
-    check_pixels,
-    png_chunks,
-    probe,
-)
-from mattebox_server.imaging.pixels import Pixels, as_pixels
+from mattebox_server.imaging import colors, headers, orientation, png, tiff
+from mattebox_server.imaging.headers import FORMATS, Decoder, Header
+from mattebox_server.imaging.pixels import Floats, Pixels
 from mattebox_server.request import ImageFormat, PixelFormat, RawPhoto
 
-__all__ = [
-    "Header",
-    "Limits",
-    "Photo",
-    "check_bytes",
-    "check_pixels",
-    "decode",
-    "encode",
-    "from_raw",
-    "probe",
-    "reduction_for",
-]
-
-_PIXELS_AT_ONCE = 262_144  # bounds the copies between Pillow's pixels and ours
+_PIXELS_AT_ONCE = 262_144  # bounds the copies that are made of Pillow's pixels
+_PILLOW_KNOWS_MORE = ("PNG", "TIFF", "BMP", "GIF")  # both decode JPEG and WebP with the same library
+_MAX_SLOW_BYTES = 4 * 2**20  # Pillow unpacks the run lengths of a BMP in Python; so many bytes take a second at most
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -58,9 +40,9 @@ class Photo:
     """An upright photo.
 
     Args:
-        bgr: uint8 (H, W, 3), blue, green, red.
-        alpha: uint8 (H, W), the photo's own transparency, 255 opaque; None if it has none.
-        profile: the RGB ICC profile that says what the numbers in `bgr` mean; None is sRGB, or not known.
+        bgr: the colours, uint8 (H, W, 3) in the order blue, green, red.
+        alpha: the photo's own transparency, uint8 (H, W), 255 opaque; None if the photo has none.
+        profile: the RGB ICC profile of the colours; None for sRGB, or if the colour space isn't known.
     """
 
     bgr: Pixels
@@ -69,9 +51,17 @@ class Photo:
 
 
 def reduction_for(header: Header, width_px: int, height_px: int) -> int:
-    """How far `decode` may reduce: the largest of 1, 2, 4, 8 that leaves the upright photo at least this large.
+    """Returns the factor by which `decode` may reduce a photo.
 
-    Only JPEG can be decoded to less than its size, and is the faster for it.
+    Only JPEG can be decoded at a reduced size, which is faster.
+
+    Args:
+        header: the header of the file.
+        width_px: the smallest width in pixels that the upright photo may have after the reduction.
+        height_px: the smallest height in pixels that it may have.
+
+    Returns:
+        1, 2, 4 or 8.
     """
     if header.format != "JPEG" or header.decoder is not Decoder.OPENCV:
         return 1
@@ -86,58 +76,62 @@ def reduction_for(header: Header, width_px: int, height_px: int) -> int:
 
 
 def decode(data: bytes, header: Header, field: str, reduction: int = 1) -> Photo:
-    """Decodes an image file that `probe` has passed; of several frames the first.
+    """Decodes an image file to an upright photo. Of several frames the first is taken.
 
     Args:
         data: the file.
-        header: what `probe` said of it.
-        field: what errors name.
-        reduction: from `reduction_for`. The photo's sides are divided by it and rounded up.
+        header: the file's header, as `headers.probe` returns it.
+        field: the field of the request that an error names.
+        reduction: the factor from `reduction_for`. The sides of the photo are divided by it and rounded up.
 
     Raises:
-        BadPhoto: the file is broken or truncated; names `field`.
+        BadPhoto: the file is broken or truncated, or of a kind that neither library can decode.
     """
     try:
         bgr, alpha = _decode(data, header, reduction)
-    except Exception as error:  # the decoders see hostile bytes: whatever they raise is the file's fault
-        raise BadPhoto(Violation(field, f"is a broken, truncated or unsupported {header.format} file")) from error
+    except Exception as error:  # whatever the decoders raise is the fault of the file, which can be hostile
+        what = headers.broken(header.format)
+        if header.doubt is not None:
+            what = f"is a broken or truncated TIFF, or one {header.doubt}"
+        raise BadPhoto(Violation(field, what)) from error
     if bgr.shape[:2] != (-(-header.height_px // reduction), -(-header.width_px // reduction)):
         raise BadPhoto(Violation(field, "has another size than its header says"))
     return Photo(bgr, alpha, header.profile)
 
 
 def _decode(data: bytes, header: Header, reduction: int) -> tuple[Pixels, Pixels | None]:
+    turn = header.orientation
     match header.decoder:
         case Decoder.OPENCV:
-            bgr, alpha = as_pixels(_imdecode(data, _REDUCED[reduction])), None
+            try:
+                bgr, alpha = _imdecode(data, _REDUCED[reduction]), None
+                turn = 1 if header.format == "TIFF" else turn  # libtiff has turned the photo already
+            except (cv2.error, ValueError):
+                if header.format not in _PILLOW_KNOWS_MORE or (header.format == "BMP" and len(data) > _MAX_SLOW_BYTES):
+                    raise
+                bgr, alpha = _decode_with_pillow(data, header)
         case Decoder.OPENCV_BGRA:
             bgr, alpha = _split(_imdecode(data, cv2.IMREAD_UNCHANGED))
+        case Decoder.OPENCV_FLOAT:
+            bgr, alpha, turn = _decode_floats(data), None, 1
         case Decoder.OPENCV_KEYED:
             bgr, alpha = _decode_keyed(data, header.key or ())
         case Decoder.PILLOW:
             bgr, alpha = _decode_with_pillow(data, header)
-    if header.format == "TIFF" and header.decoder is Decoder.OPENCV:
-        return bgr, alpha  # libtiff turns photos on its own account
-    turn = header.orientation
     return orientation.upright(bgr, turn), None if alpha is None else orientation.upright(alpha, turn)
 
 
-def _imdecode(data: bytes, mode: int) -> MatLike:
-    if data.startswith(PNG_SIGNATURE):
-        # OpenCV allocates, and zeroes, what a chunk claims before it reads it: 2.5 kB can make it take 4 GiB.
-        for _ in png_chunks(data):
-            pass
+def _imdecode(data: bytes, mode: int) -> NDArray[Any]:
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
     if decoded is None:
         raise ValueError("OpenCV can't decode it")
     return decoded
 
 
-def _split(decoded: MatLike) -> tuple[Pixels, Pixels | None]:
-    bgra = as_pixels(decoded)
+def _split(bgra: NDArray[Any]) -> tuple[Pixels, Pixels | None]:
     if bgra.ndim != 3 or bgra.shape[2] != 4 or bgra.dtype != np.uint8:
         raise ValueError("isn't what its header says")
-    return as_pixels(cv2.cvtColor(bgra, cv2.COLOR_BGRA2BGR)), _unless_opaque(as_pixels(cv2.extractChannel(bgra, 3)))
+    return cv2.cvtColor(bgra, cv2.COLOR_BGRA2BGR), _unless_opaque(cv2.extractChannel(bgra, 3))
 
 
 def _unless_opaque(alpha: Pixels) -> Pixels | None:
@@ -149,33 +143,93 @@ def _decode_keyed(data: bytes, key: tuple[int, ...]) -> tuple[Pixels, Pixels]:
     clear = cv2.inRange(deep, key[::-1], key[::-1])
     bgr = np.empty(deep.shape, np.uint8)
     np.right_shift(deep, 8, out=bgr, casting="unsafe")
-    return bgr, as_pixels(cv2.bitwise_not(clear, dst=clear))
+    return bgr, cv2.bitwise_not(clear, dst=clear)
+
+
+def _decode_floats(data: bytes) -> Pixels:
+    samples = _imdecode(data, cv2.IMREAD_UNCHANGED)
+    if samples.shape[2:] != (3,) or samples.dtype != np.float32:
+        raise ValueError("isn't what its header says")
+    white, bgr = _white(samples[::4, ::4]), np.empty(samples.shape, np.uint8)
+    for row, levels in zip(samples, bgr, strict=True):
+        levels[:] = _levels(row, white)
+    return bgr
+
+
+def _white(some: Floats) -> int:
+    """Returns the number that stands for white in floating point: 1 by custom, but some programs write 0 to 255.
+
+    Args:
+        some: samples of the image; a mean above 1 means that 255 is white.
+    """
+    return 255 if np.nan_to_num(some, nan=0, posinf=0, neginf=0).mean() > 1 else 1
+
+
+def _levels(samples: Floats, white: int) -> Pixels:
+    levels: Floats = np.rint(np.nan_to_num(samples).clip(0, white) * (255 / white))
+    return levels.astype(np.uint8)
 
 
 def _decode_with_pillow(data: bytes, header: Header) -> tuple[Pixels, Pixels | None]:
     width, height = header.stored_size
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if header.format == "TIFF":
-            image.getexif().pop(orientation.TAG, None)  # or else Pillow turns this format, and no other, itself
-        image.load()
+    with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+        image = _load(file, header)
+        to_eight_bits = _to_eight_bits(image, header.stored_size)
         bgr = np.empty((height, width, 3), np.uint8)
         alpha = np.empty((height, width), np.uint8) if image.has_transparency_data else None
-        transform = None if header.left_profile is None else colors.into_srgb(*header.left_profile)
-        mode = "RGB" if header.left_profile is None else header.left_profile[1]
+        transform = None if header.source_profile is None else colors.into_srgb(*header.source_profile)
+        mode = "RGB" if header.source_profile is None else header.source_profile[1]
         rows = max(1, _PIXELS_AT_ONCE // width)
         for top in range(0, height, rows):
-            band = image.crop((0, top, width, min(top + rows, height)))
+            band = to_eight_bits(image.crop((0, top, width, min(top + rows, height))))
             if alpha is not None:
                 alpha[top : top + rows] = np.asarray(band.convert("RGBA").getchannel("A"))
-            rgb = _in_mode(band, mode) if transform is None else transform.apply(_in_mode(band, mode))
+            rgb = band.convert(mode) if transform is None else transform.apply(band.convert(mode))
             bgr[top : top + rows] = cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR)
     return bgr, None if alpha is None else _unless_opaque(alpha)
 
 
-def _in_mode(band: Image.Image, mode: str) -> Image.Image:
-    if band.mode.startswith("I;16"):  # Pillow would cap the numbers at 255
-        return Image.fromarray((np.asarray(band) >> 8).astype(np.uint8))
-    return band.convert(mode)
+def _load(file: Image.Image, header: Header) -> Image.Image:
+    if isinstance(file, TiffImagePlugin.TiffImageFile):
+        file.getexif().pop(orientation.TAG, None)  # otherwise Pillow turns TIFF images, and images of no other format
+        if tiff.is_misread(file.tag_v2):
+            raise ValueError("Pillow gets its pixels wrong")
+    try:
+        file.load()
+    except OSError:
+        if header.format != "GIF" or header.pixels > 1:
+            raise
+        return Image.new("L", (1, 1))  # browsers also show a GIF of one pixel that has no data
+    return file
+
+
+def _to_eight_bits(image: Image.Image, size: tuple[int, int]) -> Callable[[Image.Image], Image.Image]:
+    """Returns a function that converts parts of an image to 8 bits a channel, if the image has more.
+
+    Pillow's own conversion doesn't scale the numbers, and cuts them off at 255.
+
+    Args:
+        image: the loaded file, in any mode.
+        size: the width and height in pixels of the stored image. Pillow swaps them for some TIFF files.
+    """
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return lambda part: part
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else tiff.Tags()
+    shift = tiff.first(tags, tiff.BITS, 16) - 8
+    inverts = tiff.first(tags, tiff.PHOTOMETRIC, 1) == 0
+    some = image.crop((0, 0, *size)).resize((64, 64), Image.Resampling.NEAREST) if image.mode == "F" else None
+    white = 1 if some is None else _white(np.asarray(some))
+
+    def scale(part: Image.Image) -> Image.Image:
+        samples = np.asarray(part)
+        if part.mode == "F":
+            levels = _levels(samples, white)
+        else:
+            numbers = samples.view(np.uint32) if part.mode == "I" else samples  # `_load` refuses signed samples
+            levels = (numbers >> shift).astype(np.uint8)
+        return Image.fromarray(cv2.bitwise_not(levels) if inverts else levels)
+
+    return scale
 
 
 _RAW_TO_BGR = {
@@ -187,22 +241,23 @@ _RAW_TO_BGR = {
 
 
 def from_raw(raw: RawPhoto) -> Photo:
-    """Bare pixels, whose length is checked already, as a photo."""
+    """Converts bare pixels to a photo. The caller has checked that the data has the right length."""
     shape = (raw.height_px, raw.width_px, raw.pixel_format.channels)
     pixels = np.frombuffer(raw.data, np.uint8).reshape(shape)
     conversion = _RAW_TO_BGR.get(raw.pixel_format)
-    bgr = pixels.copy() if conversion is None else as_pixels(cv2.cvtColor(pixels, conversion))
+    bgr = pixels.copy() if conversion is None else cv2.cvtColor(pixels, conversion)
     return Photo(bgr, np.ascontiguousarray(pixels[..., 3]) if shape[2] == 4 else None)
 
 
 def encode(pixels: Pixels, image_format: ImageFormat, quality: int, profile: bytes | None = None) -> bytes:
-    """Pixels to an image file.
+    """Encodes pixels to an image file.
 
     Args:
         pixels: uint8 (H, W) grey, (H, W, 3) BGR or (H, W, 4) BGRA with straight alpha.
-        image_format: JPEG takes no BGRA, WEBP no side over 16383 px (the caller sees to both).
-        quality: 1 to 100, for JPEG and WEBP.
-        profile: the RGB ICC profile that says what colours mean. Grey pixels and RAW go without.
+        image_format: the format of the file. The caller sees to it that JPEG gets no BGRA, and WEBP no side over
+            16383 px.
+        quality: the quality of JPEG and WEBP, 1 to 100.
+        profile: the RGB ICC profile of the colours, which the file will hold. Grey pixels and RAW have none.
 
     Returns:
         The file; for RAW the bare pixels as grey, RGB or RGBA.
@@ -215,13 +270,14 @@ def encode(pixels: Pixels, image_format: ImageFormat, quality: int, profile: byt
             return png.encode(pixels, profile)
         case ImageFormat.JPEG:
             file = _imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+            return file if profile is None else colors.embed_in_jpeg(file, profile)
         case ImageFormat.WEBP:
-            file = _imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])
-    return file if profile is None else colors.embed(file, profile)
+            return _imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality], profile)
 
 
-def _imencode(suffix: str, pixels: Pixels, parameters: list[int]) -> bytes:
-    done, file = cv2.imencode(suffix, pixels, parameters)
+def _imencode(suffix: str, pixels: Pixels, parameters: list[int], profile: bytes | None = None) -> bytes:
+    kinds, metadata = ([], []) if profile is None else ([cv2.IMAGE_METADATA_ICCP], [np.frombuffer(profile, np.uint8)])
+    done, file = cv2.imencodeWithMetadata(suffix, pixels, kinds, metadata, parameters)
     if not done:
         raise RuntimeError(f"OpenCV can't encode {suffix} {pixels.shape}")
     return file.tobytes()
@@ -231,4 +287,4 @@ def _to_rgb(pixels: Pixels) -> Pixels:
     if pixels.ndim == 2:
         return pixels
     conversion = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-    return as_pixels(cv2.cvtColor(pixels, conversion))
+    return cv2.cvtColor(pixels, conversion)

@@ -1,4 +1,4 @@
-"""ICC profiles: whether one can be trusted, from one to another, and into a file. All pixels are uint8, colours BGR."""
+"""Checks ICC colour profiles, converts pixels from one profile to another, and embeds profiles in files."""
 
 import io
 import struct
@@ -7,28 +7,28 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
-from mattebox_server.imaging.pixels import Pixels, as_pixels
+from mattebox_server.imaging.pixels import Pixels
 
-MAX_PROFILE_BYTES = 4 * 2**20  # the largest that printers come with are 2 to 3 MB
-_MAX_KEPT_BYTES = 2**20  # Pillow refuses a PNG with more, so no answer shall have it
+MAX_PROFILE_BYTES = 4 * 2**20  # the largest profiles of printers have 2 to 3 MB
+_MAX_KEPT_BYTES = 2**20  # Pillow refuses PNG files with larger profiles, so that no answer may hold one
 
-# Pillow's name of a colour model, and the profile header's.
+# The names of the colour models: Pillow's, and those in the header of a profile.
 _SPACES = {"RGB": b"RGB ", "L": b"GRAY", "CMYK": b"CMYK", "LAB": b"Lab "}
-# A device link or a table of named colours says nothing of pixels; an abstract profile does for Lab alone.
+# Device links and tables of named colours don't describe pixels. Abstract profiles describe those in Lab.
 _CLASSES = (b"scnr", b"mntr", b"prtr", b"spac", b"abst")
 
-# Both white and black stay what they are, and so does every colour that both spaces have.
+# With this intent white, black and all colours that both spaces contain stay the same.
 _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
 _AS_IT_IS = _FLAGS | ImageCms.Flags.NOOPTIMIZE
 _FEW_PIXELS = 4096
-_PIXELS_AT_ONCE = 65536  # bounds Pillow's copies, which take 4 bytes a pixel each
+_PIXELS_AT_ONCE = 65536  # bounds Pillow's copies, each of which takes 4 bytes a pixel
 
-_JPEG_SEGMENT_BYTES = 65519  # what is left of 64 KiB beside the length, the name and the numbering
+_JPEG_SEGMENT_BYTES = 65519  # a segment of 64 KiB less the length, the name and the numbering
 
 
 def is_sound(profile: bytes, mode: str) -> bool:
-    """Whether it is a whole profile for pixels of `mode` (RGB, L, CMYK or LAB) that can be followed to sRGB."""
+    """Whether a profile is complete, describes pixels of `mode` (RGB, L, CMYK or LAB), and can be converted to sRGB."""
     if not 132 <= len(profile) <= MAX_PROFILE_BYTES or int.from_bytes(profile[:4], "big") != len(profile):
         return False
     if profile[36:40] != b"acsp" or profile[12:16] not in _CLASSES or profile[16:20] != _SPACES[mode]:
@@ -37,20 +37,20 @@ def is_sound(profile: bytes, mode: str) -> bool:
 
 
 def is_keepable(profile: bytes) -> bool:
-    """Whether answers can be in a sound RGB profile's space: a scanner's may lack the way there from sRGB."""
+    """Whether answers can be in the space of a sound RGB profile. A scanner's may lack the conversion from sRGB."""
     return len(profile) <= _MAX_KEPT_BYTES and _builds(None, profile, "RGB")
 
 
 def _builds(source: bytes | None, target: bytes | None, mode: str) -> bool:
     try:
         _transform(source, target, mode, _AS_IT_IS)
-    except (OSError, TypeError, ValueError):  # what Pillow makes of the library's refusals
+    except (OSError, TypeError, ValueError):  # Pillow raises these where the colour library refuses a profile
         return False
     return True
 
 
 def into_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
-    """The way from pixels of `mode` in a sound profile's space to RGB in sRGB, for many pixels."""
+    """Returns the conversion from pixels of `mode` in the space of a sound profile to RGB pixels in sRGB."""
     return _transform(profile, None, mode, _FLAGS)
 
 
@@ -62,67 +62,51 @@ def _transform(
 
 def _open(profile: bytes | None) -> ImageCms.ImageCmsProfile:
     if profile is None:
-        return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))  # pyright: ignore - no types of it
+        return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))  # pyright: ignore - Pillow has no types for it
     return ImageCms.ImageCmsProfile(io.BytesIO(profile))
 
 
-def from_srgb(pixels: Pixels, profile: bytes | None) -> Pixels:
-    """As `convert`, from sRGB; `pixels` may be a single one, of a background's colour."""
-    return convert(pixels, None, profile)
-
-
 def convert(pixels: Pixels, from_profile: bytes | None, to_profile: bytes | None) -> Pixels:
-    """(H, W, 3) BGR from the space of one RGB profile into that of another; None is sRGB.
+    """Converts pixels from the space of one RGB profile into that of another.
 
-    Colours that the target lacks go to its rim. Takes 3 bytes a pixel beside the result at most.
+    Colours outside of the target's space become the nearest colours at its border. Beside the result this takes at most
+    3 bytes a pixel.
 
     Args:
         pixels: uint8 (H, W, 3) BGR.
-        from_profile: what the numbers mean, a profile that `probe` has kept.
-        to_profile: what they shall mean, likewise.
+        from_profile: the profile of `pixels`, which `headers.probe` has found to be sound; None is sRGB.
+        to_profile: the profile of the result, which `headers.probe` has found to be sound; None is sRGB.
 
     Returns:
-        uint8 (H, W, 3) BGR; `pixels` itself where both profiles are the same.
+        uint8 (H, W, 3) BGR; `pixels` itself if both profiles are the same.
     """
     if from_profile == to_profile:
         return pixels
     line = pixels.reshape(1, -1, 3)
-    flags = _AS_IT_IS if line.shape[1] <= _FEW_PIXELS else _FLAGS  # a table for speed takes longer than few pixels
+    flags = (
+        _AS_IT_IS if line.shape[1] <= _FEW_PIXELS else _FLAGS
+    )  # for few pixels the table that speeds up many takes longer than the pixels
     transform = _transform(from_profile, to_profile, "RGB", flags)
     result = np.empty_like(line)
     for start in range(0, line.shape[1], _PIXELS_AT_ONCE):
         block = slice(start, start + _PIXELS_AT_ONCE)
-        rgb = Image.fromarray(as_pixels(cv2.cvtColor(line[:, block], cv2.COLOR_BGR2RGB)))
+        rgb = Image.fromarray(cv2.cvtColor(line[:, block], cv2.COLOR_BGR2RGB))
         result[:, block] = cv2.cvtColor(np.asarray(transform.apply(rgb)), cv2.COLOR_RGB2BGR)
     return result.reshape(pixels.shape)
 
 
-def embed(file: bytes, profile: bytes) -> bytes:
-    """Puts a profile into a JPEG or WebP file that has none.
+def embed_in_jpeg(file: bytes, profile: bytes) -> bytes:
+    """Puts a profile into a JPEG file that has none.
 
-    By hand: of OpenCV's `imencodeWithMetadata` 4.12 does it for no format, 4.13 and 5.0 fail for JPEG over 64 KiB.
+    OpenCV's `imencodeWithMetadata` can't: 4.13, 4.14 and 5.0 write no JPEG at all if the profile is over 65519 bytes,
+    as they don't split it into segments.
     """
-    return _embed_in_webp(file, profile) if file.startswith(b"RIFF") else _embed_in_jpeg(file, profile)
-
-
-def _embed_in_jpeg(file: bytes, profile: bytes) -> bytes:
     parts = [profile[at : at + _JPEG_SEGMENT_BYTES] for at in range(0, len(profile), _JPEG_SEGMENT_BYTES)]
     segments = [
         b"\xff\xe2" + struct.pack(">H", len(part) + 16) + b"ICC_PROFILE\0" + bytes((number, len(parts))) + part
         for number, part in enumerate(parts, 1)
     ]
-    start = 4 + int.from_bytes(file[4:6], "big") if file[2:4] == b"\xff\xe0" else 2  # JFIF's own segment is the first
+    start = (
+        4 + int.from_bytes(file[4:6], "big") if file[2:4] == b"\xff\xe0" else 2
+    )  # the segment of JFIF has to come first
     return b"".join((file[:start], *segments, file[start:]))
-
-
-def _embed_in_webp(file: bytes, profile: bytes) -> bytes:
-    if file[12:16] == b"VP8X":  # with transparency, the header that can announce a profile is there already
-        flags, size, rest = file[20], file[24:30], file[30:]
-    else:
-        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", file, 26))
-        size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-        flags, rest = 0, file[12:]
-    header = b"VP8X" + struct.pack("<IB3x", 10, flags | 0x20) + size
-    chunk = b"ICCP" + struct.pack("<I", len(profile)) + profile + b"\0" * (len(profile) % 2)
-    length = 4 + len(header) + len(chunk) + len(rest)
-    return b"".join((b"RIFF", struct.pack("<I", length), b"WEBP", header, chunk, rest))

@@ -1,7 +1,6 @@
-"""What an image file says of itself, read by Pillow before anything is decoded, and held against the limits."""
+"""Reads the headers of image files with Pillow, and compares them with the limits before anything is decoded."""
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import cast
@@ -9,17 +8,20 @@ from typing import cast
 from PIL import Image, TiffImagePlugin
 
 from mattebox_server.errors import BadPhoto, PhotoTooLarge, Violation
-from mattebox_server.imaging import colors, orientation
+from mattebox_server.imaging import colors, orientation, tiff
 
-# Every format that both libraries read. A closed list: Pillow's other plugins (EPS, PSD, ICNS …) are attack surface.
+# The formats that both libraries read. The list is closed, because Pillow's other plugins (EPS, PSD, ICNS …) are open
+# to attacks.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
+_UNKNOWN = f"is not an image, of {', '.join(FORMATS)}, with a sound header"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-_PNG_DEPTH_AT = 24  # the byte of the header that says how many bits a channel has
-_MAX_PNG_CHUNKS = 100_000  # 32 MiB in the usual 8 KiB pieces are 4096
-_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_PNG_DEPTH_AT = 24  # the offset of the byte that holds the number of bits of a channel
+_USUAL_TILE_PIXELS = 2**20  # the usual tiles have 2**16 to 2**18
+_FLOAT_COST = 2  # measured: decoding takes up to 37 bytes a pixel, photo included, of which one pixel pays 20
+_MAX_PNG_CHUNKS = 100_000  # a file of 32 MiB in the usual pieces of 8 KiB has 4096
 
-# Pillow's modes as the colour models that profiles know; others (1 bit, floats) have no use for one.
+# Pillow's modes, and the colour models of the profiles that fit them. Other modes (1 bit, floating point) have none.
 _PROFILE_MODES = {
     **dict.fromkeys(("RGB", "RGBA", "RGBX", "P", "PA", "YCbCr"), "RGB"),
     **dict.fromkeys(("L", "LA", "I;16", "I;16L", "I;16B"), "L"),
@@ -29,35 +31,43 @@ _PROFILE_MODES = {
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one image may cost: bytes of its file, and width x height."""
+class PhotoLimits:
+    """The limits on one image.
+
+    Args:
+        max_bytes: the largest size of a file in bytes.
+        max_pixels: the largest width x height.
+    """
 
     max_bytes: int
     max_pixels: int
 
 
 class Decoder(Enum):
-    """Who makes pixels of a file: OpenCV to BGR, to BGRA or to 16 bits with a transparent colour, or Pillow."""
+    """The library that decodes a file, and the form of the pixels."""
 
-    OPENCV = auto()
+    OPENCV = auto()  # BGR
     OPENCV_BGRA = auto()
-    OPENCV_KEYED = auto()
-    PILLOW = auto()
+    OPENCV_FLOAT = auto()  # BGR in floating point
+    OPENCV_KEYED = auto()  # BGR of 16 bits, in which one colour stands for transparency
+    PILLOW = auto()  # RGB or RGBA
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself.
+    """The facts about an image file that are known before it is decoded.
 
     Args:
         format: one of `FORMATS`.
-        width_px: of the upright photo.
-        height_px: likewise.
-        decoder: who is to decode it.
-        orientation: how its pixels are stored, 1 to 8 as in EXIF.
+        width_px: the width of the upright photo.
+        height_px: the height of the upright photo.
+        decoder: the library that decodes the file.
+        orientation: the way in which the pixels are stored, 1 to 8 as in EXIF.
         profile: the RGB ICC profile that the decoded photo will have; None is sRGB.
-        left_profile: an ICC profile that the decoder leads to sRGB instead, and the mode of its pixels for Pillow.
-        key: the transparent colour, grey or RGB of 16 bits, for `OPENCV_KEYED`.
+        source_profile: the ICC profile from which the decoder converts to sRGB, and Pillow's mode of its pixels.
+        key: the transparent colour for `OPENCV_KEYED`: red, green and blue of 16 bits.
+        doubt: the words that follow "is a TIFF" in an error if neither library can decode the file; None for usual
+            files.
     """
 
     format: str
@@ -66,30 +76,36 @@ class Header:
     decoder: Decoder
     orientation: int = 1
     profile: bytes | None = None
-    left_profile: tuple[bytes, str] | None = None
+    source_profile: tuple[bytes, str] | None = None
     key: tuple[int, ...] | None = None
+    doubt: str | None = None
 
     @property
     def pixels(self) -> int:
-        """Width x height."""
-        return self.width_px * self.height_px
+        """Returns width x height; twice that in floating point, whose decoding takes twice the memory."""
+        return self.width_px * self.height_px * (_FLOAT_COST if self.decoder is Decoder.OPENCV_FLOAT else 1)
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """Width and height in pixels as they stand in the file."""
+        """Returns the width and height in pixels of the image as it is stored, before it is turned upright."""
         size = self.width_px, self.height_px
         return (size[1], size[0]) if orientation.swaps_sides(self.orientation) else size
 
 
-def probe(data: bytes, limits: Limits, field: str) -> Header:
-    """Reads an image file's header and holds it against the limits. Decodes nothing.
+def probe(data: bytes, limits: PhotoLimits, field: str) -> Header:
+    """Reads the header of an image file, and compares it with the limits. Nothing is decoded.
 
-    A colour profile that is broken, over 4 MiB or not of the pixels' own colour model is passed over: the pixels are
-    then taken for sRGB. (Pillow itself refuses a PNG whose profile is over 1 MiB.)
+    A colour profile is ignored, and the pixels count as sRGB, if the profile is broken, is larger than 4 MiB, or has
+    another colour model than the pixels. (Pillow refuses a PNG file whose profile is larger than 1 MiB.)
+
+    Args:
+        data: the file.
+        limits: the limits on the image.
+        field: the field of the request that an error names.
 
     Raises:
-        BadPhoto: empty, or not an image of a known format.
-        PhotoTooLarge: over a limit. Both name `field`.
+        BadPhoto: the file is empty, is no image of a known format, or is of a kind that neither library can decode.
+        PhotoTooLarge: the file has more bytes or pixels than the limits allow.
     """
     if not data:
         raise BadPhoto(Violation(field, "is empty"))
@@ -98,23 +114,30 @@ def probe(data: bytes, limits: Limits, field: str) -> Header:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width_px, height_px = _stored_size(image)
             check_pixels(width_px, height_px, limits, field)
-            return _read(image, data)
-    except PhotoTooLarge:
+            return _read(image, data, field)
+    except (BadPhoto, PhotoTooLarge):
         raise
     except Image.DecompressionBombError as error:
-        raise _too_large(field, f"its header claims far more than {limits.max_pixels} pixels, the limit") from error
-    except Exception as error:  # a hostile header can make any parser fail in any way
-        raise BadPhoto(Violation(field, f"is not an image, of {', '.join(FORMATS)}, with a sound header")) from error
+        raise _too_large(field, f"its header claims far more than the limit of {limits.max_pixels} pixels") from error
+    except Exception as error:  # a hostile header can make Pillow fail in any way
+        if data[:4] not in tiff.SIGNATURES:
+            raise BadPhoto(Violation(field, _UNKNOWN)) from error
+    return _read_unnamed_tiff(data, limits, field)
 
 
-def check_bytes(size: int, limits: Limits, field: str) -> None:
-    """Raises PhotoTooLarge, naming `field`, if so many bytes are over the limit."""
+def broken(image_format: str) -> str:
+    """Returns the text of the error about a file that can't be decoded."""
+    return f"is a broken, truncated or unsupported {image_format} file"
+
+
+def check_bytes(size: int, limits: PhotoLimits, field: str) -> None:
+    """Raises PhotoTooLarge, which names `field`, if a file of `size` bytes is larger than the limit."""
     if size > limits.max_bytes:
         raise _too_large(field, f"{size} bytes, the limit is {limits.max_bytes}")
 
 
-def check_pixels(width_px: int, height_px: int, limits: Limits, field: str) -> None:
-    """Raises PhotoTooLarge, naming `field`, if width x height is over the limit."""
+def check_pixels(width_px: int, height_px: int, limits: PhotoLimits, field: str) -> None:
+    """Raises PhotoTooLarge, which names `field`, if width x height is larger than the limit."""
     if width_px * height_px > limits.max_pixels:
         raise _too_large(field, f"{width_px}x{height_px} pixels, the limit is {limits.max_pixels} in all")
 
@@ -123,80 +146,116 @@ def _too_large(field: str, what: str) -> PhotoTooLarge:
     return PhotoTooLarge(Violation(field, what))
 
 
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and length of each chunk's content, to the last.
+def _scan_png(data: bytes) -> tuple[bytes | None, bool]:
+    """Walks once through the chunks of a PNG file.
 
-    Raises:
-        ValueError: a chunk claims to be longer than the file, or there are absurdly many.
+    Returns:
+        The first EXIF block, wherever it stands, because Pillow finds one behind the pixels only after it has decoded
+        them; and whether every chunk is as long as it claims.
     """
-    position = len(PNG_SIGNATURE)
+    position, exif = len(PNG_SIGNATURE), None
     for _ in range(_MAX_PNG_CHUNKS):
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         if position + length + 12 > len(data):
-            raise ValueError("a chunk is longer than the file")
-        yield kind, position + 8, length
+            break
+        if kind == b"eXIf" and exif is None:
+            exif = data[position + 8 : position + 8 + length]
         if kind == b"IEND":
-            return
+            return exif, True
         position += length + 12
-    raise ValueError("too many chunks")
+    return exif, False
 
 
-def _read(image: Image.Image, data: bytes) -> Header:
-    kind = "JPEG" if image.format == "MPO" else image.format or ""  # MPO: a JPEG that others follow
-    turn = _orientation(image, data)
-    width_px, height_px = _stored_size(image)
+def _read(image: Image.Image, data: bytes, field: str) -> Header:
+    kind = "JPEG" if image.format == "MPO" else image.format or ""  # MPO is a JPEG file that is followed by others
+    exif, sound = _scan_png(data) if kind == "PNG" else (None, True)
+    turn = _orientation(image, data, exif)
+    size = _stored_size(image)
+    width_px, height_px = size[::-1] if orientation.swaps_sides(turn) else size
+    key = _deep_key(image, data)
+    kept, source = _profiles(image.info.get("icc_profile"), image.mode)
+    decoder = Decoder.PILLOW if source is not None else _decoder(image)
+    if key is not None:
+        decoder, source = Decoder.OPENCV_KEYED, None
+    if not sound and decoder is not Decoder.PILLOW:
+        # OpenCV allocates, and zeroes, what a chunk claims before it reads it: 2.5 kB can make it take 4 GiB.
+        raise BadPhoto(Violation(field, broken(kind)))
+    doubt = None
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiles(image.tag_v2, field)
+        doubt = tiff.doubt(image.tag_v2)
+    return Header(kind, width_px, height_px, decoder, turn, kept, source, key, doubt)
+
+
+def _read_unnamed_tiff(data: bytes, limits: PhotoLimits, field: str) -> Header:
+    """Reads the header of a TIFF file of a kind that Pillow can't open.
+
+    Raises:
+        BadPhoto: the file is broken, or OpenCV can't decode it either.
+        PhotoTooLarge: it has too many pixels.
+    """
+    try:
+        tags = tiff.read_tags(data)
+    except ValueError as error:
+        raise BadPhoto(Violation(field, _UNKNOWN)) from error
+    width_px, height_px = tiff.first(tags, tiff.WIDTH, 0), tiff.first(tags, tiff.HEIGHT, 0)
+    check_pixels(width_px, height_px, limits, field)
+    if not tiff.is_float_rgb(tags):
+        raise BadPhoto(Violation(field, f"is a TIFF {tiff.why_unreadable(tags)}"))
+    _check_tiles(tags, field)
+    if width_px * height_px * _FLOAT_COST > limits.max_pixels:
+        limit = limits.max_pixels // _FLOAT_COST
+        raise _too_large(field, f"{width_px}x{height_px} pixels in floating point, the limit is {limit} in all")
+    turn = orientation.sane(tags.get(orientation.TAG))
     if orientation.swaps_sides(turn):
         width_px, height_px = height_px, width_px
-    key = _deep_key(image, data)
-    kept, left = _profiles(image)
-    if key is not None:
-        return Header(kind, width_px, height_px, Decoder.OPENCV_KEYED, turn, kept, None, key)
-    decoder = Decoder.PILLOW if left is not None else _decoder(image)
-    return Header(kind, width_px, height_px, decoder, turn, kept, left)
+    kept, _ = _profiles(tags.get(tiff.PROFILE), "RGB")
+    return Header("TIFF", width_px, height_px, Decoder.OPENCV_FLOAT, turn, kept)
+
+
+def _check_tiles(tags: tiff.Tags, field: str) -> None:
+    """Refuses tiles that are far larger than the image: a decoder holds a whole tile, so that 400 kB can take 1 GB."""
+    if tiff.tile_pixels(tags) > max(_USUAL_TILE_PIXELS, tags[tiff.WIDTH] * tags[tiff.HEIGHT]):
+        raise BadPhoto(Violation(field, "is a TIFF whose tiles are larger than the image"))
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
-    if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow swaps the sides of some that lie on theirs
-        return image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow swaps the sides of images that lie on their side
+        return image.tag_v2[tiff.WIDTH], image.tag_v2[tiff.HEIGHT]
     return image.size
 
 
-def _orientation(image: Image.Image, data: bytes) -> int:
+def _orientation(image: Image.Image, data: bytes, late_exif: bytes | None) -> int:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # The file's own directory has the form of EXIF, but for the 64 bit variant.
+        # The directory of a TIFF file has the form of EXIF, except in the variant with 64-bit offsets.
         found = orientation.from_exif(data)
         return orientation.sane(image.tag_v2.get(orientation.TAG)) if found is None else found
-    exif, xmp = image.info.get("exif"), image.info.get("xmp")
-    if exif is None and image.format == "PNG":
-        exif = _late_exif(data)
+    exif, xmp = image.info.get("exif", late_exif), image.info.get("xmp")
     found = orientation.from_exif(exif) if isinstance(exif, bytes) else None
-    if found is None and isinstance(xmp, bytes) and image.format != "AVIF":  # AVIF has its own property for it
+    if found is None and isinstance(xmp, bytes) and image.format != "AVIF":  # AVIF has a property of its own for it
         found = orientation.from_xmp(xmp)
     return found or 1
 
 
-def _late_exif(data: bytes) -> bytes | None:
-    """EXIF that stands behind a PNG's pixels, where Pillow finds it only after it has decoded them."""
-    try:
-        for kind, start, length in png_chunks(data):
-            if kind == b"eXIf":
-                return data[start : start + length]
-    except ValueError:  # the decoder will refuse it
-        pass
-    return None
+def _profiles(profile: object, pixel_mode: str) -> tuple[bytes | None, tuple[bytes, str] | None]:
+    """Decides how the colour profile of a file is used.
 
+    Args:
+        profile: the profile that the file holds, if any.
+        pixel_mode: Pillow's mode of the pixels.
 
-def _profiles(image: Image.Image) -> tuple[bytes | None, tuple[bytes, str] | None]:
-    """The profile that stays with the photo, or the one that its pixels have to be led out of."""
-    profile: object = image.info.get("icc_profile")
-    mode = _PROFILE_MODES.get(image.mode)
+    Returns:
+        The profile that stays with the photo, and the one from which its pixels are converted to sRGB, with its mode.
+        At most one of them isn't None.
+    """
+    mode = _PROFILE_MODES.get(pixel_mode)
     if not isinstance(profile, bytes) or mode is None or not colors.is_sound(profile, mode):
         return None, None
     return (profile, None) if mode == "RGB" and colors.is_keepable(profile) else (None, (profile, mode))
 
 
 def _deep_key(image: Image.Image, data: bytes) -> tuple[int, ...] | None:
-    """The transparent colour, grey or RGB, of a PNG with 16 bits a channel; Pillow loses it on the way to 8 bits."""
+    """Returns the transparent colour of a PNG file of 16 bits a channel; Pillow loses it when it converts to 8 bits."""
     key: object = image.info.get("transparency")
     if image.format != "PNG" or data[_PNG_DEPTH_AT] != 16 or key is None:
         return None
@@ -206,5 +265,5 @@ def _deep_key(image: Image.Image, data: bytes) -> tuple[int, ...] | None:
 def _decoder(image: Image.Image) -> Decoder:
     if image.format == "AVIF" or (image.has_transparency_data and image.format != "WEBP"):
         return Decoder.PILLOW
-    # For WebP Pillow takes five times the memory of the pixels.
+    # Pillow would take five times the memory of the pixels for WebP.
     return Decoder.OPENCV_BGRA if image.has_transparency_data else Decoder.OPENCV

@@ -1,7 +1,7 @@
-"""How a camera was held: what EXIF and XMP say of it, and turning the photo accordingly.
+"""Reads from EXIF and XMP how the camera was held, and turns photos upright.
 
-One reading for all formats, so that it doesn't depend on the decoder. Pillow's own would not do: it copies everything
-that a directory's entries point to, and takes 6.0 and "the first of two" for 6.
+The same code reads all formats, so that the result doesn't depend on the decoder. Pillow's reader copies all data that
+the entries of a directory point to, and accepts 6.0, or the first of two numbers, as an orientation.
 """
 
 import re
@@ -9,16 +9,16 @@ import struct
 
 import cv2
 
-from mattebox_server.imaging.pixels import Pixels, as_pixels
+from mattebox_server.imaging.pixels import Pixels
 
 TAG = 0x0112
-_LAYOUTS = {1: "B", 3: "H", 4: "I"}  # SHORT is right, BYTE and LONG can be meant
+_LAYOUTS = {1: "B", 3: "H", 4: "I"}  # EXIF asks for SHORT; files with BYTE or LONG are understood too
 _IN_XMP = re.compile(rb"""tiff:Orientation(?:\s*=\s*["']|>)\s*([0-9])\s*["'<]""")
-_FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # OpenCV's: 1 mirrors left and right, 0 top and bottom, -1 both
+_FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # OpenCV's codes: 1 swaps left and right, 0 top and bottom, -1 both
 
 
 def from_exif(exif: bytes) -> int | None:
-    """The orientation in an EXIF block or TIFF file, 1 to 8, and 1 if it is nonsense; None if there is none."""
+    """Returns the orientation in an EXIF block or TIFF file: 1 to 8, 1 if it is invalid, None if there is none."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or len(tiff) < 8:
@@ -37,23 +37,23 @@ def from_exif(exif: bytes) -> int | None:
 
 
 def from_xmp(xmp: bytes) -> int | None:
-    """The orientation in an XMP packet, 1 to 8; None if there is none that makes sense."""
+    """Returns the orientation in an XMP packet: 1 to 8, 1 if it is invalid, None if there is none."""
     found = _IN_XMP.search(xmp)
     return None if found is None else sane(int(found[1]))
 
 
 def sane(value: object) -> int:
-    """`value` if it is an orientation, else 1."""
+    """Returns `value` if it is an orientation, and 1 otherwise."""
     return value if type(value) is int and 1 <= value <= 8 else 1
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Whether the upright photo is as wide as the stored one is high."""
+    """Whether the width of the upright photo is the height of the stored one."""
     return orientation > 4
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Turns stored pixels (H, W) or (H, W, n) uint8, in place as far as it can; 1 leaves them alone."""
+    """Turns stored pixels uint8 (H, W) or (H, W, n) upright, in place where the sides aren't swapped."""
     turned = cv2.transpose(pixels) if swaps_sides(orientation) else pixels
     flip = _FLIPS.get(orientation)
-    return as_pixels(turned if flip is None else cv2.flip(turned, flip, dst=turned))
+    return turned if flip is None else cv2.flip(turned, flip, dst=turned)

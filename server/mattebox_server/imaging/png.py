@@ -1,6 +1,6 @@
-"""PNG files, put together by hand: OpenCV takes three times as long and more, as it compresses with zlib, not ISA-L.
+"""Writes PNG files. OpenCV takes at least three times as long, because it compresses with zlib instead of ISA-L.
 
-Rows are filtered and compressed in blocks, so that there is no second picture in memory.
+Rows are filtered and compressed in blocks, so that memory never holds a second picture.
 """
 
 import itertools
@@ -15,32 +15,33 @@ from isal import isal_zlib
 from mattebox_server.imaging.headers import PNG_SIGNATURE
 from mattebox_server.imaging.pixels import Pixels
 
-# By what follows height and width in a shape: the header's number of the colour model, and the way there.
+# The keys are what follows height and width in a shape: () for grey, (3,) for BGR, (4,) for BGRA.
 _COLOR_TYPES = {(): 0, (3,): 2, (4,): 6}
 _TO_RGB = {(3,): cv2.COLOR_BGR2RGB, (4,): cv2.COLOR_BGRA2RGBA}
 
-BLOCK_BYTES = 2**19  # 64 KiB takes 10 to 30 % longer at 12 MP, and 4 MiB no less
-_LEVEL = 1  # 0 is hardly quicker for 1.2 to 1.7 times the bytes; 2 differs little, 3 takes up to 15 times as long
+BLOCK_BYTES = 2**19  # blocks of 64 KiB take 10 to 30 % longer at 12 MP; blocks of 4 MiB take as long
+_LEVEL = 1  # level 0 is hardly faster for 1.2 to 1.7 times the bytes; 2 is like 1; 3 takes up to 15 times as long
 
-# A filter's number is the first byte of a row.
+# The first byte of a row is the number of its filter.
 _AS_IT_IS = 0
 _UP = 2
 _AVERAGE = 3
 
 
 def encode(pixels: Pixels, profile: bytes | None = None) -> bytes:
-    """Pixels to a PNG file, without loss.
+    """Encodes pixels to a PNG file, without loss.
+
+    Memory holds the file twice for a moment, and 2 MiB beside it, or a few rows if they are longer.
 
     Args:
         pixels: uint8 (H, W) grey, (H, W, 3) BGR or (H, W, 4) BGRA with straight alpha; may be a view with any strides.
-        profile: the RGB ICC profile that says what colours mean; none for grey (the caller sees to it).
+        profile: the RGB ICC profile of the colours, or None. The caller sees to it that grey pixels have none.
 
     Returns:
-        The file, of 8-bit grey, RGB or RGBA. For a moment it is there twice; beside it, making it takes 2 MiB, or a
-        few rows if they are longer.
+        The file, of 8-bit grey, RGB or RGBA.
 
     Raises:
-        ValueError: no pixels, another shape or another type.
+        ValueError: `pixels` is empty, or has another shape or type.
     """
     if pixels.size == 0 or pixels.dtype != np.uint8 or pixels.shape[2:] not in _COLOR_TYPES:
         raise ValueError(f"PNG can't hold {pixels.dtype} {pixels.shape}")
@@ -50,10 +51,10 @@ def encode(pixels: Pixels, profile: bytes | None = None) -> bytes:
     if profile is not None:
         parts += _chunk(b"iCCP", b"ICC\0\0" + zlib.compress(profile))
     for compressed in _compressed(pixels):
-        if compressed:  # a block of nothing but zeros may stay in the compressor
+        if compressed:  # the compressor may hold back a block of zeros
             parts += _chunk(b"IDAT", compressed)
     parts += _chunk(b"IEND", b"")
-    return b"".join(parts)  # a BytesIO that grows takes as much memory, and 15 to 25 % longer for 20 MB
+    return b"".join(parts)  # a growing BytesIO takes as much memory, and 15 to 25 % longer for 20 MB
 
 
 def _chunk(kind: bytes, content: bytes) -> tuple[bytes, bytes, bytes]:
@@ -69,10 +70,10 @@ def _compressed(pixels: Pixels) -> Iterator[bytes]:
 
 
 def _filtered(pixels: Pixels) -> Iterator[Pixels]:
-    """The rows as they are compressed: uint8 (h, 1 + W * channels), each block in the memory of the one before.
+    """Yields blocks of filtered rows, uint8 (h, 1 + W * channels), as PNG compresses them.
 
-    Filters see each channel for itself, so that they can work on pixels as they lie, before these become RGB. The very
-    first row, which has none above it, stays as it is.
+    All blocks share the same memory. The filters treat each channel on its own, so that they can work on BGR before it
+    is converted to RGB. The first row of the picture isn't filtered, because no row stands above it.
     """
     row_bytes = pixels[0].size
     most = max(1, min(BLOCK_BYTES // row_bytes, len(pixels)))
@@ -91,11 +92,20 @@ def _filtered(pixels: Pixels) -> Iterator[Pixels]:
 
 
 def _filter(block: Pixels, above: Pixels, residual: Pixels) -> int:
-    """Writes into `residual` what the pixels above don't foretell of `block`, and returns the filter's number.
+    """Filters a block of rows: writes the differences to the pixels above and to the left into `residual`.
 
-    For opaque photos AVERAGE takes 4 to 7 % fewer bytes than UP or SUB, for 10 % more time. For cutouts, in good part
-    zeros, that would be 2 to 5 % for 10 to 25 %; for mattes 1 % at most for almost twice the time. UP and SUB are equal
-    but for 1 % that UP saves in cutouts. Measured on a grainy picture of 12 MP and the nine photos of alphamatting.com.
+    Opaque photos get the filter AVERAGE, which takes 4 to 7 % fewer bytes than UP or SUB, for 10 % more time. Cutouts
+    would gain 2 to 5 % for 10 to 25 % more time, and mattes at most 1 % for almost twice the time, so that both get UP,
+    which takes 1 % fewer bytes than SUB in cutouts. This was measured on a grainy picture of 12 MP and on the nine
+    photos of alphamatting.com.
+
+    Args:
+        block: the rows, uint8 (h, W, ...).
+        above: the same number of rows, each standing above that of `block`.
+        residual: the result, of the same shape.
+
+    Returns:
+        The number of the filter.
     """
     if block.shape[2:] != (3,):
         np.subtract(block, above, out=residual)
@@ -104,6 +114,6 @@ def _filter(block: Pixels, above: Pixels, residual: Pixels) -> int:
     left, above, rest = block[:, :-1], above[:, 1:], residual[:, 1:]
     np.bitwise_xor(left, above, out=rest)
     rest >>= 1
-    rest += left & above  # half the sum of both, which would take a ninth bit
+    rest += left & above  # together half the sum of both; the sum itself would take a ninth bit
     np.subtract(block[:, 1:], rest, out=rest)
     return _AVERAGE

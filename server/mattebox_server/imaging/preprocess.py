@@ -1,4 +1,4 @@
-"""A photo to the model's input size, and the way back.
+"""Scales photos to the input size of a network.
 
 Only the size changes here: channel order, scaling to [0, 1] and normalisation are nodes of the graph.
 """
@@ -8,35 +8,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from mattebox_server.imaging.pixels import Pixels, resize, shrink_fast
+from mattebox_server.imaging.rectangle import Rectangle, whole
 from mattebox_server.spec import Letterbox, Resize, ShortSide, Stretch
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """Where the photo lies in the model's input: columns `x_px` to `x_px + width_px`, rows alike."""
-
-    x_px: int
-    y_px: int
-    width_px: int
-    height_px: int
-
-    def crop(self, plane: Pixels) -> Pixels:
-        """The photo's part of an array uint8 (h, w, ...) at the model's size, without a copy."""
-        return plane[self.y_px : self.y_px + self.height_px, self.x_px : self.x_px + self.width_px]
-
-
-@dataclass(frozen=True)
 class ModelInput:
-    """`image` is uint8 (h, w, 3) BGR, contiguous, at the model's size."""
+    """A photo at the model's size.
+
+    Args:
+        image: uint8 (h, w, 3) BGR, contiguous.
+        geometry: the part of `image` that the photo fills; the rest is padding.
+    """
 
     image: Pixels
-    geometry: Geometry
+    geometry: Rectangle
 
 
 def content_size(width_px: int, height_px: int, policy: Resize) -> tuple[int, int]:
-    """Width and height in pixels of the photo in the model's input, padding apart.
+    """Returns the width and height in pixels of the photo in the network's input, without padding.
 
-    `ShortSide` floors the long side, as torchvision's `Resize` does.
+    `ShortSide` rounds the long side down, as torchvision's `Resize` does.
     """
     match policy:
         case Stretch():
@@ -57,13 +49,19 @@ def _short_side_size(width_px: int, height_px: int, policy: ShortSide) -> tuple[
 
 
 def preprocess(bgr: Pixels, policy: Resize, exact: bool = False) -> ModelInput:
-    """Brings a photo uint8 (H, W, 3) to the model's input size; `exact` is slower and means areas cut to a fraction."""
+    """Scales a photo to the input size of a network.
+
+    Args:
+        bgr: the photo, uint8 (H, W, 3).
+        policy: the network's rule for sizes.
+        exact: whether to average over exact areas, fractions of pixels included, which is slower.
+    """
     width_px, height_px = content_size(bgr.shape[1], bgr.shape[0], policy)
     content = resize(bgr, width_px, height_px) if exact else shrink_fast(bgr, width_px, height_px)
     if not isinstance(policy, Letterbox):
-        return ModelInput(np.ascontiguousarray(content), Geometry(0, 0, width_px, height_px))
+        return ModelInput(np.ascontiguousarray(content), whole(content))
     x_px, y_px = (policy.width_px - width_px) // 2, (policy.height_px - height_px) // 2
-    geometry = Geometry(x_px, y_px, width_px, height_px)
+    geometry = Rectangle(x_px, y_px, width_px, height_px)
     frame = np.full((policy.height_px, policy.width_px, 3), policy.fill, np.uint8)
     geometry.crop(frame)[:] = content
     return ModelInput(frame, geometry)

@@ -1,1 +1,1 @@
-"""From what the network found to the composite: mattes, foreground estimation, backgrounds, blending."""
+"""Makes composites from the answers of networks: mattes, foreground estimation, backgrounds, blending."""

@@ -1,30 +1,36 @@
-"""Pictures to put behind the subject."""
+"""Makes the backgrounds that are put behind the subject."""
 
 import cv2
 import numpy as np
 
-from mattebox_server.imaging.pixels import Pixels, as_pixels, opacity, resize, shrink_fast
+from mattebox_server.imaging.pixels import Pixels, opacity, resize, shrink_fast
 from mattebox_server.matting.blend import fill_clear
 
-_SIGMA_PX = 3.0  # to which a blur is brought by shrinking: below it the enlarged pixels would show
-_SMALLEST_PX = 64  # short side, below which subject and background would share pixels
-_REACH = 0.02  # in short sides, how far beyond the matte the subject's colours may reach
-_RADII = (1.0, 0.4, 0.15, 0.05, 0.02)  # of the windows that colours are continued from, in long sides
-_TRUST = 10.0  # a window that is a tenth full tells all
+_SIGMA_PX = 3.0  # the photo is shrunk until its blur has this sigma; with a smaller one the enlarged pixels would show
+_SMALLEST_PX = 64  # of the shrunk photo's short side; in a smaller one subject and background would share pixels
+_REACH = 0.02  # how far the subject's colours may reach beyond the matte, in short sides of the photo
+_RADII = (
+    1.0,
+    0.4,
+    0.15,
+    0.05,
+    0.02,
+)  # radii of the windows from which colours are continued, in long sides of the photo
+_TRUST = 10.0  # a window of which a tenth is known counts fully
 _LITTLE = np.float32(1e-5)
-_CONTINUED_PX = 256  # long side at which colours are continued
+_CONTINUED_PX = 256  # the long side of the image in which colours are continued
 
 
 def plain(width_px: int, bgr: tuple[int, int, int]) -> Pixels:
-    """One colour: uint8 (1, width, 3), the same for all rows."""
+    """Returns a background of one colour: uint8 (1, width, 3) BGR, one row that stands for all."""
     return np.tile(np.array(bgr, np.uint8), (1, width_px, 1))
 
 
 def cover(picture: Pixels, width_px: int, height_px: int) -> Pixels:
-    """Scales a picture (h, w, 3) until it covers the frame, aspect kept, and cuts the centre: (height, width, 3)."""
+    """Scales a picture uint8 (h, w, 3) until it covers a frame, and cuts out the centre: uint8 (height, width, 3)."""
     old_height, old_width = picture.shape[:2]
     scale = max(width_px / old_width, height_px / old_height)
-    # Cut before scaling: what overhangs a thin picture may be far larger than the frame.
+    # The picture is cut before it is scaled, because a thin picture that covers the frame can be far larger than it.
     cut_width = min(old_width, max(1, round(width_px / scale)))
     cut_height = min(old_height, max(1, round(height_px / scale)))
     x, y = (old_width - cut_width) // 2, (old_height - cut_height) // 2
@@ -32,45 +38,53 @@ def cover(picture: Pixels, width_px: int, height_px: int) -> Pixels:
 
 
 def blurred(photo: Pixels, alpha: Pixels, sigma_px: float) -> Pixels:
-    """The photo without its subject, blurred: uint8 (H, W, 3) BGR.
+    """Blurs the photo without its subject: uint8 (H, W, 3) BGR.
 
-    What is around the subject is continued into its place first, or else it would be smeared into a glow.
+    The subject is first replaced by the colours around it, because the blur would smear it into a glow.
 
     Args:
-        photo: uint8 (H, W, 3) BGR.
-        alpha: uint8 (H, W), the subject's matte.
-        sigma_px: standard deviation of the Gaussian in pixels.
+        photo: the photo, uint8 (H, W, 3) BGR.
+        alpha: the subject's matte, uint8 (H, W).
+        sigma_px: the standard deviation of the Gaussian in pixels.
     """
     height, width = alpha.shape
     factor = max(1, min(int(sigma_px / _SIGMA_PX), min(height, width) // _SMALLEST_PX))
     size = (max(1, round(width / factor)), max(1, round(height / factor)))
     side = 2 * max(1, round(_REACH * min(size))) + 1
     matte = shrink_fast(alpha, *size)
-    kept = as_pixels(cv2.inRange(cv2.dilate(matte, np.ones((side, side), np.uint8)), 0, 0))
-    if not kept.any():  # a background that narrow is better mixed than lost
-        kept = as_pixels(cv2.inRange(matte, 0, 127))
+    kept = cv2.inRange(cv2.dilate(matte, np.ones((side, side), np.uint8)), 0, 0)
+    if not kept.any():  # with so little background, colours that mix with the subject are better than none
+        kept = cv2.inRange(matte, 0, 127)
     empty = shrink_fast(photo, *size)
     empty = _continued(empty.copy() if empty is photo else empty, kept)
     soft = cv2.GaussianBlur(empty, (0, 0), sigma_px * size[0] / width)
-    return resize(as_pixels(soft), width, height)
+    return resize(soft, width, height)
 
 
 def continue_subject(photo: Pixels, alpha: Pixels) -> None:
-    """Continues the subject's colours to wherever alpha is 0, in place.
+    """Replaces the colours where alpha is 0 by the subject's colours, in place.
 
-    For files without transparency: what they hold there is mixed into the edge by their compression.
+    This is for files without transparency, whose compression mixes these colours into the subject's edge.
 
     Args:
-        photo: uint8 (H, W, 3) BGR.
-        alpha: uint8 (H, W).
+        photo: the photo, uint8 (H, W, 3) BGR.
+        alpha: the matte, uint8 (H, W).
     """
-    _continued(photo, as_pixels(cv2.inRange(alpha, 1, 255)))
+    _continued(photo, cv2.inRange(alpha, 1, 255))
 
 
 def _continued(photo: Pixels, kept: Pixels) -> Pixels:
-    """Fills a photo (H, W, 3) in place where `kept` (H, W) is 0 and not 255: with the colours from ever nearer around.
+    """Fills the pixels of a photo that aren't kept, in place, with colours from around them.
 
-    Black if nothing is kept.
+    The windows become smaller from step to step, and each step replaces the colours as far as its windows hold kept
+    pixels. If no pixel is kept, the photo becomes black.
+
+    Args:
+        photo: the photo, uint8 (H, W, 3) BGR.
+        kept: uint8 (H, W), 255 where pixels are kept, 0 where they are filled.
+
+    Returns:
+        `photo`.
     """
     height, width = kept.shape
     fill_clear(photo, kept, plain(width, (0, 0, 0)))
@@ -84,5 +98,5 @@ def _continued(photo: Pixels, kept: Pixels) -> Pixels:
         mean = cv2.blur(colors, (side, side)) / (share + _LITTLE)
         continued += np.minimum(1, share * _TRUST) * (mean - continued)
     filling = continued.clip(0, 255).round().astype(np.uint8)
-    fill_clear(photo, kept, as_pixels(cv2.resize(filling, (width, height), interpolation=cv2.INTER_LINEAR)))
+    fill_clear(photo, kept, cv2.resize(filling, (width, height), interpolation=cv2.INTER_LINEAR))
     return photo

@@ -1,11 +1,11 @@
-"""Photo, matte and background to composite. Colours are uint8 BGR, alpha is straight: 0 background, 255 subject."""
+"""Blends photo, matte and background. Colours are uint8 BGR; alpha is straight: 0 background, 255 subject."""
 
 from collections.abc import Iterator
 
 import cv2
 import numpy as np
 
-from mattebox_server.imaging.pixels import Floats, Pixels, as_pixels, opacity
+from mattebox_server.imaging.pixels import Floats, Pixels, opacity
 from mattebox_server.matting.foreground import Restorer
 from mattebox_server.matting.grid import Grid, Strip
 
@@ -16,10 +16,10 @@ def composite(photo: Pixels, alpha: Pixels, background: Pixels, restorer: Restor
     """Puts the background behind the subject, in place: photo * a + background * (1 - a), a = alpha / 255, rounded.
 
     Args:
-        photo: (H, W, 3).
-        alpha: (H, W).
-        background: (H, W, 3), or (1, W, 3) for one that is the same in all rows.
-        restorer: takes the old background out of the photo's mixed colours first; None: they stay as they are.
+        photo: the photo, uint8 (H, W, 3).
+        alpha: the matte, uint8 (H, W).
+        background: the background, uint8 (H, W, 3), or (1, W, 3) if all of its rows are the same.
+        restorer: the estimate that removes the old background from mixed colours; None leaves them as they are.
     """
     for strip in _strips(alpha, restorer):
         mixed = _colors(photo, strip, restorer)
@@ -32,32 +32,35 @@ def composite(photo: Pixels, alpha: Pixels, background: Pixels, restorer: Restor
 
 
 def cutout(photo: Pixels, alpha: Pixels, restorer: Restorer | None = None) -> Pixels:
-    """BGRA (H, W, 4) with zero colour where alpha is 0: nothing of the old background hides in it.
+    """Returns the cutout, uint8 (H, W, 4) BGRA. Its colour is 0 where alpha is 0, and hides no old background there.
 
     Args:
-        photo: (H, W, 3); changes.
-        alpha: (H, W).
-        restorer: as for `composite`.
+        photo: the photo, uint8 (H, W, 3), which changes.
+        alpha: the matte, uint8 (H, W).
+        restorer: the estimate that removes the old background from mixed colours; None leaves them as they are.
     """
     if restorer is not None:
         restore(photo, alpha, restorer)
     fill_clear(photo, alpha, np.zeros((1, photo.shape[1], 3), np.uint8))
-    result = as_pixels(cv2.cvtColor(photo, cv2.COLOR_BGR2BGRA))
+    result = cv2.cvtColor(photo, cv2.COLOR_BGR2BGRA)
     cv2.insertChannel(alpha, result, 3)
     return result
 
 
 def restore(photo: Pixels, alpha: Pixels, restorer: Restorer) -> None:
-    """Takes the old background out of the mixed colours of a photo (H, W, 3) with its matte (H, W), in place.
+    """Removes the old background from the mixed colours of a photo, in place.
 
-    Where alpha is 0 the photo may change too.
+    Args:
+        photo: the photo, uint8 (H, W, 3). It may also change where alpha is 0.
+        alpha: the matte, uint8 (H, W).
+        restorer: the estimate of the colours.
     """
     for strip in _strips(alpha, restorer):
         strip.unpack(_rounded(_colors(photo, strip, restorer)), photo)
 
 
 def _strips(alpha: Pixels, restorer: Restorer | None) -> Iterator[Strip]:
-    """Of the restorer's grid, whose cells begin where its strips do."""
+    """Yields strips that hold every mixed pixel. They belong to the restorer's grid, as it enlarges no others."""
     grid = Grid.over(alpha.shape[1], alpha.shape[0]) if restorer is None else restorer.foreground.grid
     return grid.mixed_strips(alpha)
 
@@ -73,7 +76,7 @@ def _rounded(colors: Floats) -> Pixels:
 
 
 def fill_clear(photo: Pixels, alpha: Pixels, background: Pixels) -> None:
-    """Writes the background wherever alpha is 0."""
+    """Writes a background uint8 (H, W, 3) or (1, W, 3) into a photo uint8 (H, W, 3) where alpha uint8 (H, W) is 0."""
     same = np.repeat(background, _ROWS_AT_ONCE, axis=0) if len(background) == 1 else None
     for top in range(0, len(alpha), _ROWS_AT_ONCE):
         rows = slice(top, min(top + _ROWS_AT_ONCE, len(alpha)))

@@ -1,8 +1,8 @@
-"""The classic recipe: the hard mask, blurred."""
+"""Makes mattes by the classic recipe: it blurs the hard mask."""
 
 import cv2
 
-from mattebox_server.imaging.pixels import Pixels, as_pixels
+from mattebox_server.imaging.pixels import Pixels
 
 
 def gaussian(mask: Pixels, kernel_px: int) -> Pixels:
@@ -11,4 +11,4 @@ def gaussian(mask: Pixels, kernel_px: int) -> Pixels:
     Sigma follows from the kernel as OpenCV's documentation of `getGaussianKernel` gives it:
     0.3 ((kernel - 1) / 2 - 1) + 0.8.
     """
-    return as_pixels(cv2.GaussianBlur(mask, (kernel_px, kernel_px), 0))
+    return cv2.GaussianBlur(mask, (kernel_px, kernel_px), 0)

@@ -1,13 +1,18 @@
-"""Edges that follow the photo: the colour guided filter, at low resolution, its coefficients enlarged.
+"""Makes mattes whose edges follow the photo: the colour guided filter, at low resolution, with enlarged coefficients.
 
-He, Sun and Tang, "Guided Image Filtering", 2010 (equations 14 and 15: a colour guide), and He and Sun, "Fast Guided
-Filter", 2015 (filter a small image, apply the coefficients to the large one). In each window alpha is explained as a
-linear function of colour; of the windows that hold a pixel the mean counts.
+The method is that of He, Sun and Tang, "Guided Image Filtering", 2010 (equations 14 and 15, for a guide in colour), and
+of He and Sun, "Fast Guided Filter", 2015, which filters a small image and applies the coefficients to the large one. In
+each window the filter explains alpha as a linear function of colour, and each pixel takes the mean of the coefficients
+of all windows that hold it.
 
-Mattebox's own: the windows are as large as the network is unsure, so that a network with fine edges keeps them; the
-probability is sharpened first, as a soft ramp would be copied into the matte; the filter runs twice, the second time
-over what the first found, so that an edge that the network missed by more than a window is still reached; and away from
-edges, or where the network is sure, there is a constant, so that only edges cost work at full resolution.
+Mattebox adds four things:
+
+- The windows are as large as the band in which the network is unsure, so that a network with fine edges keeps them.
+- The probability is sharpened first, because a soft ramp would be copied into the matte.
+- The filter runs twice, and the second run filters the result of the first, so that it reaches an edge that the network
+  missed by more than a window.
+- Away from edges, and where the network is sure, alpha is a constant, so that only edges cost work at full resolution.
+
 docs/decisions/007-guided-matte.md has the measurements that chose the parameters.
 """
 
@@ -17,32 +22,34 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mattebox_server.imaging.pixels import Floats, Pixels, as_floats, as_pixels
+from mattebox_server.imaging.pixels import Floats, Pixels
 from mattebox_server.matting.grid import Grid
 
 CELLS = (240, 960)
-"""Cells that this wants along the photo's sides at most. 128 to 450 along the short one measured the same, but that
-a line of two pixels in a photo of 480 can get lost between cells of three."""
+"""The largest number of cells along the photo's short and long side. 128 to 450 cells along the short side measured the
+same, except that cells of three pixels can lose a line of two pixels in a photo of 480."""
 
-_SHARPNESS = 20.0  # of the sigmoid that the probability goes through
-_SURE = (0.02, 0.98)  # probabilities beyond which the network has the last word
-_UNSURE = (0.1, 0.9)  # probabilities between which it is unsure: how wide that is along its edge is the radius
-_MIN_RADIUS = 0.02  # of the windows, in short sides of the photo
-_MAX_RADII = (0.06, 0.03)  # of those of the first and the second run
+_SHARPNESS = 20.0  # slope of the sigmoid that sharpens the probability
+_SURE = (0.02, 0.98)  # probabilities beyond which the network decides alone
+_UNSURE = (0.1, 0.9)  # probabilities between which the network counts as unsure; the width of that band is the radius
+_MIN_RADIUS = 0.02  # smallest radius of the windows, in short sides of the photo
+_MAX_RADII = (0.06, 0.03)  # largest radii of the first and the second run, in short sides of the photo
 _EPSILON = 1e-4  # variance of colours in [0, 1] that counts as flat
-_GAIN = 1.5  # contrast around 0.5 that the second run's input gets; more would lose what is thinner than a cell
-_LEVELS = (0.1, 0.9)  # what becomes 0 and 1: a mean of windows hardly reaches either
-_REACH_CELLS = 1  # beside an edge, within which the photo may still decide
+_GAIN = 1.5  # contrast around 0.5 that the second run's input gets; with more, lines thinner than a cell are lost
+_LEVELS = (0.1, 0.9)  # levels that become 0 and 1, because the mean of windows hardly reaches 0 or 1
+_REACH_CELLS = 1  # cells beside an edge in which the photo still decides
 
 
 @dataclass(frozen=True)
 class LinearMatte:
-    """Alpha as a linear function of the photo's colours, which changes from place to place.
+    """Alpha as a linear function of the photo's colours, with coefficients for every cell.
+
+    Alpha is the weighted sum of blue, green and red in [0, 255] plus the constant, rounded and clipped to [0, 255].
 
     Args:
-        alpha: uint8 (h, w), the matte at the guide's resolution.
-        weights: float32 (h, w, 3), of blue, green and red in [0, 255].
-        constants: float32 (h, w). The weighted sum and the constant, rounded and held to [0, 255], are alpha.
+        alpha: the matte at the guide's resolution, uint8 (h, w).
+        weights: the weights of blue, green and red, float32 (h, w, 3).
+        constants: the constants, float32 (h, w).
         edge: bool (h, w). Where it is False the weights are 0 and the constant is 0 or 255.
     """
 
@@ -52,30 +59,36 @@ class LinearMatte:
     edge: NDArray[np.bool_]
 
     def render(self, photo: Pixels, grid: Grid) -> Pixels:
-        """The matte uint8 (H, W) of the photo uint8 (H, W, 3) BGR, over which the grid lies."""
+        """Returns the matte uint8 (H, W) of the photo uint8 (H, W, 3) BGR, over which the grid lies."""
         alpha = grid.nearest(self.alpha)
         weights, constants = grid.enlarger(self.weights), grid.enlarger(self.constants)
         total = np.ones((1, 3), np.float32)
         for strip in grid.strips_near(self.edge):
             explained = cv2.multiply(weights.at(strip), strip.pack(photo).astype(np.float32))
             found = cv2.add(cv2.transform(explained, total), constants.at(strip), dtype=cv2.CV_8U)
-            strip.unpack(as_pixels(found), alpha)
+            strip.unpack(found, alpha)
         return alpha
 
 
 def guided(photo: Pixels, probability: Pixels, sharp: Pixels) -> LinearMatte:
-    """A matte with the photo's edges.
+    """Makes a matte with the photo's edges.
 
     Args:
-        photo: uint8 (h, w, 3) BGR, at low resolution.
-        probability: uint8 (h, w), round(255 x probability of the subject).
-        sharp: uint8 (h, w), the same, sharpened at the network's own resolution.
+        photo: the photo at low resolution, uint8 (h, w, 3) BGR.
+        probability: round(255 x probability of the subject), uint8 (h, w).
+        sharp: the probability after `sharpen` at the network's own resolution, uint8 (h, w).
     """
     return refine(Guide(photo), probability, unit(sharp), radii(probability))
 
 
 def radii(probability: Pixels) -> tuple[float, float]:
-    """Of the windows of both runs, in short sides, from how wide the network of probability uint8 (h, w) is unsure."""
+    """Returns the radii of the windows of both runs, in short sides of the photo.
+
+    They are the mean width of the band in which the network is unsure, within limits.
+
+    Args:
+        probability: round(255 x probability of the subject), uint8 (h, w).
+    """
     low, high = (round(255 * bound) for bound in _UNSURE)
     unsure = cv2.countNonZero(cv2.inRange(probability, low, high))
     subject = (probability > 127).astype(np.uint8)
@@ -87,61 +100,72 @@ def radii(probability: Pixels) -> tuple[float, float]:
 
 
 def sharpen(probability: Pixels) -> Pixels:
-    """Probability uint8 (h, w), steeper around a half.
+    """Makes a probability uint8 (h, w) steeper around one half.
 
-    To be done before it is brought to the guide's resolution: a cell's mean is then how much of it the subject covers.
+    This has to be done before the probability is scaled to the guide's resolution, because the mean of a cell is then
+    the share of it that the subject covers.
     """
     levels = np.arange(256) / 255
-    return as_pixels(cv2.LUT(probability, np.rint(255 / (1 + np.exp(-_SHARPNESS * (levels - 0.5)))).astype(np.uint8)))
+    return cv2.LUT(probability, np.rint(255 / (1 + np.exp(-_SHARPNESS * (levels - 0.5)))).astype(np.uint8))
 
 
 def unit(plane: Pixels) -> Floats:
-    """uint8 to float32 in [0, 1]."""
+    """Converts uint8 to float32 in [0, 1]."""
     return plane.astype(np.float32) / np.float32(255)
 
 
 class Guide:
-    """A photo at low resolution, whose colours alpha is explained with.
+    """A photo at low resolution, as the guide of the filter.
 
     Args:
         photo: uint8 (h, w, 3) BGR.
     """
 
     def __init__(self, photo: Pixels) -> None:
-        self._colors = [as_floats(plane) for plane in cv2.split(photo.astype(np.float32) / 255)]
+        self._colors: list[Floats] = list(cv2.split(photo.astype(np.float32) / 255))
         self._windows: dict[int, _Windows] = {}
 
     def filtered(self, rough: Floats, radius: float) -> Floats:
-        """One run of the filter, with contrast: float32 (h, w) in [0, 1].
+        """Runs the filter once, and raises the contrast of the result: float32 (h, w) in [0, 1].
 
         Args:
-            rough: float32 (h, w) in [0, 1], 1 subject.
-            radius: of the windows, in short sides of the guide.
+            rough: the rough matte, float32 (h, w) in [0, 1], 1 subject.
+            radius: the radius of the windows, in short sides of the guide.
         """
         found = self.apply(*self.explain(rough, radius))
-        return as_floats(np.clip((found - 0.5) * _GAIN + 0.5, 0, 1))
+        contrast: Floats = (found - 0.5) * _GAIN + 0.5
+        return np.clip(contrast, 0, 1)
 
     def explain(self, target: Floats, radius: float) -> tuple[list[Floats], Floats]:
-        """Weights of the colours, and constants, that explain the target best in the windows around each pixel."""
+        """Returns the coefficients with which the guide's colours explain a target best.
+
+        Args:
+            target: float32 (h, w) in [0, 1].
+            radius: the radius of the windows, in short sides of the guide.
+
+        Returns:
+            The weights of blue, green and red, and the constants, each float32 (h, w).
+        """
         side = 2 * max(1, round(radius * min(target.shape))) + 1
         if side not in self._windows:
             self._windows[side] = _Windows.of(self._colors, side)
         return self._windows[side].explain(target)
 
     def apply(self, weights: list[Floats], constants: Floats) -> Floats:
-        """What they make of the colours."""
+        """Returns the weighted sum of the guide's colours plus the constants, float32 (h, w)."""
         blue, green, red = (color * weight for color, weight in zip(self._colors, weights, strict=True))
-        return as_floats(blue + green + red + constants)
+        return blue + green + red + constants
 
 
 def refine(guide: Guide, probability: Pixels, rough: Floats, radii: tuple[float, float]) -> LinearMatte:
-    """Both runs of the filter.
+    """Filters a rough matte twice.
 
     Args:
         guide: the photo.
-        probability: uint8 (h, w), which is believed where it is sure.
-        rough: float32 (h, w) in [0, 1], 1 subject, which is filtered.
-        radii: of the windows of both runs, in short sides of the guide.
+        probability: round(255 x probability of the subject), uint8 (h, w), which decides alone where the network is
+            sure.
+        rough: the rough matte, float32 (h, w) in [0, 1], 1 subject.
+        radii: the radii of the windows of both runs, in short sides of the guide.
     """
     weights, constants = guide.explain(guide.filtered(rough, radii[0]), radii[1])
     low, high = _LEVELS
@@ -149,29 +173,30 @@ def refine(guide: Guide, probability: Pixels, rough: Floats, radii: tuple[float,
     alpha = np.rint(np.clip(guide.apply(weights, constants), 0, 1) * 255).astype(np.uint8)
     alpha[probability <= round(255 * _SURE[0])] = 0
     alpha[probability >= round(255 * _SURE[1])] = 255
-    return _flat_away_from_edges(alpha, as_floats(cv2.merge(weights)), as_floats(constants * 255))
+    return _flat_away_from_edges(alpha, cv2.merge(weights), constants * 255)
 
 
 def _flat_away_from_edges(alpha: Pixels, weights: Floats, constants: Floats) -> LinearMatte:
     window = np.ones((2 * _REACH_CELLS + 1,) * 2, np.uint8)
     edge = (cv2.dilate(alpha, window) != cv2.erode(alpha, window)) | ((alpha > 0) & (alpha < 255))
-    weights = as_floats(cv2.copyTo(weights, edge.astype(np.uint8)))  # 0 elsewhere
-    return LinearMatte(alpha, weights, as_floats(np.where(edge, constants, alpha)), edge)
+    weights = cv2.copyTo(weights, edge.astype(np.uint8))  # the other weights become 0
+    return LinearMatte(alpha, weights, np.where(edge, constants, alpha), edge)
 
 
 @dataclass(frozen=True)
 class _Windows:
-    """The colours' means and covariances in the window around each pixel: what doesn't depend on the target.
+    """The means and covariances of the guide's colours in the window around each pixel, which all targets share.
 
-    The covariances, a symmetric 3x3 matrix, are left as elimination leaves them, which stays precise where colours are
-    all alike, as in a grey photo, and the matrix nearly singular. All are float32 (h, w).
+    The covariances form a symmetric 3x3 matrix, of which the LDL decomposition (Gaussian elimination) is kept. It stays
+    precise where the colours are all alike, as in a grey photo, and the matrix is nearly singular. All planes are
+    float32 (h, w).
 
     Args:
-        colors: blue, green and red.
-        side: of the windows.
-        means: of blue, green and red.
-        pivots: the diagonal after elimination.
-        rest: what is left beside it: of blue with green, blue with red, and green with red.
+        colors: the planes of blue, green and red.
+        side: the side of the windows in pixels.
+        means: the means of blue, green and red.
+        pivots: the diagonal of the decomposition.
+        rest: the factors beside the diagonal: of blue with green, blue with red, and green with red.
     """
 
     colors: list[Floats]
@@ -182,7 +207,7 @@ class _Windows:
 
     @staticmethod
     def of(colors: list[Floats], side: int) -> "_Windows":
-        """For planes float32 (h, w) of blue, green and red in [0, 1]."""
+        """Computes the windows of planes float32 (h, w) of blue, green and red in [0, 1]."""
         blue, green, red = colors
         b, g, r = _mean(blue, side), _mean(green, side), _mean(red, side)
         flat = np.float32(_EPSILON)
@@ -193,15 +218,15 @@ class _Windows:
         gg, gr = gg - bg_b * bg, gr - bg_b * br
         gr_g = gr / gg
         rr = rr - br_b * br - gr_g * gr
-        pivots = as_floats(bb), as_floats(gg), as_floats(rr)
-        return _Windows(colors, side, (b, g, r), pivots, (as_floats(bg_b), as_floats(br_b), as_floats(gr_g)))
+        pivots = bb, gg, rr
+        return _Windows(colors, side, (b, g, r), pivots, (bg_b, br_b, gr_g))
 
     def explain(self, target: Floats) -> tuple[list[Floats], Floats]:
-        """Weights of the colours, and constants, that explain a target float32 (h, w) best; means of all windows."""
+        """Returns the weights of the colours and the constants that explain a target float32 (h, w) best."""
         blue, green, red = self.colors
         (b, g, r), (bb, gg, rr), (bg_b, br_b, gr_g) = self.means, self.pivots, self.rest
         mean = _mean(target, self.side)
-        # Covariances of each colour with the target, and elimination.
+        # These are the covariances of each colour with the target, during the elimination.
         bt = _mean(blue * target, self.side) - b * mean
         gt = _mean(green * target, self.side) - g * mean - bg_b * bt
         rt = _mean(red * target, self.side) - r * mean - br_b * bt - gr_g * gt
@@ -209,10 +234,10 @@ class _Windows:
         weight_g = gt / gg - gr_g * weight_r
         weight_b = bt / bb - bg_b * weight_g - br_b * weight_r
         constant = mean - weight_b * b - weight_g * g - weight_r * r
-        weights = [_mean(as_floats(each), self.side) for each in (weight_b, weight_g, weight_r)]
-        return weights, _mean(as_floats(constant), self.side)
+        weights = [_mean(each, self.side) for each in (weight_b, weight_g, weight_r)]
+        return weights, _mean(constant, self.side)
 
 
 def _mean(plane: Floats, side: int) -> Floats:
-    """Of a plane float32 (h, w), in the square window around each pixel."""
-    return as_floats(cv2.blur(plane, (side, side), borderType=cv2.BORDER_REFLECT))
+    """Returns the mean of a plane float32 (h, w) in the square window around each pixel."""
+    return cv2.blur(plane, (side, side), borderType=cv2.BORDER_REFLECT)

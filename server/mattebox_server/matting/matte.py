@@ -1,4 +1,4 @@
-"""What the network found to alpha at the output's resolution: one pure module a method."""
+"""Makes alpha at the photo's resolution from the answer of a network. Each method is a module of pure functions."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,17 @@ from mattebox_server.matting import grabcut, guided
 from mattebox_server.matting.foreground import Layers, Restorer, separate
 from mattebox_server.matting.gaussian import gaussian
 from mattebox_server.matting.grid import Grid
-from mattebox_server.matting.mask import hard_mask
 from mattebox_server.request import MatteMethod, MatteOptions
-
-__all__ = ["Matte", "hard_mask", "make_matte"]
 
 
 @dataclass(frozen=True)
 class Matte:
-    """A finished matte, and what the colours at its edge are worked out of.
+    """A finished matte, and the layers from which the colours at its edge are estimated.
 
     Args:
         alpha: uint8 (H, W), 0 background, 255 subject.
-        grid: over the photo, if the method works on one.
-        layers: the photo's own colours on both sides of the edge, if they were asked for.
+        grid: the grid over the photo; None if the method works without one.
+        layers: the colours of subject and background; None if the request keeps the photo's edge colours.
     """
 
     alpha: Pixels
@@ -28,19 +25,19 @@ class Matte:
     layers: Layers | None = None
 
     def restorer(self) -> Restorer | None:
-        """What takes the old background out of mixed colours, if that was asked for."""
+        """Returns the estimate that removes the old background from mixed colours; None if the request keeps them."""
         if self.layers is None or self.grid is None:
             return None
         return Restorer.of(self.alpha, self.layers, self.grid)
 
 
 def make_matte(photo: Pixels, probability: Pixels, mask: Pixels, options: MatteOptions) -> Matte:
-    """The matte of a photo.
+    """Makes the matte of a photo.
 
     Args:
-        photo: uint8 (H, W, 3) BGR.
-        probability: uint8 (h, w), round(255 x probability of the subject), over the same part of the scene.
-        mask: uint8 (h, w), 255 where a kept class is the likeliest, else 0.
+        photo: the photo, uint8 (H, W, 3) BGR.
+        probability: round(255 x probability of the subject), uint8 (h, w), over the whole photo.
+        mask: uint8 (h, w), 255 where a kept class is the likeliest, and 0 elsewhere.
         options: the method and its parameters.
     """
     height, width = photo.shape[:2]

@@ -1,4 +1,4 @@
-"""What the network found: labels, how much of the frame they cover, and where."""
+"""Lists the subjects that a network found: their labels, boxes and shares of the frame."""
 
 import math
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mattebox_server.imaging.frame import Frame
 from mattebox_server.imaging.pixels import Pixels
+from mattebox_server.imaging.rectangle import Rectangle
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One class that was found.
+    """A class that the network found.
 
     Args:
-        label: its name.
-        class_index: its index among the model's labels.
-        coverage: share of the frame, above 0 and at most 1.
-        box: x, y, width, height in output pixels.
+        label: the name of the class.
+        class_index: the index of the class among the model's labels.
+        coverage: the share of the whole frame that the class covers, above 0 and at most 1.
+        box: x, y, width and height of the bounding box in pixels of the output.
     """
 
     label: str
@@ -28,16 +28,17 @@ class Subject:
 
 
 def find_subjects(
-    mask: Pixels, classes: Pixels | None, labels: tuple[str, ...], size: tuple[int, int], frame: Frame
+    mask: Pixels, classes: Pixels | None, labels: tuple[str, ...], size: tuple[int, int], frame: Rectangle
 ) -> tuple[Subject, ...]:
-    """Lists the kept classes that the network found, largest coverage first; those outside of the frame are left out.
+    """Lists the kept classes that the network found, from the largest coverage to the smallest.
 
     Args:
-        mask: uint8 (h, w) at the model's resolution, 255 where a kept class is, else 0.
-        classes: uint8 (h, w), class of each pixel; None: all of the mask is class 0.
-        labels: names of the classes.
-        size: width and height in pixels to which the boxes are scaled.
-        frame: the part of that which comes back, in whose pixels the boxes are given.
+        mask: uint8 (h, w) at the network's resolution, 255 where a kept class is, and 0 elsewhere.
+        classes: the class of each pixel, uint8 (h, w); None if all of the mask is class 0.
+        labels: the names of the classes.
+        size: the width and height in pixels of the output before it is cropped.
+        frame: the part of the output that remains after the crop. The boxes are in its coordinates, and classes outside
+            of it are left out.
     """
     if classes is None:
         planes = {0: mask} if mask.any() else {}
@@ -53,7 +54,7 @@ def find_subjects(
 
 
 def _box(plane: Pixels, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Bounding box of the pixels that are set, scaled outwards to whole pixels."""
+    """Returns the bounding box of the pixels that aren't 0, scaled to `size` and widened to whole pixels."""
     x, y, width, height = cv2.boundingRect(plane)
     scale_x, scale_y = size[0] / plane.shape[1], size[1] / plane.shape[0]
     left, top = math.floor(x * scale_x), math.floor(y * scale_y)

@@ -20,7 +20,7 @@ from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.network import Network
 from mattebox_server.errors import DeadlineExceeded
 from mattebox_server.imaging import codec
-from mattebox_server.imaging.codec import Limits
+from mattebox_server.imaging.headers import PhotoLimits
 from mattebox_server.records import Stage, Timeline
 from mattebox_server.removal.stages import Composite, Found, finish, kept_classes, prepare
 from mattebox_server.request import EncodedPhoto, ImageFormat, OutputOptions, RemovalRequest
@@ -53,7 +53,7 @@ class Pipeline:
         threads: the number of photos that are decoded, blended or encoded at once.
     """
 
-    def __init__(self, engine: Engine, admission: Admission, limits: Limits, threads: int) -> None:
+    def __init__(self, engine: Engine, admission: Admission, limits: PhotoLimits, threads: int) -> None:
         self.engine = engine
         self.admission = admission
         self.limits = limits
@@ -102,7 +102,7 @@ class Pipeline:
         """Takes a small photo through the stages around the network, so that no caller waits for libraries to load."""
         spec = self.engine.networks[0].spec
         size, much = (64, 64, 3), 2**30
-        limits, memory = Limits(much, much), Budget(much)  # not the callers', which may be lower
+        limits, memory = PhotoLimits(much, much), Budget(much)  # not the callers', which may be lower
 
         def stages() -> None:
             photo = EncodedPhoto(codec.encode(np.zeros(size, np.uint8), ImageFormat.JPEG, 90))

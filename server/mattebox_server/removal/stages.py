@@ -7,14 +7,16 @@ import numpy as np
 from mattebox_server.admission.budget import Share
 from mattebox_server.engine.inference import Inference
 from mattebox_server.errors import InvalidRequest, Violation
-from mattebox_server.imaging import codec, colors
-from mattebox_server.imaging.codec import Limits, Photo
-from mattebox_server.imaging.frame import Frame, around_subject, whole
+from mattebox_server.imaging import codec, colors, headers
+from mattebox_server.imaging.codec import Photo
+from mattebox_server.imaging.headers import PhotoLimits
 from mattebox_server.imaging.pixels import Pixels, resize, shrink_fast
 from mattebox_server.imaging.preprocess import ModelInput, content_size, preprocess
+from mattebox_server.imaging.rectangle import Rectangle, around_subject, whole
 from mattebox_server.matting.backdrop import blurred, continue_subject, cover, plain
 from mattebox_server.matting.blend import composite, cutout, restore
-from mattebox_server.matting.matte import Matte, hard_mask, make_matte
+from mattebox_server.matting.mask import hard_mask
+from mattebox_server.matting.matte import Matte, make_matte
 from mattebox_server.matting.subjects import Subject, find_subjects
 from mattebox_server.records import Timeline
 from mattebox_server.request import (
@@ -79,7 +81,7 @@ class Composite:
     subjects: tuple[Subject, ...]
 
 
-def prepare(request: RemovalRequest, spec: ModelSpec, limits: Limits, memory: Share, times: Timeline) -> Prepared:
+def prepare(request: RemovalRequest, spec: ModelSpec, limits: PhotoLimits, memory: Share, times: Timeline) -> Prepared:
     """Decodes what the request brings and makes the model's input of it: the stages `decode` and `preprocess`.
 
     Raises:
@@ -102,16 +104,18 @@ def prepare(request: RemovalRequest, spec: ModelSpec, limits: Limits, memory: Sh
         return Prepared(Photo(bgr, alpha, photo.profile), model_input, backdrop)
 
 
-def _load(request: RemovalRequest, spec: ModelSpec, limits: Limits, memory: Share) -> tuple[Photo, tuple[int, int]]:
+def _load(
+    request: RemovalRequest, spec: ModelSpec, limits: PhotoLimits, memory: Share
+) -> tuple[Photo, tuple[int, int]]:
     """The photo, no larger than it must be, and the width and height of the answer in pixels."""
     photo, output = request.photo, request.output
     if isinstance(photo, RawPhoto):
-        codec.check_bytes(len(photo.data), limits, "raw.data")
-        codec.check_pixels(photo.width_px, photo.height_px, limits, "raw")
+        headers.check_bytes(len(photo.data), limits, "raw.data")
+        headers.check_pixels(photo.width_px, photo.height_px, limits, "raw")
         size = _answer_size(photo.width_px, photo.height_px, output, spec)
         _hold_pixels(memory, photo.width_px * photo.height_px, size, "raw")
         return codec.from_raw(photo), size
-    header = codec.probe(photo.data, limits, "encoded")
+    header = headers.probe(photo.data, limits, "encoded")
     size = _answer_size(header.width_px, header.height_px, output, spec)
     reduction = 1
     if output.size is not SizeMode.MODEL:
@@ -134,8 +138,8 @@ def _answer_size(width_px: int, height_px: int, output: OutputOptions, spec: Mod
     return size
 
 
-def _load_backdrop(data: bytes, limits: Limits, memory: Share, profile: bytes | None) -> Pixels:
-    header = codec.probe(data, limits, "background.image")
+def _load_backdrop(data: bytes, limits: PhotoLimits, memory: Share, profile: bytes | None) -> Pixels:
+    header = headers.probe(data, limits, "background.image")
     memory.take(BYTES_A_PIXEL * header.pixels, "background.image")
     picture = codec.decode(data, header, "background.image")
     if picture.alpha is not None:
@@ -207,15 +211,15 @@ def finish(request: RemovalRequest, prepared: Prepared, found: Found, times: Tim
         if output.crop_margin_px is not None:
             frame = around_subject(alpha, output.crop_margin_px)
         subjects = find_subjects(mask, classes, found.spec.labels, prepared.size, frame)
-        pixels = frame.of(alpha) if output.alpha_only else _compose(request, prepared, matte, alpha, frame)
+        pixels = frame.crop(alpha) if output.alpha_only else _compose(request, prepared, matte, alpha, frame)
     with times.stage("encode"):
         image = codec.encode(pixels, output.format, output.quality, photo.profile)
-        alpha_png = codec.encode(frame.of(alpha), ImageFormat.PNG, 0) if output.include_alpha else None
+        alpha_png = codec.encode(frame.crop(alpha), ImageFormat.PNG, 0) if output.include_alpha else None
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     return Composite(image, output.format, (frame.width_px, frame.height_px), channels, alpha_png, subjects)
 
 
-def _compose(request: RemovalRequest, prepared: Prepared, matte: Matte, alpha: Pixels, frame: Frame) -> Pixels:
+def _compose(request: RemovalRequest, prepared: Prepared, matte: Matte, alpha: Pixels, frame: Rectangle) -> Pixels:
     """The frame's colours on their background, (H, W, 3) BGR, or as a cutout, (H, W, 4) BGRA."""
     photo = prepared.photo.bgr
     behind = _behind(request.background, prepared, alpha, frame)  # before the photo changes
@@ -223,7 +227,7 @@ def _compose(request: RemovalRequest, prepared: Prepared, matte: Matte, alpha: P
     if restorer is not None and frame != whole(alpha):
         restore(photo, alpha, restorer)  # it knows the whole photo only
         restorer = None
-    photo, alpha = frame.of(photo), frame.of(alpha)
+    photo, alpha = frame.crop(photo), frame.crop(alpha)
     if behind is not None:
         composite(photo, alpha, behind, restorer)
         return photo
@@ -235,15 +239,15 @@ def _compose(request: RemovalRequest, prepared: Prepared, matte: Matte, alpha: P
     return photo
 
 
-def _behind(background: Background, prepared: Prepared, alpha: Pixels, frame: Frame) -> Pixels | None:
+def _behind(background: Background, prepared: Prepared, alpha: Pixels, frame: Rectangle) -> Pixels | None:
     """Makes what `composite` puts behind the subject; None for a transparent background."""
     match background:
         case ColorBackground(bgr=color):
-            pixel = colors.from_srgb(plain(1, color), prepared.photo.profile)
+            pixel = colors.convert(plain(1, color), None, prepared.photo.profile)
             return np.repeat(pixel, frame.width_px, axis=1)
         case ImageBackground():
             return None if prepared.backdrop is None else cover(prepared.backdrop, frame.width_px, frame.height_px)
         case BlurBackground(sigma_px=sigma_px):
-            return frame.of(blurred(prepared.photo.bgr, alpha, sigma_px))
+            return frame.crop(blurred(prepared.photo.bgr, alpha, sigma_px))
         case TransparentBackground():
             return None

@@ -7,11 +7,11 @@ import numpy as np
 
 from mattebox_server.imaging.pixels import Pixels
 
-_VISIBLE = 13  # 5 % opaque: what is fainter must not widen a crop
+_VISIBLE = 13  # 5 % opaque; fainter pixels must not widen a crop
 
 
 @dataclass(frozen=True)
-class Frame:
+class Rectangle:
     """Columns `x_px` to `x_px + width_px`, rows alike."""
 
     x_px: int
@@ -19,7 +19,7 @@ class Frame:
     width_px: int
     height_px: int
 
-    def of(self, image: Pixels) -> Pixels:
+    def crop(self, image: Pixels) -> Pixels:
         """Its part of an image (H, W, ...), without a copy."""
         return image[self.y_px : self.y_px + self.height_px, self.x_px : self.x_px + self.width_px]
 
@@ -32,12 +32,12 @@ class Frame:
         return left - self.x_px, top - self.y_px, right - left, bottom - top
 
 
-def whole(image: Pixels) -> Frame:
+def whole(image: Pixels) -> Rectangle:
     """All of an image (H, W, ...)."""
-    return Frame(0, 0, image.shape[1], image.shape[0])
+    return Rectangle(0, 0, image.shape[1], image.shape[0])
 
 
-def around_subject(alpha: Pixels, margin_px: int) -> Frame:
+def around_subject(alpha: Pixels, margin_px: int) -> Rectangle:
     """The bounding box of a matte uint8 (H, W) and a margin, within the image; all of it if there is no subject.
 
     What is less than 5 % opaque doesn't count.
@@ -47,4 +47,4 @@ def around_subject(alpha: Pixels, margin_px: int) -> Frame:
         return whole(alpha)
     left, top = max(0, x - margin_px), max(0, y - margin_px)
     right, bottom = min(alpha.shape[1], x + width + margin_px), min(alpha.shape[0], y + height + margin_px)
-    return Frame(left, top, right - left, bottom - top)
+    return Rectangle(left, top, right - left, bottom - top)
