@@ -52,8 +52,12 @@ def fake_server(answer: Answer, list_models: Callable[[], pb.ListModelsResponse]
         )
     }
     if list_models is not None:
+
+        def answer_models(_request: pb.ListModelsRequest, _context: grpc.ServicerContext) -> pb.ListModelsResponse:
+            return list_models()
+
         methods["ListModels"] = handler(
-            lambda _request, _context: list_models(),
+            answer_models,
             pb.ListModelsRequest.FromString,
             pb.ListModelsResponse.SerializeToString,
         )
