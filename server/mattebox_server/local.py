@@ -25,19 +25,20 @@ log = structlog.stdlib.get_logger(__name__)
 _START_TIMEOUT_S = 300
 _STOP_TIMEOUT_S = 60  # twice the grace period that the server gives to running requests by default
 _LOG_TIMEOUT_S = 5
-# Nobody has to learn that this server goes away, so that it needn't take new requests after SIGTERM.
 _DEFAULT_FLAGS = {"--address": "127.0.0.1:0", "--drain-seconds": "0"}
 
 
 class LocalServer:
     """Starts `mattebox-server`, waits until it serves, and stops it at the end of the block.
 
-    A server that doesn't end after SIGTERM, or that SIGSTOP holds, is killed after `stop_timeout_s`.
+    A server that doesn't end after SIGTERM, or that SIGSTOP holds, is killed after `stop_timeout_s`. Unlike others, the
+    server takes no new requests after SIGTERM; the flag `--drain-seconds` changes that.
 
     Args:
         models: paths of the artifacts to serve.
         flags: further flags of `mattebox-server`.
         environment: environment variables of the process; None passes on those of this process.
+        program: the program that Python runs, which tests replace by `-c` and a server that they have changed.
         stop_timeout_s: the longest time in seconds between SIGTERM and SIGKILL.
 
     Attributes:
@@ -51,11 +52,12 @@ class LocalServer:
         models: Sequence[Path],
         flags: Sequence[str] = (),
         environment: dict[str, str] | None = None,
+        program: Sequence[str] = ("-m", "mattebox_server"),
         stop_timeout_s: float = _STOP_TIMEOUT_S,
     ) -> None:
         named = [part for model in models for part in ("--model", str(model))]
         defaults = [part for flag in _DEFAULT_FLAGS.items() if flag[0] not in flags for part in flag]
-        self._command = [sys.executable, "-m", "mattebox_server", *named, "--log-format", "json", *defaults, *flags]
+        self._command = [sys.executable, *program, *named, "--log-format", "json", *defaults, *flags]
         self._environment = environment
         self._stop_timeout_s = stop_timeout_s
         self._serving = threading.Event()

@@ -11,7 +11,7 @@ from mattebox_server import local
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
 
-# Stands for the package mattebox_server in the child process. The log's first lines are those of a server's start.
+# Programs that run instead of a server.
 DEAF = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -22,11 +22,8 @@ SILENT = "import signal; signal.pause()"
 BROKEN = "raise SystemExit('no such network')"
 
 
-def stand_in(folder: Path, program: str, stop_timeout_s: float) -> LocalServer:
-    (folder / "mattebox_server").mkdir()
-    (folder / "mattebox_server" / "__init__.py").touch()
-    (folder / "mattebox_server" / "__main__.py").write_text(program)
-    return LocalServer([], environment={"PYTHONPATH": str(folder)}, stop_timeout_s=stop_timeout_s)
+def stand_in(program: str, stop_timeout_s: float = 60) -> LocalServer:
+    return LocalServer([], program=("-c", program), stop_timeout_s=stop_timeout_s)
 
 
 def is_alive(pid: int) -> bool:
@@ -37,8 +34,8 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
-    server = stand_in(tmp_path, DEAF, 0.1)
+def test_a_server_that_ignores_sigterm_is_killed() -> None:
+    server = stand_in(DEAF, 0.1)
     with structlog.testing.capture_logs() as lines, pytest.raises(TimeoutError, match="was killed"), server:
         assert server.address == "127.0.0.1:1"
     assert not is_alive(server.pid)
@@ -54,8 +51,8 @@ def test_a_real_server_that_sigstop_holds_is_killed(colour_model: Path) -> None:
     assert not is_alive(server.pid)
 
 
-def test_the_error_of_a_block_is_not_hidden_by_the_kill(tmp_path: Path) -> None:
-    server = stand_in(tmp_path, DEAF, 0.1)
+def test_the_error_of_a_block_is_not_hidden_by_the_kill() -> None:
+    server = stand_in(DEAF, 0.1)
     with pytest.raises(ZeroDivisionError), server:
         raise ZeroDivisionError
     assert server.killed
@@ -70,14 +67,14 @@ def test_a_server_that_ends_by_itself_is_not_killed(colour_model: Path) -> None:
     assert server.events[-1]["event"] == "stopped"
 
 
-def test_a_server_that_fails_at_the_start_shows_its_log(tmp_path: Path) -> None:
+def test_a_server_that_fails_at_the_start_shows_its_log() -> None:
     with pytest.raises(StartupError, match="no such network"):
-        stand_in(tmp_path, BROKEN, 60).__enter__()
+        stand_in(BROKEN).__enter__()
 
 
-def test_a_server_that_never_serves_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_serves_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "_START_TIMEOUT_S", 0)
-    server = stand_in(tmp_path, SILENT, 60)
+    server = stand_in(SILENT)
     with pytest.raises(StartupError, match="didn't start"):
         server.__enter__()
     assert not is_alive(server.pid)
