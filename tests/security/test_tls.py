@@ -334,6 +334,7 @@ def test_the_end_of_a_certificate_is_logged_whatever_its_form(start: Start, year
 DAMAGED, FILES = Authority().issue(), TlsFiles(Path("any.pem"), Path("any-key.pem"))
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_damaged_certificate_is_an_error_that_names_the_file(data: st.DataObject) -> None:
