@@ -147,6 +147,15 @@ def test_a_changed_file_counts_at_once_and_a_broken_one_not_at_all(file: Path) -
     assert tokens.identify([f"Bearer {SHOP}"]) == "shop"
 
 
+def test_a_change_in_place_is_seen_whatever_the_file_says_of_its_time_and_size(file: Path) -> None:
+    tokens, before = TokenFile(file), file.stat()
+    file.write_bytes(file.read_bytes().replace(b"shop:", b"till:"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = file.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+    assert tokens.identify([f"Bearer {SHOP}"]) == "till"
+
+
 @dataclass(frozen=True)
 class Place:
     """A server that asks for tokens, and the file that it has them from."""
