@@ -252,6 +252,7 @@ def test_files_that_cannot_be_read_are_named(start: Start) -> None:
 
 # Kinds of keys as certificates name them in DER: an object identifier and its parameters.
 RSA, RSA_PSS, UNKNOWN = (bytes.fromhex("2a864886f70d0101" + last) for last in ("010500", "0a3000", "7f0500"))
+VERSION_3, VERSION_6 = (bytes.fromhex("a0030201" + version) for version in ("02", "05"))
 BROKEN = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 
@@ -263,7 +264,9 @@ def test_certificates_that_are_something_else_are_named(start: Start) -> None:
         for content in (b"", b"\xff\0 no certificate", start.key.read_bytes()):
             text.write_bytes(content)
             assert start.refusal() == f"{setting}: {text} holds no certificate in PEM"
-        for content in (BROKEN, b"\xff\0 " + BROKEN, good + BROKEN, BROKEN + good, good[:200], good + good[:200]):
+        unknown = ssl.PEM_cert_to_DER_cert(good.decode()).replace(VERSION_3, VERSION_6, 1)
+        damaged = ssl.DER_cert_to_PEM_cert(unknown).encode(), good[:200], good + good[:200]
+        for content in (BROKEN, b"\xff\0 " + BROKEN, good + BROKEN, BROKEN + good, *damaged):
             text.write_bytes(content)
             assert start.refusal() == f"{setting}: {text} holds a broken certificate"
 

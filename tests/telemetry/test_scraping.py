@@ -48,6 +48,18 @@ def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert silent.recv(1) == b""
 
 
+def test_the_oldest_connection_is_closed_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scraping, "_SILENCE_S", 3600)
+    with scraped() as address, contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(address, timeout=30)) for _ in range(8)]
+        with urllib.request.urlopen(f"http://{address[0]}:{address[1]}/good", timeout=30) as answer:
+            assert answer.read() == b"good"
+        assert silent[0].recv(1) == b""
+        silent[1].setblocking(False)
+        with pytest.raises(BlockingIOError):  # it is still open
+            silent[1].recv(1)
+
+
 def test_a_handler_that_fails_is_an_error_in_the_log_and_the_server_goes_on() -> None:
     with structlog.testing.capture_logs() as lines, scraped() as address:
         url = f"http://{address[0]}:{address[1]}"
