@@ -32,6 +32,7 @@ pytest.importorskip("torchvision")
 from torchvision.models import segmentation  # noqa: E402
 
 from mattebox_export import torchvision_core  # noqa: E402
+from mattebox_export.torchvision_core import torchvision_core as build_core  # noqa: E402
 
 SMALL = "deeplabv3_mobilenet_v3_large"
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
@@ -69,14 +70,17 @@ def test_flagship_against_torchvision_in_eager_mode(flagship: Path) -> None:
 @functools.cache
 def small_core() -> Core:
     """torch's exporter takes 7 s, and both forms begin with what it writes."""
-    return torchvision_core.torchvision_core(SMALL, "random", 21)
+    return build_core(SMALL, "random", 21)
 
 
 @pytest.mark.parametrize("target", ["cpu", "openvino"])
 def test_each_form_of_the_smallest_network(tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The forms differ in their nodes, not in their numbers."""
-    core = replace(small_core(), model=copy.deepcopy(small_core().model))
-    monkeypatch.setattr(torchvision_core, "torchvision_core", lambda *_: core)
+
+    def exported(*_: object) -> Core:
+        return replace(small_core(), model=copy.deepcopy(small_core().model))
+
+    monkeypatch.setattr(torchvision_core, "torchvision_core", exported)
     out = tmp_path / "small.onnx"
     lines = run_export(SMALL, "--weights", "random", "--resize", "short_side:64", "--target", target, "-o", out)
     atrous = sum("3 atrous convolutions as taps" in line for line in lines)

@@ -37,7 +37,7 @@ SERVICE = "mattebox.v1.BackgroundRemovalService"
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_limits(strict_server: LocalServer, kind: str) -> None:
-    client = open_shell(kind, strict_server.address)
+    client = open_shell(kind, strict_server.address, retries=0)
     limits = client.models().limits
     assert limits == mattebox.Limits(2 * 2**20 + 64 * 1024, 2**20, 1_000_000)
     noise = np.random.default_rng(0).integers(0, 256, (600, 1000, 3), np.uint8)
