@@ -41,4 +41,4 @@ def test_the_bounds_themselves_are_allowed() -> None:
 
 def test_a_spec_without_the_networks_answer_is_refused() -> None:
     with pytest.raises(SpecError, match="doesn't say what its network should answer"):
-        ModelSpec.from_metadata({METADATA_KEY: spec("new").to_json()})
+        ModelSpec.from_metadata({METADATA_KEY: spec("new").model_copy(update={"expectation": None}).to_json()})
