@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -31,12 +30,6 @@ def _no_settings_from_outside() -> None:
     """The servers under test must not see the settings of whoever runs the tests."""
     for name in [name for name in os.environ if name.startswith("MATTEBOX_")]:
         del os.environ[name]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _interrupts_arrive() -> None:
-    """A job in the background of a script ignores SIGINT, as would all processes that the tests start and interrupt."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
