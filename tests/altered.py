@@ -9,11 +9,9 @@ ONE_AT_A_TIME = "settings.Settings.active_on = lambda *_: 1"
 """The server works on one request of each model at once."""
 
 
-def altered_server(models: Sequence[Path], flags: Sequence[str], *statements: str) -> LocalServer:
+def altered_server(
+    models: Sequence[Path], flags: Sequence[str], *statements: str, environment: dict[str, str] | None = None
+) -> LocalServer:
     """A server that runs these statements before it starts; they find `app` and `settings`."""
-    server = LocalServer(models, flags)
-    command = server._command  # pyright: ignore[reportPrivateUsage]
-    at = command.index("-m")
     code = ["from mattebox_server import __main__, app, settings", *statements, "raise SystemExit(__main__.main())"]
-    command[at : at + 2] = ["-c", "\n".join(code)]
-    return server
+    return LocalServer(models, flags, environment, program=("-c", "\n".join(code)))

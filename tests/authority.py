@@ -1,4 +1,4 @@
-"""A certificate authority of one's own, whose certificates last as long as a test needs them to."""
+"""A certificate authority for tests, whose certificates end when a test says."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -37,14 +37,12 @@ class Authority:
         self._name, self._key = _named(name), ec.generate_private_key(ec.SECP256R1())
         self.certificate = self._sign(name, self._key, datetime.now(UTC) + timedelta(days=365), authority=True)
 
-    def issue(self, name: str = "localhost", days: float = 90, key: Key | None = None) -> Pair:
-        """A certificate that ends in so many days, or has ended that many days ago."""
+    def issue(
+        self, name: str = "localhost", days: float = 90, key: Key | None = None, end: datetime | None = None
+    ) -> Pair:
+        """A certificate that ends after some days (before now, if they are negative) or at a moment."""
         key = key or ec.generate_private_key(ec.SECP256R1())
-        return Pair(self._sign(name, key, datetime.now(UTC) + timedelta(days=days)), key_pem(key))
-
-    def until(self, end: datetime) -> bytes:
-        """A certificate that ends then."""
-        return self._sign("localhost", self._key, end)
+        return Pair(self._sign(name, key, end or datetime.now(UTC) + timedelta(days=days)), key_pem(key))
 
     def _sign(self, name: str, key: Key, end: datetime, *, authority: bool = False) -> bytes:
         builder = (
@@ -61,10 +59,11 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
-def key_pem(key: Key, passphrase: bytes = b"") -> bytes:
+def key_pem(key: Key) -> bytes:
     """A key as a file holds it."""
-    hidden = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """Artifacts, servers and clients that the tests share."""
 
+import fcntl
 import os
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -61,12 +62,19 @@ def brightness_model(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def flagship(folder: Path) -> Path:
-    """deeplabv3_resnet101 with random weights, at half of its usual input size, its atrous convolutions rewritten."""
+def flagship(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """deeplabv3_resnet101 with random weights, at half of its usual input size, its atrous convolutions rewritten.
+
+    The export takes 20 s, so that only one of pytest-xdist's workers makes it; the folder above theirs is shared.
+    """
     pytest.importorskip("torchvision")
-    artifact = folder / "deeplabv3_resnet101.onnx"
-    options = ("--weights", "random", "--resize", "short_side:225", "--target", "openvino")
-    run_export("deeplabv3_resnet101", *options, "-o", artifact)
+    own = tmp_path_factory.getbasetemp()
+    artifact = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "deeplabv3_resnet101.onnx"
+    with artifact.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not artifact.exists():
+            options = ("--weights", "random", "--resize", "short_side:225", "--target", "openvino")
+            run_export("deeplabv3_resnet101", *options, "-o", artifact)
     return artifact
 
 

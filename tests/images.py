@@ -24,8 +24,12 @@ def textured(width: int, height: int, seed: int = 0) -> Bytes:
     """Draws blobs of all colours with soft borders and grain: uint8 (height, width, 3) RGB."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (max(2, height // 24), max(2, width // 24), 3), np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float64)
-    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+    photo = np.array(coarse.resize((width, height), Image.Resampling.BICUBIC), np.uint8)
+    for y in range(
+        height
+    ):  # row by row: all at once takes five times as long for 12 megapixels, most of it for fresh memory
+        photo[y] = np.clip(photo[y] + rng.normal(0, 6, (width, 3)), 0, 255)
+    return photo
 
 
 def encode(pixels: Bytes | Image.Image, image_format: str = "PNG", **options: Any) -> bytes:

@@ -1,21 +1,21 @@
-"""What can go wrong, in the words of the domain.
+"""The errors that the server raises. This module imports nothing of Mattebox, so that every other module can use it.
 
 ```
 MatteboxError
-├── InvalidRequest        the caller's mistake, with the fields that are wrong
-│   ├── BadPhoto          not an image, or a broken one
-│   └── PhotoTooLarge     over the limit of bytes or pixels
-├── Unauthenticated       no token, or a wrong one
-├── UnknownModel
-├── Overloaded            at a limit now, later it may work
-├── NotServing            starting or draining, or rebuilding the model
-├── DeadlineExceeded      passed, or can't be met
-└── InferenceFailed       the engine failed on a valid request
-    └── OutOfMemory       the device had no memory for so many photos; the engine tries fewer
-StartupError              the server can't start as asked; never reaches a caller
+├── InvalidRequest        the request is wrong; the error names the fields and says what is wrong with each
+│   ├── BadPhoto          the bytes are no image that can be decoded
+│   └── PhotoTooLarge     the image is over the limit of bytes or pixels
+├── Unauthenticated       the call has no token, or a wrong one
+├── UnknownModel          the server has no model of that name
+├── Overloaded            a limit is reached; the same request may succeed later
+├── NotServing            the server is starting or draining, or the model is being rebuilt
+├── DeadlineExceeded      the caller's deadline has passed, or can't be met
+└── InferenceFailed       the network failed on a valid request
+    └── OutOfMemory       the device has too little memory for a batch; the engine retries with fewer photos
+StartupError              the server can't start with its settings; no caller sees this error
 ```
 
-The service maps them to gRPC statuses in one place. This module imports nothing of Mattebox.
+`rpc/statuses.py` maps each of them to a gRPC status.
 """
 
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Violation:
-    """One field of a request that is wrong.
+    """A wrong field of a request.
 
     Args:
-        field: its path in the request message, such as `output.quality`.
-        description: what is wrong with it, for the caller to read.
+        field: path of the field in the request message, such as `output.quality`.
+        description: what is wrong with the field, for the caller to read.
     """
 
     field: str
@@ -35,11 +35,15 @@ class Violation:
 
 
 class MatteboxError(Exception):
-    """Root of all errors that a caller may see."""
+    """The base class of all errors that a caller may see."""
 
 
 class InvalidRequest(MatteboxError):
-    """The request can't be answered as it is, now or later."""
+    """The request is wrong, so that it fails however often it is sent.
+
+    Args:
+        violations: the wrong fields.
+    """
 
     def __init__(self, *violations: Violation) -> None:
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
@@ -47,15 +51,15 @@ class InvalidRequest(MatteboxError):
 
 
 class BadPhoto(InvalidRequest):
-    """An image that can't be decoded."""
+    """The bytes are no image, or one that can't be decoded."""
 
 
 class PhotoTooLarge(InvalidRequest):
-    """An image over the limit of bytes or pixels."""
+    """The image is over the server's limit of bytes or pixels."""
 
 
 class Unauthenticated(MatteboxError):
-    """The call came without a token, or with a wrong one: the text is the same for both."""
+    """The call has no token or a wrong one. The text is the same for both, so that it tells nothing about tokens."""
 
     limit = "unauthenticated"
 
@@ -64,7 +68,12 @@ class Unauthenticated(MatteboxError):
 
 
 class UnknownModel(MatteboxError):
-    """The server has no model of that name."""
+    """The server has no model of that name.
+
+    Args:
+        name: the name in the request, of which the text shows the first 64 characters.
+        known: the names of the server's models.
+    """
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
         super().__init__(f"unknown model {name[:64]!r}; this server has {', '.join(known)}")
@@ -72,12 +81,12 @@ class UnknownModel(MatteboxError):
 
 
 class Overloaded(MatteboxError):
-    """A limit of the server is reached; the same request may succeed after `retry_after_s` seconds.
+    """A limit of the server is reached, so that the same request may succeed later.
 
     Args:
-        reason: for the caller to read.
+        reason: a sentence for the caller, which says what limit is reached.
         retry_after_s: seconds after which there may be room.
-        limit: which one, in a word, for the metrics.
+        limit: one word for the limit, which labels the metric `mattebox_rejected_total`.
     """
 
     def __init__(self, reason: str, retry_after_s: float, limit: str) -> None:
@@ -86,12 +95,12 @@ class Overloaded(MatteboxError):
 
 
 class NotServing(MatteboxError):
-    """The server starts, drains or rebuilds the model; another one, or this one a little later, may answer.
+    """The server is starting or draining, or rebuilds the model; another server may answer, or this one a little later.
 
     Args:
-        reason: for the caller to read.
-        retry_after_s: seconds after which it may serve.
-        state: which one, in a word, for the metrics.
+        reason: a sentence for the caller, which says why the server doesn't serve.
+        retry_after_s: seconds after which the server may serve.
+        state: one word for the reason, which labels the metric `mattebox_rejected_total`.
     """
 
     def __init__(self, reason: str, retry_after_s: float, state: str = "starting") -> None:
@@ -100,18 +109,18 @@ class NotServing(MatteboxError):
 
 
 class DeadlineExceeded(MatteboxError):
-    """The caller's deadline passed before the work was done, or is sure to."""
+    """The caller's deadline passed before the work was done, or is certain to pass."""
 
     limit = "deadline"
 
 
 class InferenceFailed(MatteboxError):
-    """The engine failed on a valid request. The cause is for the log, not for the caller."""
+    """The network failed on a valid request. The log shows the cause, which callers must not see."""
 
 
 class OutOfMemory(InferenceFailed):
-    """The device has no memory for a run. Stays in the engine, whose callers are told Overloaded if one is too many."""
+    """The device has too little memory for a batch. The engine retries with fewer photos; callers see Overloaded."""
 
 
 class StartupError(Exception):
-    """The server can't start as asked: the message says what is missing and how to mend it."""
+    """The server can't start with its settings. The text says what is wrong and how to repair it."""

@@ -1,4 +1,4 @@
-"""Structured logs, one event a line: for people (console) or machines (JSON). They go to standard error."""
+"""Structured logs on standard error, one event a line, in a form for people (console) or for machines (JSON)."""
 
 import logging
 import sys
@@ -13,7 +13,12 @@ _OWN = "mattebox_server"
 
 
 def configure(log_format: LogFormat, level: str) -> None:
-    """Sets up logging for the process: structlog's own events, and what libraries log through the standard library."""
+    """Sets up logging for the process: for events of structlog, and for libraries that use the standard library.
+
+    Args:
+        log_format: the form of a line.
+        level: the lowest level that is logged, such as "info". Libraries log warnings and errors only.
+    """
     least = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -23,7 +28,7 @@ def configure(log_format: LogFormat, level: str) -> None:
     renderers: list[structlog.typing.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if log_format == "json"
-        else [_printable, _in_a_row, _console()]
+        else [_escape_values, _flatten_numbers, _console()]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -40,21 +45,24 @@ def configure(log_format: LogFormat, level: str) -> None:
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    # Below a warning libraries tell what callers sent: Pillow every EXIF tag of a photo, with where it was taken.
+    # Libraries log callers' data at lower levels: Pillow logs every EXIF tag, and so where a photo was taken.
     root.setLevel(max(least, logging.WARNING))
     logging.getLogger(_OWN).setLevel(least)
 
 
 def _console() -> structlog.dev.ConsoleRenderer:
-    """For people. Where rich is installed, structlog would show local variables beside a traceback: photos, tokens."""
+    """Renders events for people, with plain tracebacks.
+
+    structlog's default shows local variables in tracebacks if rich is installed, and these can be photos and tokens.
+    """
     plain = structlog.dev.plain_traceback
     return structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=plain, sort_keys=False, pad_event_to=0
     )
 
 
-def _printable(_logger: object, _name: str, event: structlog.typing.EventDict) -> Mapping[str, Any]:
-    """What callers send must not steer the terminal of who reads the log, nor look like lines of its own."""
+def _escape_values(_logger: object, _name: str, event: structlog.typing.EventDict) -> Mapping[str, Any]:
+    """Escapes control characters, so that callers' texts can't control the reader's terminal or forge lines."""
     return {key: _escaped(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
@@ -62,8 +70,8 @@ def _escaped(text: str) -> str:
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
-def _in_a_row(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Numbers by name as people read them: `decode 3.1, infer 290.4`."""
+def _flatten_numbers(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Turns a dictionary of numbers into text such as `decode 3.1, infer 290.4`."""
     for name, value in event.items():
         if isinstance(value, dict):
             numbers = cast("dict[str, object]", value)

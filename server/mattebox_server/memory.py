@@ -1,4 +1,4 @@
-"""How much memory the process may take, and memory that nobody uses going back to the system."""
+"""The memory that the process may take, and the return of memory that it no longer uses."""
 
 import asyncio
 import ctypes
@@ -6,36 +6,35 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-# Of glibc's malloc.h.
+# Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _ARENAS = 2
-_KEPT_BYTES = 32 * 2**20  # the most that glibc takes
-_REST_S = 1.0  # between two photos of one caller nothing is given back only to be asked for again
-
-
+_KEPT_BYTES = 32 * 2**20  # the highest threshold that glibc accepts
+_REST_S = 1.0  # so that memory isn't given back between two photos of one caller
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def available_bytes() -> int:
-    """The memory of the machine, or of the container if that has less."""
+    """Returns the memory of the machine, or of the container if its limit is lower."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in map(Path, _CGROUP_LIMITS):
         text = path.read_text().strip() if path.exists() else ""
-        if text.isdecimal():  # "max" where there is no limit
+        if text.isdecimal():  # it is "max" without a limit
             found.append(int(text))
     return min(found)
 
 
 def tune_malloc() -> None:
-    """Lets all threads share two of glibc's arenas, which keep what is freed, before there are threads.
+    """Makes all threads share two of glibc's heaps (arenas), and keeps freed arrays in them. Call it before any thread.
 
-    By default each thread has its own, and keeps the largest photo's memory in it. Measured with 500 requests of 0.06
-    to 12 megapixels on four connections: the server's memory after 500 is 0.6 % above that after 100 instead of 8 %,
-    and the time is the same.
+    By default glibc gives each thread a heap of its own, which keeps the memory of the largest photo that the thread
+    has seen. Measured with 500 requests of 0.06 to 12 megapixels on four connections: after all of them the server's
+    memory is 0.6 % above that after the first 100 with two heaps, 8 % with the default, and the time is the same.
 
-    What is larger than a threshold is mapped and given back each time, and its pages are faulted in anew. The threshold
-    begins at 128 KiB and grows with the arrays that are freed, up to this one; until then each photo of 0.7 megapixels
-    has 3000 pages faulted in, which takes 5 of the 35 ms of its matte.
+    glibc maps arrays over a threshold one by one and returns them when they are freed, so that the kernel must map
+    every page again for the next array. The threshold begins at 128 KiB and grows slowly with the sizes that are freed;
+    until then a photo of 0.7 megapixels causes 3000 page faults, which take 5 of the 35 ms of its matte. So the
+    threshold is set to its highest value at once.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -45,12 +44,16 @@ def tune_malloc() -> None:
 
 
 class Calls(Protocol):
-    """The requests that run."""
+    """The calls that the server answers at this moment.
+
+    Attributes:
+        running: the number of calls.
+    """
 
     running: int
 
     async def busy(self) -> None:
-        """Waits until a call runs."""
+        """Waits until at least one call runs."""
         ...
 
     async def idle(self) -> None:
@@ -59,13 +62,13 @@ class Calls(Protocol):
 
 
 async def give_back_when_idle(calls: Calls) -> None:
-    """Returns freed memory to the system each time that the server comes to rest, until it is cancelled.
+    """Returns freed memory to the system whenever no call has run for a second. It runs until it is cancelled.
 
-    glibc keeps freed memory for later. To be kept from it by M_MMAP_THRESHOLD costs 30 to 65 % of the time that pixels
-    take (measured at 0.3, 1 and 12 megapixels), because every photo's pages are then faulted in anew.
+    glibc keeps freed memory for later use. A low M_MMAP_THRESHOLD would return it at once, but costs 30 to 65 % of the
+    time that the work on pixels takes (measured at 0.3, 1 and 12 megapixels), because of the page faults.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is None:  # another C library, other habits
+    if trim is None:  # the C library isn't glibc
         return
     while True:
         await calls.busy()

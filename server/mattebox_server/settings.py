@@ -27,8 +27,8 @@ from mattebox_server.engine.config import GPU_PROVIDERS, EngineConfig, ProviderN
 from mattebox_server.errors import StartupError
 from mattebox_server.memory import available_bytes
 from mattebox_server.request import BYTES_A_PIXEL
-from mattebox_server.security.certificates import TlsFiles
 from mattebox_server.security.proxies import TrustedProxies
+from mattebox_server.security.secret_files import TlsFiles
 
 _PREFIX = "MATTEBOX_"
 _CLIENT_PREFIX = "MATTEBOX_CLIENT_"

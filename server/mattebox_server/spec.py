@@ -1,14 +1,15 @@
-"""The model artifact's description of itself.
+"""The spec of a model, which the model's file holds itself.
 
-An artifact is one `.onnx` file. Its metadata property `mattebox.spec` holds this spec as JSON: the exporter writes it,
-the server reads it, and no fact of the model stands anywhere else.
+A model is one `.onnx` file. Its metadata property `mattebox.spec` holds the spec as JSON: the exporter writes it, the
+server reads it, and no fact about the model is kept in a second place.
 
 | kind | inputs | outputs |
 |---|---|---|
 | `semantic` | `image` uint8 [N,H,W,3], `keep` float32 [N,C], 1 = subject | `foreground`, `classes` uint8 [N,H,W] |
 | `saliency` | `image` uint8 [N,H,W,3] | `foreground` uint8 [N,H,W] |
 
-`foreground` is round(255 x probability of the subject); `classes` is the index of the likeliest class.
+N photos share a batch, H and W are the height and width in pixels, C is the number of labels. `foreground` is
+round(255 x probability of the subject), `classes` is the index of the likeliest class of each pixel.
 """
 
 from typing import Annotated, Literal
@@ -23,11 +24,14 @@ Side = Annotated[int, Field(ge=1, le=8192)]
 Kind = Literal["semantic", "saliency"]
 Precision = Literal["fp32", "fp16"]
 Target = Literal["cpu", "openvino", "cuda"]
-"""The execution provider that a graph's form was made for; cuda's serves TensorRT too. The others run it as well."""
+"""The execution provider for which the exporter wrote the graph; `cuda` also stands for TensorRT.
+
+Other providers compute the same from the graph, but more slowly.
+"""
 
 
 class SpecError(ValueError):
-    """The file is no Mattebox artifact, or one of another version."""
+    """The file's metadata hold no spec, or one that this version of Mattebox can't read."""
 
 
 class _Frozen(BaseModel):
@@ -35,10 +39,10 @@ class _Frozen(BaseModel):
 
 
 class ShortSide(_Frozen):
-    """The short side becomes `short_side_px`, the aspect is kept.
+    """Photos are resized so that their short side has `short_side_px`, and keep their aspect ratio.
 
-    `max_long_side_px` bounds what a panorama costs: beyond it the photo shrinks further, as with torchvision's
-    `Resize(size, max_size)`.
+    `max_long_side_px` bounds the cost of panoramas: if the long side would be longer, the photo is made smaller, as
+    torchvision's `Resize(size, max_size)` does.
     """
 
     policy: Literal["short_side"] = "short_side"
@@ -53,7 +57,7 @@ class ShortSide(_Frozen):
 
 
 class Stretch(_Frozen):
-    """Both sides get fixed lengths, the aspect is lost."""
+    """Photos are resized to a fixed width and height, and lose their aspect ratio."""
 
     policy: Literal["stretch"] = "stretch"
     width_px: Side
@@ -61,7 +65,10 @@ class Stretch(_Frozen):
 
 
 class Letterbox(_Frozen):
-    """The photo fits into a fixed frame, centred, the aspect kept, the rest filled with one grey level."""
+    """Photos are resized to fit into a fixed frame, centred, and keep their aspect ratio.
+
+    `fill` is the grey level, from 0 to 255, of the frame beside the photo.
+    """
 
     policy: Literal["letterbox"] = "letterbox"
     width_px: Side
@@ -73,7 +80,10 @@ Resize = Annotated[ShortSide | Stretch | Letterbox, Field(discriminator="policy"
 
 
 class Weights(_Frozen):
-    """Where the numbers come from. `trained` false means random: for benchmarks and tests only."""
+    """The origin of the network's weights.
+
+    `trained` is false if the weights are random numbers, which only benchmarks and tests use.
+    """
 
     source: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -81,9 +91,10 @@ class Weights(_Frozen):
 
 
 class Expectation(_Frozen):
-    """What the network says of one synthetic photo, see `mattebox_server.engine.selfcheck`.
+    """The network's answer to the check photo, a synthetic one that `mattebox_server.engine.selfcheck` makes.
 
-    `foreground` (everything but the background kept) and `classes` hold samples of the maps, uint8 in base64.
+    `foreground` (with all classes but the background as the subject) and `classes` are samples of the network's two
+    outputs, as bytes in base64; `classes` is None for a saliency model.
     """
 
     height_px: Side
@@ -94,10 +105,10 @@ class Expectation(_Frozen):
 
 
 class ModelSpec(_Frozen):
-    """Everything that the server must know of a model.
+    """All facts about a model that the server needs.
 
-    `channel_order` is that of the input `image`: bgr, as OpenCV decodes it; the graph reorders where its core needs
-    RGB.
+    `channel_order` is the order of the colours in the input `image`: bgr, as OpenCV decodes photos. The graph itself
+    reorders them if the network inside needs RGB.
     """
 
     spec_version: Literal[2] = 2
@@ -111,7 +122,7 @@ class ModelSpec(_Frozen):
     weights: Weights
     licence: str
     tools: dict[str, str]
-    expectation: Expectation | None = None  # known once the network has run; a file without one is refused
+    expectation: Expectation | None = None  # None only until the exporter has run the network
 
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> "ModelSpec":
@@ -125,11 +136,11 @@ class ModelSpec(_Frozen):
 
     @property
     def foreground_classes(self) -> frozenset[int]:
-        """Indices of everything but the background: the subject, unless a caller says otherwise."""
+        """The indices of all labels but the background, which are the subject unless a request names labels."""
         return frozenset(index for index, label in enumerate(self.labels) if label != BACKGROUND)
 
     def to_json(self) -> str:
-        """The spec as it stands in the artifact."""
+        """Returns the JSON that the file's metadata hold."""
         return self.model_dump_json()
 
     @classmethod
@@ -137,14 +148,14 @@ class ModelSpec(_Frozen):
         """Reads the spec from an ONNX file's metadata properties.
 
         Raises:
-            SpecError: there is none, or it is not of this version.
+            SpecError: there is no spec, it has fields that this version doesn't know, or it has no expectation.
         """
         if METADATA_KEY not in metadata:
-            raise SpecError(f"no {METADATA_KEY} in its metadata: wrap the network with `mattebox-export custom`")
+            raise SpecError(f"its metadata have no {METADATA_KEY}: wrap the network with `mattebox-export custom`")
         try:
             spec = cls.model_validate_json(metadata[METADATA_KEY])
         except ValidationError as error:
-            raise SpecError(f"its {METADATA_KEY} is not of this version, export it again: {error}") from error
+            raise SpecError(f"its {METADATA_KEY} is of another version, export it again: {error}") from error
         if spec.expectation is None:
-            raise SpecError("it doesn't say what its network should answer")
+            raise SpecError("it doesn't say what its network should answer to the check photo: export it again")
         return spec

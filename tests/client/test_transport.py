@@ -63,9 +63,10 @@ def test_a_server_that_is_killed_fails_no_call(colour_model: Path, photo: bytes)
 
 @pytest.mark.parametrize("retries", [0, 4])
 def test_a_rolling_restart_fails_no_call(colour_model: Path, retries: int) -> None:
+    drain = ["--drain-seconds", "0.5"]  # long enough for the client to learn that it must call the other server
     with (
-        LocalServer([colour_model]) as one,
-        LocalServer([colour_model]) as two,
+        LocalServer([colour_model], drain) as one,
+        LocalServer([colour_model], drain) as two,
         mattebox.Client([one.address, two.address], retries=retries) as client,
         load(client, PHOTO) as outcomes,
     ):

@@ -115,7 +115,7 @@ def test_metadata_is_all_that_the_server_needs(colour_model: Path) -> None:
     assert spec.weights.source == "colour-core.onnx"
     assert spec.tools["onnx"] == onnx.__version__
     assert ModelSpec.from_metadata({METADATA_KEY: spec.to_json()}) == spec
-    with pytest.raises(SpecError, match=r"no mattebox\.spec"):
+    with pytest.raises(SpecError, match=r"have no mattebox\.spec"):
         ModelSpec.from_metadata({})
     with pytest.raises(SpecError, match=r"export it again(.|\n)*spec_version"):
         ModelSpec.from_metadata({METADATA_KEY: spec.to_json().replace('"spec_version":2', '"spec_version":1')})

@@ -153,6 +153,7 @@ def rpc(*names: str) -> set[str]:
         ("prometheus_client", {"mattebox_server.telemetry.metrics"}),
         ("opentelemetry", {"mattebox_server.telemetry.tracing"}),
         ("isal", {"mattebox_server.imaging.png"}),
+        ("cryptography", {"mattebox_server.security.certificates"}),
         (
             "PIL",
             {

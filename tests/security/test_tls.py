@@ -17,7 +17,8 @@ import grpc
 import pytest
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from hypothesis import HealthCheck, given, settings
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import authority
@@ -28,7 +29,8 @@ from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
-from mattebox_server.security.certificates import TlsFiles, check_certificate
+from mattebox_server.security.certificates import check_pair
+from mattebox_server.security.secret_files import TlsFiles
 from mattebox_server.security.tls import Certificates
 from shells import open_shell
 
@@ -248,24 +250,50 @@ def test_files_that_cannot_be_read_are_named(start: Start) -> None:
     assert start.refusal().startswith("tls_certificate: can't read")
 
 
-def test_files_that_are_something_else_are_named(start: Start) -> None:
-    key, text = start.key, start.folder / "text.pem"
-    broken = b"\xff\0 -----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"
-    text.write_bytes(broken)
-    start.client_ca = text
-    assert start.refusal().startswith(f"tls_client_ca: {text} holds no certificate in PEM")
-    text.write_bytes(b"")
-    assert start.refusal().startswith(f"tls_client_ca: {text} holds no certificate in PEM")
-    start.client_ca, start.key = None, start.certificate
-    assert start.refusal().startswith(f"tls_key: {start.certificate} is no private key")
-    start.key = key
-    authority.replace(key, authority.key_pem(ec.generate_private_key(ec.SECP256R1()), b"a passphrase"))
-    assert "without a passphrase" in start.refusal()
-    text.write_bytes(broken)
-    start.certificate = text
-    assert start.refusal() == f"tls_certificate: {text} holds a broken certificate"
-    start.certificate = key
-    assert start.refusal() == f"tls_certificate: {key} holds no certificate in PEM"
+# Kinds of keys as certificates name them in DER: an object identifier and its parameters.
+RSA, RSA_PSS, UNKNOWN = (bytes.fromhex("2a864886f70d0101" + last) for last in ("010500", "0a3000", "7f0500"))
+VERSION_3, VERSION_6 = (bytes.fromhex("a0030201" + version) for version in ("02", "05"))
+BROKEN = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
+
+def test_certificates_that_are_something_else_are_named(start: Start) -> None:
+    text, good = start.folder / "text.pem", start.ca.issue().certificate
+    for setting in ("tls_certificate", "tls_client_ca"):
+        start = Start(start.folder)
+        setattr(start, setting.removeprefix("tls_"), text)
+        for content in (b"", b"\xff\0 no certificate", start.key.read_bytes()):
+            text.write_bytes(content)
+            assert start.refusal() == f"{setting}: {text} holds no certificate in PEM"
+        unknown = ssl.PEM_cert_to_DER_cert(good.decode()).replace(VERSION_3, VERSION_6, 1)
+        damaged = ssl.DER_cert_to_PEM_cert(unknown).encode(), good[:200], good + good[:200]
+        for content in (BROKEN, b"\xff\0 " + BROKEN, good + BROKEN, BROKEN + good, *damaged):
+            text.write_bytes(content)
+            assert start.refusal() == f"{setting}: {text} holds a broken certificate"
+
+
+def test_a_chain_with_notes_and_its_key_in_one_file_is_taken(start: Start) -> None:
+    """As Let's Encrypt, haproxy and people with an editor make them."""
+    note = "# ключ\n".encode() + b"\xff\0\r\n"
+    pair = start.ca.issue()
+    chain = note + pair.certificate.replace(b"\n", b"\r\n") + note + start.ca.certificate
+    authority.replace(start.certificate, pair.key + chain)
+    authority.replace(start.key, chain + note + pair.key)
+    start.certificates().credentials()
+
+
+def test_keys_that_are_something_else_are_named(start: Start) -> None:
+    pair = start.ca.issue()
+    for content in (b"", b"no key", pair.certificate, pair.key[:100], pair.key.replace(b"M", b"*")):
+        authority.replace(start.key, content)
+        assert start.refusal() == f"tls_key: {start.key} holds no private key in PEM, or a broken one"
+    for form in (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL):
+        secret = ec.generate_private_key(ec.SECP256R1())
+        hidden = secret.private_bytes(Encoding.PEM, form, BestAvailableEncryption(b"a passphrase"))
+        authority.replace(start.key, hidden)
+        assert start.refusal() == f"tls_key: {start.key} is encrypted: store the key without a passphrase"
+    for key in (ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)):
+        authority.replace(start.key, authority.key_pem(key))
+        assert start.refusal() == f"tls_key: {start.key} is not the key of tls_certificate {start.certificate}"
 
 
 def test_keys_that_grpc_takes(start: Start) -> None:
@@ -274,6 +302,12 @@ def test_keys_that_grpc_takes(start: Start) -> None:
         start.certificates().credentials()
     for key in (ec.generate_private_key(ec.SECP521R1()), ec.generate_private_key(ec.BrainpoolP256R1())):
         start.ca.issue(key=key).write(start.folder)
+        assert "must have a key of RSA, or of ECDSA with P-256 or P-384" in start.refusal()
+    pair = start.ca.issue(key=rsa.generate_private_key(65537, 2048))
+    pair.write(start.folder)
+    der = ssl.PEM_cert_to_DER_cert(pair.certificate.decode())
+    for kind in (RSA_PSS, UNKNOWN):
+        authority.replace(start.certificate, ssl.DER_cert_to_PEM_cert(der.replace(RSA, kind)).encode())
         assert "must have a key of RSA, or of ECDSA with P-256 or P-384" in start.refusal()
 
 
@@ -288,23 +322,29 @@ def test_a_key_that_others_can_read_is_warned_of(start: Start) -> None:
     assert loud[0]["setting"] == "tls_key"
 
 
-CERTIFICATES = Authority()
+@pytest.mark.parametrize("year", [1950, 2049, 2050, 9999])
+def test_the_end_of_a_certificate_is_logged_whatever_its_form(start: Start, year: int) -> None:
+    """X.509 writes years from 2050 on in another form than those before."""
+    end = datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC)
+    start.ca.issue(end=end).write(start.folder)
+    with structlog.testing.capture_logs() as lines:
+        start.certificates()
+    (line,) = lines
+    assert (line["event"], line["ends"]) == ("certificate", end.isoformat())
+    assert line["log_level"] == ("warning" if year == 1950 else "info")
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(st.datetimes(datetime(1950, 2, 1), datetime(9999, 12, 31), timezones=st.just(UTC)))
-def test_the_end_of_a_certificate_is_read_whatever_its_form(end: datetime) -> None:
-    whole = end.replace(microsecond=0)
-    assert check_certificate(Path("any.pem"), b"a note\n" + CERTIFICATES.until(whole)) == whole
+DAMAGED, FILES = Authority().issue(), TlsFiles(Path("any.pem"), Path("any-key.pem"))
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_damaged_certificate_is_an_error_that_names_the_file(data: st.DataObject) -> None:
-    der = bytearray(ssl.PEM_cert_to_DER_cert(CERTIFICATES.certificate.decode()))
+    der = bytearray(ssl.PEM_cert_to_DER_cert(DAMAGED.certificate.decode()))
     at = data.draw(st.integers(0, len(der) - 1))
     with pytest.raises(StartupError, match=r"any\.pem"):
-        check_certificate(Path("any.pem"), ssl.DER_cert_to_PEM_cert(bytes(der[:at])).encode())
+        check_pair(FILES, ssl.DER_cert_to_PEM_cert(bytes(der[:at])).encode(), DAMAGED.key)
     der[at] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(StartupError):  # or it is fine: not every byte is looked at
-        check_certificate(Path("any.pem"), ssl.DER_cert_to_PEM_cert(bytes(der)).encode())
+    with contextlib.suppress(StartupError):  # a changed signature or name is no damage that this check looks for
+        check_pair(FILES, ssl.DER_cert_to_PEM_cert(bytes(der)).encode(), DAMAGED.key)

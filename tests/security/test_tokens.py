@@ -83,13 +83,13 @@ def test_one_authorization_is_asked_for(file: Path) -> None:
         (f"{PRINTER}!:shop\n", "line 1: must be NAME:TOKEN"),
         (f":{PRINTER}\n", "line 1: must be NAME:TOKEN"),
         (f"{'n' * 65}:{PRINTER}\n", "line 1: must be NAME:TOKEN"),
-        ("#\nshop:secret-of-15-ch\n", "line 2: the token must be 16 to 1024"),
-        (f"shop:{'secret' * 171}\n", "line 1: the token must be 16 to 1024"),
-        (f"shop: {SHOP}\n", "line 1: the token must be"),
-        (f"shop:{SHOP}secret\n", "line 1: the token must be"),
-        (f"shop:{SHOP} # secret\n", "line 1: the token must be"),
-        (f"shop:{SHOP}\nshop:{PRINTER}\n", "line 2: the name stands there twice"),
-        (f"shop:{SHOP}\nother:{SHOP}\n", "line 2: the token stands there twice"),
+        ("#\nshop:secret-of-15-ch\n", "line 2: the token must have 16 to 1024 characters"),
+        (f"shop:{'secret' * 171}\n", "line 1: the token must have 16 to 1024 characters"),
+        (f"shop: {SHOP}\n", "line 1: the token must have"),
+        (f"shop:{SHOP}secret\n", "line 1: the token must have"),
+        (f"shop:{SHOP} # secret\n", "line 1: the token must have"),
+        (f"shop:{SHOP}\nshop:{PRINTER}\n", "line 2: an earlier line has the same name"),
+        (f"shop:{SHOP}\nother:{SHOP}\n", "line 2: an earlier line has the same token"),
         ("# nobody\n", "has no token"),
         ("shop:secret\udcff\udcfe-secret-secret\n", "is not text"),
     ],
@@ -145,6 +145,15 @@ def test_a_changed_file_counts_at_once_and_a_broken_one_not_at_all(file: Path) -
     assert "can't read" in said[0]["reason"]
     replace(file, f"shop:{SHOP}\n".encode())
     assert tokens.identify([f"Bearer {SHOP}"]) == "shop"
+
+
+def test_a_change_in_place_is_seen_whatever_the_file_says_of_its_time_and_size(file: Path) -> None:
+    tokens, before = TokenFile(file), file.stat()
+    file.write_bytes(file.read_bytes().replace(b"shop:", b"till:"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = file.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+    assert tokens.identify([f"Bearer {SHOP}"]) == "till"
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,13 @@ def test_a_fault_of_the_server_tells_nothing_of_itself() -> None:
 
 def test_health_says_when_the_server_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     """NOT_SERVING while the models load, SERVING then, NOT_SERVING from SIGTERM on; for both names."""
-    session, loaded, ports = FakeSession(), threading.Event(), list[int]()
+    session, ports = FakeSession(), list[int]()
+    loading, loaded = threading.Event(), threading.Event()
+    not_serving = {health_pb2.HealthCheckResponse.NOT_SERVING}
     bind = app._bind  # pyright: ignore[reportPrivateUsage]
 
     def load(*_: object) -> Engine:
+        loading.set()
         assert loaded.wait(10)
         return engine_of(session)
 
@@ -98,26 +101,26 @@ def test_health_says_when_the_server_serves(monkeypatch: pytest.MonkeyPatch) -> 
     async def scenario() -> None:
         settings = Settings(model=[Path("any.onnx")], address="127.0.0.1:0", drain_seconds=0)
         serving = asyncio.create_task(app._serve(settings))  # pyright: ignore[reportPrivateUsage]
-        while not ports:
-            await asyncio.sleep(0.01)
+        while not loading.is_set():
+            await asyncio.sleep(0.001)
         address = f"127.0.0.1:{ports[0]}"
         async with (
             grpc.aio.insecure_channel(address) as channel,
             mattebox.AsyncClient(address, retries=0) as client,
         ):
-            await asyncio.sleep(0.1)
-            assert await states(channel) == {health_pb2.HealthCheckResponse.NOT_SERVING}
+            assert await states(channel) == not_serving
             assert not await client.ready()
             loaded.set()
             while await states(channel) != {health_pb2.HealthCheckResponse.SERVING}:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.001)
             assert await client.ready()
             session.gate.clear()
             call = asyncio.create_task(client.remove_background(PHOTO))
-            await asyncio.sleep(0.2)
+            while not session.running:
+                await asyncio.sleep(0.001)
             os.kill(os.getpid(), signal.SIGTERM)
-            await asyncio.sleep(0.2)
-            assert await states(channel) == {health_pb2.HealthCheckResponse.NOT_SERVING}
+            while await states(channel) != not_serving:
+                await asyncio.sleep(0.001)
             with pytest.raises(mattebox.Unavailable, match="shutting down"):
                 await client.remove_background(PHOTO)
             session.gate.set()

@@ -29,6 +29,7 @@ from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
 from shells import open_shell, refused
+from waiting import eventually
 
 PHOTO = images.encode(images.scene())
 SERVICE = "mattebox.v1.BackgroundRemovalService"
@@ -36,7 +37,7 @@ SERVICE = "mattebox.v1.BackgroundRemovalService"
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_limits(strict_server: LocalServer, kind: str) -> None:
-    client = open_shell(kind, strict_server.address)
+    client = open_shell(kind, strict_server.address, retries=0)
     limits = client.models().limits
     assert limits == mattebox.Limits(2 * 2**20 + 64 * 1024, 2**20, 1_000_000)
     noise = np.random.default_rng(0).integers(0, 256, (600, 1000, 3), np.uint8)
@@ -242,16 +243,7 @@ def test_memory_of_large_photos_is_given_back(colour_model: Path) -> None:
     with LocalServer([colour_model], ["--provider", "cpu"]) as server, mattebox.Client(server.address) as client:
         before = resident_mib(server)
         burst(client, 60)
-        assert settled_mib(server) <= before + 50  # one photo of 6 megapixels, once, is 18 MiB
-
-
-def settled_mib(server: LocalServer) -> float:
-    """The least that the server takes within the seconds in which it comes to rest."""
-    least = resident_mib(server)
-    for _ in range(30):
-        time.sleep(0.1)
-        least = min(least, resident_mib(server))
-    return least
+        eventually(lambda: resident_mib(server) <= before + 50)  # one photo of 6 megapixels, once, is 18 MiB
 
 
 def test_variables_that_are_no_settings_are_warned_of(colour_model: Path) -> None:

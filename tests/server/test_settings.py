@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mattebox_server.errors import StartupError
-from mattebox_server.security.certificates import TlsFiles
+from mattebox_server.security.secret_files import TlsFiles
 from mattebox_server.settings import Settings, load_settings, unknown_variables
 
 MODEL = ["--model", "a.onnx"]

@@ -23,6 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 import images
+from altered import altered_server
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox.v1 import background_removal_pb2_grpc as pb_grpc
 from mattebox_server.errors import StartupError
@@ -93,7 +94,7 @@ def collector() -> Generator[Collector]:
 def traced(collector: Collector, colour_model: Path) -> Generator[LocalServer]:
     own = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test"}
     flags = ["--provider", "cpu", "--otlp-endpoint", collector.endpoint]
-    with LocalServer([colour_model], flags, {**os.environ, **own}) as server:
+    with altered_server([colour_model], flags, "app._RECEIVE_S = 0.5", environment={**os.environ, **own}) as server:
         yield server
 
 

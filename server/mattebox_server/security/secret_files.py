@@ -1,9 +1,10 @@
-"""Files that the operator names: read whole, and told of when others can read them too."""
+"""Files that the operator names: they are read whole, and the log warns of secrets that other users can read."""
 
 import os
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,10 +17,26 @@ log = structlog.stdlib.get_logger(__name__)
 Version: TypeAlias = tuple[int, int, int, int]
 
 
-def version_of(path: Path) -> Version | None:
-    """What changes when a file is written, replaced or linked elsewhere; None while it can't be looked at.
+@dataclass(frozen=True)
+class TlsFiles:
+    """Paths of the files for TLS, all of which hold PEM.
 
-    The time of the inode's last change is among it, which no program can set back.
+    Args:
+        certificate: path of the server's certificate, which the rest of its chain follows in the same file.
+        key: path of the certificate's private key, stored without a passphrase.
+        client_ca: path of the authorities that sign the callers' certificates. With it a caller without such a
+            certificate is refused; None asks callers for no certificate.
+    """
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+def version_of(path: Path) -> Version | None:
+    """Returns numbers that change when a file is written, replaced or linked elsewhere; None if it can't be looked at.
+
+    One of them is the time of the inode's last change, which no program can set back.
     """
     try:
         found = path.stat()
@@ -29,23 +46,23 @@ def version_of(path: Path) -> Version | None:
 
 
 def read_file(setting: str, path: Path) -> bytes:
-    """The file that a setting names.
+    """Reads the file that a setting names.
 
     Raises:
-        StartupError: it can't be read.
+        StartupError: the file can't be read; the text begins with the setting's name.
     """
     with _readable(setting, path):
         return path.read_bytes()
 
 
 def warn_if_shared(setting: str, path: Path) -> None:
-    """Warns of a secret that others than this process need not, but can read. Raises StartupError if it is gone."""
+    """Logs a warning if other users than the server's can read a secret file. Raises StartupError if it is gone."""
     with _readable(setting, path):
         found = path.stat()
-    # Where the file is somebody else's (root's, in Kubernetes), this process reads it as one of its group.
+    # If another user owns the file (root does in Kubernetes), the server needs the group's permission to read it.
     own_group = stat.S_IRGRP if found.st_uid == os.geteuid() else 0
     if found.st_mode & (stat.S_IROTH | own_group):
-        log.warning("others can read a secret file", setting=setting, path=str(path))
+        log.warning("other users can read a secret file", setting=setting, path=str(path))
 
 
 @contextmanager

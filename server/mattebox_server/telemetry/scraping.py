@@ -1,4 +1,4 @@
-"""The HTTP server that metrics are read from."""
+"""An HTTP server from which a monitoring system reads the metrics."""
 
 import contextlib
 import socket
@@ -16,27 +16,30 @@ from mattebox_server.errors import StartupError
 log = structlog.stdlib.get_logger(__name__)
 
 _MAX_CONNECTIONS = 8
-_SILENCE_S = 5.0  # a connection that neither sends nor receives for so long is closed
+_SILENCE_S = 5.0  # a connection on which nothing is sent or received for so long is closed
 
 
 class ScrapeServer(ThreadingHTTPServer):
-    """Answers scrapes on threads of its own, and bounds what a slow or hostile scraper can hold.
+    """Answers scrapes on threads of its own, and bounds how many connections a slow or hostile scraper can hold.
 
-    Each connection has a thread; where there are too many, the oldest is closed for the newest, so that whoever
-    dribbles a request can't keep others out.
+    Each connection has a thread. If eight are open, a new one closes the oldest, so that scrapers that send their
+    requests slowly can't keep others out.
 
     Args:
-        address: HOST:PORT; port 0 takes a free one.
-        handler: of one connection.
+        address: HOST:PORT to listen on; port 0 takes a free port.
+        handler: class that answers the requests of one connection.
+
+    Raises:
+        StartupError: the address is in use or doesn't exist.
     """
 
     daemon_threads = True
-    request_queue_size = 64  # beyond which the kernel lets a connection wait for a second
-    allow_reuse_port = False  # else a second server would take half of the scrapes in silence
+    request_queue_size = 64  # if more connections wait, the kernel lets callers try again after a second
+    allow_reuse_port = False  # otherwise a second server could take half of the scrapes without an error
 
     def __init__(self, address: str, handler: type[BaseHTTPRequestHandler]) -> None:
         host, _, port = address.rpartition(":")
-        self._open: dict[Any, float] = {}  # since when; the oldest first
+        self._open: dict[Any, float] = {}  # each connection's start; the oldest is first
         self._changing = threading.Lock()
         self._places = threading.Semaphore(_MAX_CONNECTIONS)
         try:
@@ -50,18 +53,18 @@ class ScrapeServer(ThreadingHTTPServer):
         log.info("metrics", address=f"{host}:{self.server_port}", path="/metrics")
 
     def close(self) -> None:
-        """Ends it; waits until no new scrape is taken, up to half a second. Not for the event loop."""
+        """Stops the server and waits until it takes no new scrape, which blocks for up to half a second."""
         self.shutdown()
         self._thread.join()
         self.server_close()
 
     def server_bind(self) -> None:
-        """Without the look-up of the host's name, that may take seconds and serves nothing here."""
+        """Binds the port as `HTTPServer` does, but doesn't look up the host's name, which can take seconds."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "", int(self.socket.getsockname()[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """See `socketserver`: hands a connection to a thread."""
+        """Starts a thread for a new connection, and closes the oldest connection if there are too many."""
         request.settimeout(_SILENCE_S)
         if not self._places.acquire(blocking=False):
             self._close_oldest()
@@ -71,7 +74,7 @@ class ScrapeServer(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """See `socketserver`: a connection is over."""
+        """Closes a connection that has ended, and makes its place free."""
         with self._changing:
             was_open = self._open.pop(request, None) is not None
         if was_open:
@@ -79,17 +82,17 @@ class ScrapeServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def _close_oldest(self) -> None:
-        """Its thread, which reads or writes, comes to an end then."""
+        """Shuts the oldest connection down, so that its thread stops reading or writing and ends."""
         with self._changing:
             oldest = next(iter(self._open), None)
         if oldest is not None:
-            with contextlib.suppress(OSError):  # it has ended by itself meanwhile
+            with contextlib.suppress(OSError):  # the connection has ended by itself meanwhile
                 oldest.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the signature is socketserver's
-        """See `socketserver`: a connection failed."""
+        """Logs why a connection failed; an error only if the fault isn't the scraper's."""
         error = sys.exception()
-        if isinstance(error, OSError):  # the scraper went away
+        if isinstance(error, OSError):  # the scraper closed the connection, or was too slow
             log.debug("a scrape ended early", client=str(client_address), reason=repr(error))
         else:
             log.error("a scrape failed", client=str(client_address), exc_info=error)

@@ -1,7 +1,8 @@
-"""One trace a request, for an OpenTelemetry collector. Needs the extra `otel`.
+"""Traces for an OpenTelemetry collector: one span for each request and for each of its stages.
 
-The standard's own environment variables hold for all that has no setting here: `OTEL_SERVICE_NAME`,
-`OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_CERTIFICATE`, ...
+This module needs the extra `otel`. OpenTelemetry's own environment variables set whatever Mattebox has no setting for,
+such as `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS` and
+`OTEL_EXPORTER_OTLP_CERTIFICATE`.
 """
 
 import threading
@@ -24,32 +25,35 @@ from mattebox_server.records import Record
 log = structlog.stdlib.get_logger(__name__)
 
 _FLUSH_S = 3.0
-# Of a server's span, by the conventions for gRPC: the others are the caller's own doing.
+# Statuses that OpenTelemetry's conventions for gRPC count as errors of the server; the others are the caller's errors.
 _ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
 
 class Tracer:
-    """Makes a span of each request that has ended, and of each of its stages. They are sent from another thread.
+    """Makes spans of requests that have ended. Another thread sends them to the collector.
 
     Args:
         endpoint: http://HOST:PORT or https://HOST:PORT of the collector.
         service: full name of the gRPC service.
+
+    Raises:
+        StartupError: the environment variable OTEL_SDK_DISABLED turns tracing off.
     """
 
     def __init__(self, endpoint: str, service: str) -> None:
         self._service = service
         self._propagator = TraceContextTextMapPropagator()
         self._exporter = OTLPSpanExporter(endpoint)
-        # Parent-based and else always, unless the environment says otherwise.
+        # By default every request is sampled, unless its caller decided otherwise; OTEL_TRACES_SAMPLER changes this.
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("mattebox", version("mattebox"))
         if isinstance(self._tracer, trace.NoOpTracer):
-            raise StartupError("otlp_endpoint: OTEL_SDK_DISABLED turns off what it asks for")
+            raise StartupError("otlp_endpoint: the environment variable OTEL_SDK_DISABLED turns tracing off")
 
     def observe(self, record: Record) -> None:
-        """Makes the spans of a request."""
-        epoch_ns = time.time_ns() - time.monotonic_ns()  # anew for each: clocks are set
+        """Makes the spans of a request that has ended."""
+        epoch_ns = time.time_ns() - time.monotonic_ns()  # computed for each request, because clocks are set
         parent = self._propagator.extract({"traceparent": record.traceparent})
         span = self._tracer.start_span(
             f"{self._service}/{record.method}",
@@ -68,7 +72,7 @@ class Tracer:
         span.end(epoch_ns + _ns(record.started_s + record.seconds))
 
     def close(self) -> None:
-        """Sends what is left; gives up after 3 s. Not for the event loop."""
+        """Sends the spans that are left, and gives up after 3 s, for which it blocks."""
         flushing = threading.Thread(target=self._provider.shutdown, name="flush", daemon=True)
         flushing.start()
         flushing.join(_FLUSH_S)
@@ -79,7 +83,7 @@ class Tracer:
     def _attributes(self, record: Record) -> dict[str, AttributeValue]:
         found: dict[str, AttributeValue] = {
             "rpc.system.name": "grpc",
-            "rpc.system": "grpc",  # its name before 2026, which much software still looks for
+            "rpc.system": "grpc",  # the attribute's name before 2026, which much software still reads
             "rpc.method": f"{self._service}/{record.method}",
             "rpc.response.status_code": record.status,
             "mattebox.request_id": record.request_id,
@@ -95,7 +99,7 @@ class Tracer:
 
 
 def _resource() -> Resource:
-    """The environment's attributes come first, as everywhere."""
+    """Returns the attributes of this service; those of the environment variables replace the defaults."""
     own = {"service.name": "mattebox", "service.version": version("mattebox")}
     return Resource.create(own | dict(OTELResourceDetector().detect().attributes))
 
