@@ -59,27 +59,26 @@ _OPEN = (
 
 
 def run(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit code."""
+    """Serves until SIGTERM or SIGINT and ends the process, or returns 1 if the server can't start."""
     logs.configure(settings.log_format, settings.log_level)
     for name, near in unknown_variables().items():
         log.warning("an environment variable is no setting of the server", variable=name, did_you_mean=near or None)
     warnings.filterwarnings("ignore", module="PIL")  # hostile files must not fill the log
     tune_malloc()
-    cv2.setNumThreads(
-        1
-    )  # photos are the unit of parallelism: one thread each, as many photos at once as there are threads
-    try:
-        building = asyncio.run(_serve(settings))
-    except (StartupError, MatteboxError) as error:
-        log.error("the server can't start", reason=str(error))
-        return 1
-    if building:  # a provider that compiles can't be interrupted, and may be at it for minutes: nothing waits for it
-        _exit(0)
-    return 0
+    cv2.setNumThreads(1)  # photos are the unit of parallelism: one thread each, as many at once as there are threads
+    with asyncio.Runner() as runner:
+        try:
+            runner.run(_serve(settings))
+            # Threads may still run that nobody waits for: for minutes one that compiles a model, which nothing can
+            # interrupt, and for 20 s gRPC's own where a caller that was cut off takes nothing.
+            _exit(0)
+        except (StartupError, MatteboxError) as error:
+            log.error("the server can't start", reason=str(error))
+    return 1
 
 
-async def _serve(settings: Settings) -> bool:
-    """Serves until a signal; returns whether a model is still being loaded, reloaded or rebuilt."""
+async def _serve(settings: Settings) -> None:
+    """Serves until a signal."""
     signals = _Signals()
     telemetry = Telemetry(settings.metrics_address, settings.otlp_endpoint, SERVICE_NAME)
     front = _front(settings, Calls(telemetry.observers))
@@ -90,7 +89,7 @@ async def _serve(settings: Settings) -> bool:
         engine = await _load(settings, telemetry, signals.stop)
         if engine is None:
             log.info("stopped while loading")
-            return True
+            return
         stack.callback(engine.close)
         await _open_for_requests(front, settings, engine, stack)
         signals.on_hangup(stack.enter_context(contextlib.closing(Reloader(engine, settings.reload_models_seconds))).ask)
@@ -98,7 +97,6 @@ async def _serve(settings: Settings) -> bool:
         await signals.stop.wait()
         await _drain(front, settings)
     log.info("stopped")
-    return engine.is_building
 
 
 class _Signals:

@@ -51,5 +51,7 @@ def test_choice(tmp_path: Path) -> None:
 
 def test_make_help_lists_every_target() -> None:
     (phony,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    listed = subprocess.run(["make", "help"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    listed = subprocess.run(
+        ["make", "--no-print-directory", "help"], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
     assert [line.split()[1] for line in listed.splitlines()] == phony.split()
