@@ -19,7 +19,7 @@ OPTIONS = EngineConfig(provider="cpu", threads=1)
 
 
 def opened(model: Path, provider: ProviderName) -> ort.InferenceSession:
-    return create_session(read_artifact(model), find_device(provider), OPTIONS).session
+    return create_session(read_artifact(model), find_device(provider), OPTIONS)[0]
 
 
 def openvino_here() -> bool:

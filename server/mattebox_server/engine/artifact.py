@@ -30,22 +30,18 @@ def file_state(path: Path) -> FileState | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+def file_sha256(path: Path) -> str:
+    """Digest of a whole file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @dataclass(frozen=True)
 class Artifact:
-    """A model file and its spec.
-
-    Args:
-        path: place of the file.
-        spec: the file's description of itself.
-    """
+    """The path of a model file, and the file's description of itself."""
 
     path: Path
     spec: ModelSpec
-
-    def sha256(self) -> str:
-        """Digest of the whole file (graph, weights and spec), in hexadecimal digits."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_artifact(path: Path) -> Artifact:

@@ -1,6 +1,5 @@
 """A photo that waits for its network, and the batches in which photos run."""
 
-import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -63,11 +62,6 @@ class Batch:
         self.ended: list[tuple[Request, Outcome]] = []
         self.smaller: list[Batch] = []
 
-    @property
-    def is_abandoned(self) -> bool:
-        """Whether nobody waits for any of its requests."""
-        return all(request.abandoned.is_set() for request in self.requests)
-
     def drop_unwanted(self, now_s: float) -> None:
         """Ends the requests that nobody waits for any longer, and those whose deadline has passed."""
         wanted: list[Request] = []
@@ -96,15 +90,8 @@ class Batch:
         self.ended.extend((request, error) for request in self.requests)
         self.requests = ()
 
-    def try_halves(self) -> None:
-        """Splits the batch in two: if there is no room for eight photos, there often is for four."""
-        self._split(math.ceil(len(self.requests) / 2))
-
-    def try_one_by_one(self) -> None:
-        """Gives each request a batch of its own, because one of them may have made all fail."""
-        self._split(1)
-
-    def _split(self, size: int) -> None:
+    def split(self, size: int) -> None:
+        """Has the requests tried again in smaller batches of at most `size` photos."""
         starts = range(0, len(self.requests), size)
         self.smaller = [Batch(self.requests[start : start + size]) for start in starts]
         self.requests = ()

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import structlog
 
+from mattebox_server.engine.artifact import file_sha256
+
 log = structlog.stdlib.get_logger(__name__)
 
 _MANIFEST = "manifest.json"
@@ -36,8 +38,11 @@ class CacheEntry:
         self._root, self._final, self._facts = root, root / f"{name}-{_digest_facts(facts)}", dict(facts)
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         _tidy(root)
-        self.is_warm = self._verify()
-        self.folder = self._final if self.is_warm else Path(tempfile.mkdtemp(prefix=".unfinished-", dir=root))
+        self.folder, self.is_warm = self._final, self._final.exists()
+        if not self.is_warm:
+            self._make_folder()
+        elif problem := self._problem():
+            self.reject(problem)
 
     def publish(self) -> bool:
         """Makes a cold entry available to later starts.
@@ -52,7 +57,7 @@ class CacheEntry:
             files = _files(self.folder)
             if not files:
                 return False
-            manifest = {"facts": self._facts, "files": {name: _digest_file(path) for name, path in files.items()}}
+            manifest = {"facts": self._facts, "files": {name: file_sha256(path) for name, path in files.items()}}
             (self.folder / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
             self.folder.rename(self._final)
         except OSError as error:  # another server was first, or the disk is full; this one runs without the cache
@@ -70,19 +75,15 @@ class CacheEntry:
     def reject(self, reason: str) -> None:
         """Deletes a warm entry, with the reason in the log, and makes a folder for a new one."""
         log.warning("compiled model deleted", entry=self._final.name, reason=reason)
-        self._remove_final()
-        self.is_warm = False
-        self.folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self._root))
+        # Renamed before it is deleted, so that no other server finds half of it.
+        condemned = Path(tempfile.mkdtemp(prefix=".condemned-", dir=self._root))
+        with contextlib.suppress(OSError):  # another server was first
+            self._final.rename(condemned / "entry")
+        shutil.rmtree(condemned, ignore_errors=True)
+        self._make_folder()
 
-    def _verify(self) -> bool:
-        if not self._final.exists():
-            return False
-        problem = self._problem()
-        if problem is None:
-            return True
-        log.warning("compiled model deleted", entry=self._final.name, reason=problem)
-        self._remove_final()
-        return False
+    def _make_folder(self) -> None:
+        self.folder, self.is_warm = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self._root)), False
 
     def _problem(self) -> str | None:
         """The reason why the entry can't be used; None if it can."""
@@ -92,18 +93,11 @@ class CacheEntry:
             manifest = json.loads((self._final / _MANIFEST).read_bytes())
             if manifest["facts"] != self._facts:
                 return "its manifest is that of another model"
-            if manifest["files"] != {name: _digest_file(path) for name, path in _files(self._final).items()}:
+            if manifest["files"] != {name: file_sha256(path) for name, path in _files(self._final).items()}:
                 return "its files have changed"
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"its manifest can't be read: {type(error).__name__}"
         return None
-
-    def _remove_final(self) -> None:
-        """Renames the entry before it is deleted, so that no other server finds half of it."""
-        condemned = Path(tempfile.mkdtemp(prefix=".condemned-", dir=self._root))
-        with contextlib.suppress(OSError):  # another server was first
-            self._final.rename(condemned / "entry")
-        shutil.rmtree(condemned, ignore_errors=True)
 
 
 def _tidy(root: Path) -> None:
@@ -119,11 +113,6 @@ def _files(folder: Path) -> dict[str, Path]:
     found = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     found.pop(_MANIFEST, None)
     return found
-
-
-def _digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest_facts(facts: Mapping[str, str]) -> str:

@@ -102,13 +102,7 @@ def running_precision(
 
 
 def openvino_config(precision: RunningPrecision, threads: int, cache: Path | None) -> dict[str, str]:
-    """Options of OpenVINO's plugin for one session.
-
-    Args:
-        precision: fp32 or bf16.
-        threads: number of threads inside one run.
-        cache: folder in which OpenVINO keeps its compiled model; None means that it keeps none.
-    """
+    """Options of OpenVINO's plugin for one session, which uses `threads` threads inside a run."""
     config: dict[str, str | int] = {
         # Always set, because OpenVINO chooses bf16 by itself on CPUs with AMX or AVX512-BF16.
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
@@ -159,6 +153,21 @@ def tensorrt_options(config: EngineConfig, spec: ModelSpec, cache: Path | None) 
             "trt_timing_cache_path": str(cache),
         }
     return found
+
+
+def provider_options(
+    provider: ProviderName, spec: ModelSpec, config: EngineConfig, precision: RunningPrecision, cache: Path | None
+) -> dict[str, str]:
+    """Options of a provider for one session; `cache` is the folder of its compiled model, None means no cache."""
+    match provider:
+        case "cpu":
+            return {}
+        case "openvino":
+            return openvino_config(precision, config.threads_per_run, cache)
+        case "cuda":
+            return cuda_options(config, precision)
+        case "tensorrt":
+            return tensorrt_options(config, spec, cache)
 
 
 def fixed_lengths(config: EngineConfig, provider: ProviderName) -> dict[str, int]:

@@ -37,8 +37,8 @@ class Engine:
 
     @property
     def is_building(self) -> bool:
-        """Whether a thread of the engine is opening a network, which nothing can interrupt."""
-        return self._lifecycle.is_building
+        """Whether a thread of the engine is opening a network or a session, which nothing can interrupt."""
+        return self._lifecycle.building > 0
 
     def network(self, name: str) -> Network:
         """The network for new requests.
@@ -117,14 +117,11 @@ def _tell(ran: Callable[[float], None], future: Future[Inference]) -> None:
 
 
 def _check_bounds(network: Network, image: Pixels) -> None:
-    if network.bounds is None:
-        return
-    (shortest, longest), (height, width) = network.bounds, image.shape[:2]
+    height, width = image.shape[:2]
+    shortest, longest = network.bounds or (0, max(height, width))
     if min(height, width) < shortest or max(height, width) > longest:
-        raise InvalidRequest(
-            Violation(
-                "photo",
-                f"is too long and narrow for {network.spec.name} on {network.provider}: {width}x{height} at the"
-                f" network's scale, its sides must be {shortest} to {longest}",
-            )
+        problem = (
+            f"is too long and narrow for {network.spec.name} on {network.provider}: {width}x{height} at the network's"
+            f" scale, its sides must be {shortest} to {longest}"
         )
+        raise InvalidRequest(Violation("photo", problem))

@@ -64,29 +64,21 @@ class Lifecycle:
         networks: networks that are served at the start.
         opener: opens networks and sessions anew.
         backoff: pauses between attempts at rebuilding a session.
+
+    Attributes:
+        networks: networks that are served now. A reload makes a new dictionary.
+        building: number of threads that are opening a network or a session, which nothing can interrupt.
     """
 
     def __init__(self, networks: Sequence[Network], opener: Opener, backoff: Backoff) -> None:
-        self._networks = {network.spec.name: network for network in networks}
-        if not networks or len(self._networks) != len(networks):
+        self.networks = {network.spec.name: network for network in networks}
+        if not networks or len(self.networks) != len(networks):
             raise ValueError("an engine needs networks, each with a name of its own")
         self._opener, self._backoff = opener, backoff
         self._changed = threading.Condition()  # guards all that follows, and the networks
         self._closed = False
-        self._building = 0
+        self.building = 0
         self._tell: Callable[[], None] = lambda: None
-
-    @property
-    def networks(self) -> dict[str, Network]:
-        """The networks that are served now, by their names, the default first."""
-        with self._changed:
-            return dict(self._networks)
-
-    @property
-    def is_building(self) -> bool:
-        """Whether a thread is opening a network or a session, which nothing can interrupt."""
-        with self._changed:
-            return self._building > 0
 
     def on_change(self, tell: Callable[[], None]) -> None:
         """Has `tell` called, on any thread but not after `close`, whenever a network starts or stops serving."""
@@ -103,8 +95,8 @@ class Lifecycle:
         """
         log.error("a session failed and is being rebuilt", model=network.spec.name, left=len(network.replicas))
         self._notify()
-        work = threading.Thread(target=self._rebuild, args=(network, attempts, restore), name="rebuilding", daemon=True)
-        work.start()
+        arguments = network, attempts, restore
+        threading.Thread(target=self._rebuild, args=arguments, name="rebuilding", daemon=True).start()
 
     def reload(self, names: Sequence[str]) -> None:
         """Loads networks anew from their files. If that fails, the reason is logged and the old network stays.
@@ -140,7 +132,7 @@ class Lifecycle:
         network.retry_after_s = delay_s = self._backoff.delay_s(attempts)
 
         def is_over() -> bool:
-            return self._closed or self._networks[network.spec.name] is not network
+            return self._closed or self.networks[network.spec.name] is not network
 
         with self._changed:
             return not self._changed.wait_for(is_over, delay_s)
@@ -155,16 +147,11 @@ class Lifecycle:
             _log_failure("the new model is refused, the old one stays", name, error)
             return
         with self._changed:
-            self._networks[name] = new
+            self.networks = {**self.networks, name: new}
             self._changed.notify_all()
         self._notify()
-        log.info(
-            "model reloaded",
-            model=name,
-            weights_sha256=new.spec.weights.sha256,
-            replaced_sha256=old.spec.weights.sha256,
-            seconds=round(time.monotonic() - started_s, 3),
-        )
+        before, after, seconds = old.spec.weights.sha256, new.spec.weights.sha256, time.monotonic() - started_s
+        log.info("model reloaded", model=name, weights_sha256=after, replaced_sha256=before, seconds=round(seconds, 3))
 
     def _notify(self) -> None:
         with self._changed:
@@ -174,12 +161,12 @@ class Lifecycle:
     @contextmanager
     def _build(self) -> Generator[None]:
         with self._changed:
-            self._building += 1
+            self.building += 1
         try:
             yield
         finally:
             with self._changed:
-                self._building -= 1
+                self.building -= 1
 
 
 def _log_failure(event: str, model: str, error: Exception) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from mattebox_server.engine.artifact import Artifact, FileState, file_state, read_artifact
-from mattebox_server.engine.config import LADDER, TARGETS, EngineConfig, ProviderName, ProviderUnavailable
+from mattebox_server.engine.config import LADDER, TARGETS, EngineConfig, ProviderUnavailable
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.network import Network, NetworkLimits
 from mattebox_server.engine.providers import find_device
@@ -113,35 +113,17 @@ class ModelFiles:
 
 
 def _require_unchanged(file: ModelFile) -> None:
-    """Refuses a file that changed since it was tried: its spec and its graph could be of two artifacts.
-
-    Raises:
-        StartupError: the file changed.
-    """
+    """Refuses a file that changed since it was tried: its spec and its graph could be of two artifacts."""
     if file_state(file.path) != file.tried:
         raise StartupError(f"{file.path} changed while it was loaded")
 
 
 def _network(artifact: Artifact, config: EngineConfig) -> Network:
-    sessions = _open(artifact, config)
-    return Network(sessions, NetworkLimits(sessions[0].max_batch), config.observer)
-
-
-def _open(artifact: Artifact, config: EngineConfig) -> list[OnnxSession]:
     sessions = _on_first_provider(artifact, config)
     session, spec = sessions[0], artifact.spec
-    log.info(
-        "model loaded",
-        model=spec.name,
-        path=str(artifact.path),
-        provider=session.provider,
-        precision=session.precision,
-        target=spec.target,
-        sessions=len(sessions),
-        max_batch=session.max_batch,
-        weights=spec.weights.source,
-        weights_sha256=spec.weights.sha256,
-    )
+    running = {"provider": session.provider, "precision": session.precision, "max_batch": session.max_batch}
+    file = {"target": spec.target, "weights": spec.weights.source, "weights_sha256": spec.weights.sha256}
+    log.info("model loaded", model=spec.name, path=str(artifact.path), sessions=len(sessions), **running, **file)
     if spec.target != TARGETS[session.provider]:
         log.warning(
             "the model was exported for another provider: its answers are right, but it may be slow",
@@ -152,24 +134,19 @@ def _open(artifact: Artifact, config: EngineConfig) -> list[OnnxSession]:
         )
     if not spec.weights.trained:
         log.warning("the model's weights are random: its mattes are useless", model=spec.name)
-    return sessions
+    return Network(sessions, NetworkLimits(session.max_batch), config.observer)
 
 
 def _on_first_provider(artifact: Artifact, config: EngineConfig) -> list[OnnxSession]:
-    """Opens an artifact on the provider that is asked for, or for `auto` on the first of the ladder that works."""
+    """Opens a session for each run at once, on the provider asked for or, for `auto`, the first that works."""
     providers = LADDER if config.provider == "auto" else (config.provider,)
     reasons: list[str] = []
     for provider in providers:
         try:
-            return _on_provider(artifact, provider, config)
+            device = find_device(provider)
+            return [open_proven(artifact, device, config) for _ in range(config.sessions)]
         except ProviderUnavailable as error:
             reasons.append(f"on {provider}: {error}")
             if config.provider == "auto":
                 log.info("provider left out", model=artifact.spec.name, provider=provider, reason=str(error))
     raise StartupError(f"{artifact.path} can't run {'; '.join(reasons)}")
-
-
-def _on_provider(artifact: Artifact, provider: ProviderName, config: EngineConfig) -> list[OnnxSession]:
-    """Opens one session for each run that may go on at once."""
-    device = find_device(provider)
-    return [open_proven(artifact, device, config) for _ in range(config.sessions)]

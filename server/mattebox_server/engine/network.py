@@ -94,8 +94,7 @@ class Network:
         spec: the artifact's description of itself.
         provider: execution provider that really runs the network.
         precision: numeric precision that the network really runs in.
-        bounds: shortest and longest side, in pixels, of the images that the sessions take; None if they take all that
-            the spec allows.
+        bounds: shortest and longest side of its images, in pixels; None if only the spec limits them.
         replicas: sessions in service; without any, no photo can be answered.
         idle: sessions in service that don't run at the moment.
         waiting: requests in the queue by their futures, in the order of arrival.

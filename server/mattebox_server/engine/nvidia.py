@@ -13,13 +13,7 @@ _NAME_BYTES = 256
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU.
-
-    Args:
-        name: name that the driver gives.
-        capability: compute capability, major and minor.
-        driver: newest CUDA version that the driver supports, such as 13000 for 13.0.
-    """
+    """A GPU's name, its compute capability, and the newest CUDA version of its driver, such as 13000 for 13.0."""
 
     name: str
     capability: tuple[int, int]

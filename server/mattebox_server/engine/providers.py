@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import onnxruntime as ort
 import structlog
 
-from mattebox_server.engine.artifact import Artifact
+from mattebox_server.engine.artifact import Artifact, file_sha256
 from mattebox_server.engine.cache import CacheEntry
 from mattebox_server.engine.config import (
     LADDER,
@@ -26,9 +26,8 @@ from mattebox_server.engine.config import (
     RunningPrecision,
     cuda_options,
     fixed_lengths,
-    openvino_config,
+    provider_options,
     running_precision,
-    tensorrt_options,
 )
 from mattebox_server.engine.nvidia import Gpu, find_gpu
 from mattebox_server.spec import Target
@@ -61,21 +60,6 @@ class Device:
     name: str
     versions: Mapping[str, str]
     native: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A session whose network really runs on the provider that was asked for.
-
-    Args:
-        session: onnxruntime's session.
-        precision: numeric precision of its runs.
-        compiled: place of the compiled model in the cache; None if there is nothing to keep.
-    """
-
-    session: ort.InferenceSession
-    precision: RunningPrecision
-    compiled: CacheEntry | None
 
 
 def find_device(provider: ProviderName) -> Device:
@@ -112,8 +96,13 @@ def best_target() -> Target:
     raise AssertionError("the CPU is always there")
 
 
-def create_session(artifact: Artifact, device: Device, config: EngineConfig) -> Opened:
+def create_session(
+    artifact: Artifact, device: Device, config: EngineConfig
+) -> tuple[ort.InferenceSession, RunningPrecision, CacheEntry | None]:
     """Opens an artifact on a device.
+
+    Returns:
+        The session, the precision of its runs, and the compiled model's place in the cache (None: nothing to keep).
 
     Raises:
         ProviderUnavailable: the artifact, or part of it, would not run there.
@@ -127,7 +116,7 @@ def create_session(artifact: Artifact, device: Device, config: EngineConfig) -> 
         if entry is not None:
             entry.discard()
         raise
-    return Opened(session, precision, entry)
+    return session, precision, entry
 
 
 def _initialise(
@@ -150,22 +139,15 @@ def _initialise(
 def _session(
     artifact: Artifact, device: Device, config: EngineConfig, precision: RunningPrecision, entry: CacheEntry | None
 ) -> ort.InferenceSession:
-    common = session_options(config.threads_per_run, fixed_lengths(config, device.provider))
-    cache = None if entry is None else entry.folder
-    match device.provider:
-        case "cpu":
-            return ort.InferenceSession(artifact.path, common, providers=[_EP_NAMES["cpu"]])
-        case "openvino":
-            handle = _openvino_cpu(ort.get_ep_devices())
-            common.add_provider_for_devices([handle], openvino_config(precision, config.threads_per_run, cache))
-            return ort.InferenceSession(artifact.path, common)
-        case "cuda":
-            named = [(_EP_NAMES["cuda"], cuda_options(config, precision))]
-        case "tensorrt":  # nodes that TensorRT has no layers for (there are none so far) may run on CUDA
-            named = [
-                (_EP_NAMES["tensorrt"], tensorrt_options(config, artifact.spec, cache)),
-                (_EP_NAMES["cuda"], cuda_options(config, precision)),
-            ]
+    provider, cache = device.provider, None if entry is None else entry.folder
+    common = session_options(config.threads_per_run, fixed_lengths(config, provider))
+    options = provider_options(provider, artifact.spec, config, precision, cache)
+    if provider == "openvino":
+        common.add_provider_for_devices([_openvino_cpu(ort.get_ep_devices())], options)
+        return ort.InferenceSession(artifact.path, common)
+    named = [(_EP_NAMES[provider], options)]
+    if provider == "tensorrt":  # nodes that TensorRT has no layers for (there are none so far) may run on CUDA
+        named.append((_EP_NAMES["cuda"], cuda_options(config, precision)))
     return ort.InferenceSession(artifact.path, common, providers=named)
 
 
@@ -238,18 +220,12 @@ def _cache_entry(
 
     The CPU and CUDA providers have nothing to keep: they optimise the graph of a ResNet-101 in half a second.
     """
-    match device.provider:
-        case "openvino":
-            settings = openvino_config(precision, config.threads_per_run, None)
-        case "tensorrt":
-            settings = tensorrt_options(config, artifact.spec, None)
-        case "cpu" | "cuda":
-            return None
-    if config.cache_dir is None:
+    if config.cache_dir is None or device.provider in ("cpu", "cuda"):
         return None
+    settings = provider_options(device.provider, artifact.spec, config, precision, None)
+    settings["fixed"] = str(fixed_lengths(config, device.provider))
     try:
-        settings["fixed"] = str(fixed_lengths(config, device.provider))
-        facts = cache_facts(artifact.sha256(), device, precision, settings)
+        facts = cache_facts(file_sha256(artifact.path), device, precision, settings)
         return CacheEntry(config.cache_dir, device.provider, facts)
     except OSError as error:  # with a read-only home every start takes longer, but the provider works
         log.warning("compiled models can't be kept", folder=str(config.cache_dir), reason=error.strerror)

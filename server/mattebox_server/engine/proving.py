@@ -59,21 +59,14 @@ def _open_checked(artifact: Artifact, device: Device, config: EngineConfig) -> O
 
 
 def warm_up(session: Session, max_batch: int) -> int:
-    """Runs the most frequent shapes for some seconds, because the first run of a shape takes longer.
+    """Runs the most frequent shapes for some seconds; returns the number of runs.
 
     OpenVINO and the GPU providers compile or choose kernels for each new shape. The CPU provider doesn't, so that the
     run of the check photo is enough for it.
-
-    Args:
-        session: session to be warmed up.
-        max_batch: largest number of photos in one run.
-
-    Returns:
-        The number of runs.
     """
     if session.provider == "cpu":
         return 0
-    batches = sorted({1, max_batch} if session.provider in GPU_PROVIDERS else {1})
+    batches = sorted({1, max_batch}) if session.provider in GPU_PROVIDERS else [1]
     sizes = dict.fromkeys(_input_size(session.spec, *aspect) for aspect in _ASPECTS)
     until_s, runs = time.monotonic() + _WARM_UP_S, 0
     for (height, width), batch in itertools.product(sizes, batches):
@@ -94,11 +87,7 @@ def _input_size(spec: ModelSpec, across: int, down: int) -> tuple[int, int]:
 
 @contextmanager
 def _phase(phase: str, model: str, provider: str, observer: EngineObserver) -> Generator[dict[str, object]]:
-    """Logs how long a phase takes, every ten seconds and when it is over.
-
-    Yields:
-        Further facts for the log, to be filled in.
-    """
+    """Logs how long a phase takes, every ten seconds and when it is over, with the facts that the caller fills in."""
     started_s, over = time.monotonic(), threading.Event()
 
     def report() -> None:

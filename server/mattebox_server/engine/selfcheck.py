@@ -49,50 +49,41 @@ def synthetic_photo(height: int, width: int, seed: int) -> Pixels:
     return np.clip(photo, 0, 240).astype(np.uint8)
 
 
-def sample(values: Pixels) -> bytes:
-    """Takes GRID x GRID points of a map uint8 (h, w), row by row."""
+def sample(values: Pixels) -> Pixels:
+    """Takes GRID x GRID points of a map uint8 (h, w), row by row, as uint8 (GRID * GRID)."""
     rows, columns = (((np.arange(GRID) + 0.5) * side / GRID).astype(int) for side in values.shape)
-    return values[np.ix_(rows, columns)].tobytes()
+    return values[np.ix_(rows, columns)].ravel()
 
 
 def expect(height: int, width: int, seed: int, foreground: Pixels, classes: Pixels | None) -> Expectation:
-    """The network's answer to a check photo, as the artifact stores it.
+    """The network's answer to the photo that `synthetic_photo` draws, as the artifact stores it.
 
-    Args:
-        height: height of the photo in pixels.
-        width: width of the photo in pixels.
-        seed: seed that the photo was drawn with.
-        foreground: uint8 (height, width), the network's foreground with everything kept but the background.
-        classes: uint8 (height, width), the network's classes; None from a saliency network.
+    `foreground` is uint8 (height, width), with everything kept but the background. `classes` is uint8 (height, width),
+    or None from a saliency network.
     """
-    return Expectation(
-        height_px=height,
-        width_px=width,
-        seed=seed,
-        foreground=base64.b64encode(sample(foreground)).decode(),
-        classes=None if classes is None else base64.b64encode(sample(classes)).decode(),
-    )
+    levels, labels = _encode(foreground), None if classes is None else _encode(classes)
+    return Expectation(height_px=height, width_px=width, seed=seed, foreground=levels, classes=labels)
+
+
+def _encode(values: Pixels) -> str:
+    return base64.b64encode(sample(values).tobytes()).decode()
+
+
+def _decode(points: str) -> Pixels:
+    return np.frombuffer(base64.b64decode(points), np.uint8)
 
 
 def deviation(expected: Expectation, foreground: Pixels, classes: Pixels | None) -> tuple[float, float | None]:
-    """How far an answer is from the expected one.
-
-    Args:
-        expected: answer of the network that was exported.
-        foreground: uint8 (h, w), the foreground that was found.
-        classes: uint8 (h, w), the classes that were found; None from a saliency network.
+    """How far an answer, of which both arrays are uint8 (h, w), is from the expected one.
 
     Returns:
         Mean absolute difference of the foreground in grey levels, and share of the points with the same class (None
         from a saliency network).
     """
-    levels = np.frombuffer(base64.b64decode(expected.foreground), np.uint8).astype(float)
-    found = np.frombuffer(sample(foreground), np.uint8)
-    share = None
-    if expected.classes is not None and classes is not None:
-        same = np.frombuffer(base64.b64decode(expected.classes), np.uint8) == np.frombuffer(sample(classes), np.uint8)
-        share = float(same.mean())
-    return float(np.abs(levels - found).mean()), share
+    levels = np.abs(_decode(expected.foreground).astype(float) - sample(foreground)).mean()
+    if expected.classes is None or classes is None:
+        return float(levels), None
+    return float(levels), float((_decode(expected.classes) == sample(classes)).mean())
 
 
 def is_within_limits(precision: str, levels: float, share: float | None) -> bool:
@@ -119,9 +110,9 @@ def check_session(session: Session) -> dict[str, float]:
         raise ProviderUnavailable(str(error)) from error
     levels, share = deviation(expected, found.foreground, found.classes)
     if not is_within_limits(session.precision, levels, share):
+        agreement = "" if share is None else f" and classes agree on {share:.1%}"
         raise ProviderUnavailable(
             f"it computes something else than the network: in {session.precision}, a check photo's foreground is"
-            f" {levels:.1f} grey levels off on average"
-            + ("" if share is None else f" and classes agree on {share:.1%}")
+            f" {levels:.1f} grey levels off on average{agreement}"
         )
     return {"mean_levels": round(levels, 3)} | ({} if share is None else {"same_classes": round(share, 4)})

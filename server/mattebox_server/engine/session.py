@@ -4,25 +4,21 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from mattebox_server.engine.artifact import Artifact
-from mattebox_server.engine.config import (
-    GPU_PROVIDERS,
-    EngineConfig,
-    ProviderName,
-    input_bounds,
-)
+from mattebox_server.engine.config import GPU_PROVIDERS, EngineConfig, ProviderName, input_bounds
 from mattebox_server.engine.providers import Device, create_session
 from mattebox_server.errors import StartupError
 from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.spec import ModelSpec
 
 _Feeds = dict[str, NDArray[Any]]  # inputs by name
+_Run = Callable[[_Feeds, ort.RunOptions], list[NDArray[Any]]]
 _IMAGE, _KEEP, _FOREGROUND, _CLASSES = "image", "keep", "foreground", "classes"
 _SIGNATURES: dict[str, tuple[list[str], list[str]]] = {
     "semantic": ([_IMAGE, _KEEP], [_FOREGROUND, _CLASSES]),
@@ -49,24 +45,24 @@ class Stop:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._act: Callable[[], None] | None = None
+        self._act: Callable[[], None] = lambda: None
         self.asked = False
 
     def ask(self) -> None:
         """Asks the run to end now."""
         with self._lock:
             self.asked = True
-            act = self._act
-        if act is not None:
-            act()
+            self._act()
 
     def on_ask(self, act: Callable[[], None]) -> None:
-        """Sets the function that ends the run, and calls it at once if the run was asked to end before."""
+        """Sets the function that ends the run, and calls it at once if the run was asked to end before.
+
+        The function may neither wait nor use this object.
+        """
         with self._lock:
             self._act = act
-            asked = self.asked
-        if asked:
-            act()
+            if self.asked:
+                act()
 
 
 class Session(Protocol):
@@ -76,8 +72,7 @@ class Session(Protocol):
         spec: the artifact's description of itself.
         provider: execution provider that really runs the network.
         precision: numeric precision that the network really runs in.
-        bounds: shortest and longest side, in pixels, of the images that it takes; None if it takes all that the spec
-            allows.
+        bounds: shortest and longest side of its images, in pixels; None if only the spec limits them.
     """
 
     @property
@@ -116,20 +111,14 @@ class OnnxSession:
             ProviderUnavailable: the provider can't run the artifact on this device.
             StartupError: the artifact's inputs and outputs are not what its spec says.
         """
-        opened = create_session(artifact, device, config)
-        _check_signature(artifact, opened.session)
-        self.spec = artifact.spec
+        session, precision, self._compiled = create_session(artifact, device, config)
+        _check_signature(artifact, session)
+        self.spec, self.precision = artifact.spec, precision
         self.provider: ProviderName = device.provider
-        self.precision: str = opened.precision
         self.bounds = input_bounds(artifact.spec, device.provider)
-        self._compiled = opened.compiled
-        fixed = isinstance(opened.session.get_inputs()[0].shape[0], int)
-        self.max_batch = 1 if fixed else config.max_batch_on(device.provider)
-        self._run: Callable[[_Feeds, ort.RunOptions], list[NDArray[Any]]] = (
-            _Bound(opened.session, "cuda").run
-            if device.provider in GPU_PROVIDERS
-            else partial(opened.session.run, None)
-        )
+        self.max_batch = 1 if isinstance(session.get_inputs()[0].shape[0], int) else config.max_batch_on(self.provider)
+        on_gpu = device.provider in GPU_PROVIDERS
+        self._run: _Run = _Bound(session, "cuda").run if on_gpu else partial(session.run, None)
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
         """Runs a batch of photos, as `Session` describes.
@@ -148,11 +137,7 @@ class OnnxSession:
 
     @property
     def cache(self) -> str:
-        """Where the compiled network came from.
-
-        Returns:
-            "hit" if the cache had it, "miss" if it was compiled now, "none" if the provider has nothing to keep.
-        """
+        """Either "hit" (the cache had the compiled network), "miss" (it was compiled now) or "none" (it isn't kept)."""
         return "none" if self._compiled is None else "hit" if self._compiled.is_warm else "miss"
 
     def keep_compiled(self) -> None:
@@ -168,10 +153,7 @@ class OnnxSession:
             self._compiled.discard()
 
 
-@dataclass(frozen=True)
-class _Buffers:
-    """The buffers on the device for one shape of a batch."""
-
+class _Buffers(NamedTuple):
     binding: ort.IOBinding
     inputs: dict[str, ort.OrtValue]
     outputs: list[ort.OrtValue]
@@ -190,24 +172,20 @@ class _Bound:
         self._bindings: dict[tuple[int, ...], _Buffers] = {}
 
     def run(self, feeds: _Feeds, options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
+        shape = feeds[_IMAGE].shape
         try:
-            return self._run(feeds, options)
+            # The buffers in use go to the end, so that the first are those that were not used for the longest time.
+            self._bindings[shape] = buffers = self._bindings.pop(shape, None) or self._bind(feeds)
+            while len(self._bindings) > _BOUND_SHAPES:
+                del self._bindings[next(iter(self._bindings))]
+            for name, value in feeds.items():
+                buffers.inputs[name].update_inplace(np.ascontiguousarray(value))
+            self._session.run_with_iobinding(buffers.binding, options)
+            buffers.binding.synchronize_outputs()
+            return [output.numpy().copy() for output in buffers.outputs]  # on a CPU numpy() is a view of the buffer
         except BaseException:
             self._bindings.clear()  # if the device ran out of memory, the next run needs what these buffers hold
             raise
-
-    def _run(self, feeds: _Feeds, options: ort.RunOptions | None = None) -> list[NDArray[Any]]:
-        shape = feeds[_IMAGE].shape
-        # The buffers in use go to the end, so that the first are those that were not used for the longest time.
-        self._bindings[shape] = self._bindings.pop(shape) if shape in self._bindings else self._bind(feeds)
-        while len(self._bindings) > _BOUND_SHAPES:
-            del self._bindings[next(iter(self._bindings))]
-        buffers = self._bindings[shape]
-        for name, value in feeds.items():
-            buffers.inputs[name].update_inplace(np.ascontiguousarray(value))
-        self._session.run_with_iobinding(buffers.binding, options)
-        buffers.binding.synchronize_outputs()
-        return [output.numpy().copy() for output in buffers.outputs]  # on a CPU numpy() is a view of the buffer
 
     def _bind(self, feeds: _Feeds) -> _Buffers:
         binding = self._session.io_binding()

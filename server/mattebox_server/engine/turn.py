@@ -41,7 +41,7 @@ class Turn:
         self.network, self.replica = network, replica
         self.batches = deque([Batch(requests)])
         self._requests = {request.future: request for request in requests}
-        self._lock = lock
+        self._lock, self._log = lock, log.bind(model=network.spec.name)
         self._running: Batch | None = None
         self._stop = Stop()
 
@@ -59,30 +59,30 @@ class Turn:
         If it gives the right answer to the check photo, the photos are at fault: the session stays in service, and the
         count of its failures starts anew. Else one caller's photos could take the model from all others.
         """
-        photos, name = self.replica.failures, self.network.spec.name
+        photos = self.replica.failures
         if photos < self.network.limits.max_failures:
             return False
         try:
             check_session(self.replica.session)
         except BaseException as error:  # noqa: BLE001 - after any error the session can't be trusted
-            log.error("a session fails on the check photo too", model=name, photos=photos, reason=str(error))
+            self._log.error("a session fails on the check photo too", photos=photos, reason=str(error))
             return True
         self.replica.failures = 0
-        log.warning("a session failed on photos, but answers the check photo as it should", model=name, photos=photos)
+        self._log.warning("a session failed on photos, but answers the check photo as it should", photos=photos)
         return False
 
     def abandon(self, future: Future[Inference]) -> None:
         """Notes that nobody waits for a future, and stops the run if it is for nobody else. Needs the lock."""
         if future in self._requests:
             self._requests[future].abandoned.set()
-            if self._running is not None and self._running.is_abandoned:
+            if self._running and all(request.abandoned.is_set() for request in self._running.requests):
                 self._stop.ask()
 
     def _begin(self, batch: Batch) -> bool:
         """Prepares the run of a batch; returns False if none of its requests is to run now."""
         with self._lock:
             if len(batch.requests) > self.network.size.now:  # the device ran out of memory since the batch was chosen
-                batch.try_halves()
+                batch.split(self.network.size.now)
             batch.drop_unwanted(time.monotonic())
             if batch.requests:
                 self._running, self._stop = batch, Stop()
@@ -101,8 +101,8 @@ class Turn:
             self._blame(batch, error)
         else:
             batch.answer(found, started_s)
-            name, seconds = self.network.spec.name, time.monotonic() - started_s
-            self.network.observer.run(name, self.network.provider, photos, seconds)
+            network, seconds = self.network, time.monotonic() - started_s
+            network.observer.run(network.spec.name, network.provider, photos, seconds)
             self._praise(photos)
         finally:
             with self._lock:
@@ -113,22 +113,16 @@ class Turn:
         with self._lock:
             grown = self.network.size.note_success(photos)
         if grown:
-            name, size = self.network.spec.name, self.network.size.now
-            log.info("larger batches are tried again", model=name, max_batch=size)
+            self._log.info("larger batches are tried again", max_batch=self.network.size.now)
 
     def _make_room(self, batch: Batch, error: OutOfMemory) -> None:
         photos = len(batch.requests)
         with self._lock:
             self.network.size.shrink(photos)
-        log.warning(
-            "the device is out of memory",
-            model=self.network.spec.name,
-            photos=photos,
-            max_batch=self.network.size.now,
-            reason=str(error),
-        )
+            room = self.network.size.now
+        self._log.warning("the device is out of memory", photos=photos, max_batch=room, reason=str(error))
         if photos > 1:
-            batch.try_halves()
+            batch.split(room)
         else:  # without a cause, because its traceback would hold what the provider has on the device
             batch.fail(Overloaded("the device is out of memory", _MEMORY_RETRY_S, "device_memory"))
 
@@ -136,8 +130,8 @@ class Turn:
         """Counts a failure on a single photo; the photos of a larger batch are tried one by one instead."""
         photos = len(batch.requests)
         if photos > 1:  # the callers don't see the error if each photo succeeds alone
-            log.warning("a batch failed", model=self.network.spec.name, photos=photos, reason=repr(error))
-            batch.try_one_by_one()
+            self._log.warning("a batch failed", photos=photos, reason=repr(error))
+            batch.split(1)
         else:
             self.replica.failures += 1
             batch.fail(error)
