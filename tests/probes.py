@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import sleep
 from types import SimpleNamespace
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from fakes import CHECK_PHOTO, CHECK_SHAPE, spec
 from mattebox_server.engine import selfcheck
 from mattebox_server.engine.batcher import Batcher
+from mattebox_server.engine.config import ProviderName
 from mattebox_server.engine.inference import Inference
 from mattebox_server.engine.network import Network, NetworkLimits, Replica
 from mattebox_server.engine.session import Maps, Stop
@@ -104,9 +104,9 @@ class Probe:
     A held session stays in each run until `step`, but for runs of photos that it has run before.
     """
 
-    provider: Literal["cpu"] = "cpu"
+    provider: ProviderName = "cpu"
     precision = "fp32"
-    bounds = None
+    bounds: tuple[int, int] | None = None
 
     def __init__(self, device: Device, name: str = "net", *, saliency: bool = False, cost_s: float = 0.0) -> None:
         # Its answer to the check photo: the photo's first channel, and the number of the kept classes everywhere.

@@ -47,7 +47,8 @@ class Broken:
 
     def __init__(self, whole: OnnxSession, kind: str) -> None:
         self._whole, self._kind = whole, kind
-        self.spec, self.precision, self.bounds = whole.spec, whole.precision, None
+        self.spec, self.precision = whole.spec, whole.precision
+        self.bounds: tuple[int, int] | None = None
         self.provider = whole.provider
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:

@@ -75,12 +75,7 @@ class Batch:
         self.requests = tuple(wanted)
 
     def answer(self, found: Sequence[Inference], started_s: float) -> None:
-        """Ends every request with what the network found in its photo.
-
-        Args:
-            found: one inference for each request, in the same order.
-            started_s: time of the run's start on the clock of `time.monotonic`.
-        """
+        """Ends the requests, in order, with the inferences of a run that started at `started_s` (`time.monotonic`)."""
         for request, inference in zip(self.requests, found, strict=True):
             self.ended.append((request, replace(inference, queue_s=started_s - request.queued_s)))
         self.requests = ()

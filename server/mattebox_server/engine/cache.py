@@ -35,7 +35,8 @@ class CacheEntry:
     """
 
     def __init__(self, root: Path, name: str, facts: Mapping[str, str]) -> None:
-        self._root, self._final, self._facts = root, root / f"{name}-{_digest_facts(facts)}", dict(facts)
+        digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()[:32]
+        self._root, self._final, self._facts = root, root / f"{name}-{digest}", dict(facts)
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         _tidy(root)
         self.folder, self.is_warm = self._final, self._final.exists()
@@ -113,7 +114,3 @@ def _files(folder: Path) -> dict[str, Path]:
     found = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     found.pop(_MANIFEST, None)
     return found
-
-
-def _digest_facts(facts: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()[:32]

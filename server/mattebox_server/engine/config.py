@@ -79,9 +79,8 @@ def running_precision(
     Raises:
         ProviderUnavailable: the provider, the device or the artifact doesn't have the requested precision.
     """
-    gpu = provider in GPU_PROVIDERS
     if spec.precision == "fp16":
-        if not gpu:
+        if provider not in GPU_PROVIDERS:
             raise ProviderUnavailable("the artifact is fp16, for cuda and tensorrt: export it with --precision fp32")
         possible: tuple[RunningPrecision, ...] = ("fp16",)
     elif provider == "cpu":

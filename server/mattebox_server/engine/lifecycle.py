@@ -39,13 +39,9 @@ class Opener(Protocol):
 
 @dataclass(frozen=True)
 class Backoff:
-    """Pauses before attempts, each twice as long as the last one, less a random part.
+    """Pauses before attempts: `first_s` seconds before the first, then twice as long each time, up to `most_s` seconds.
 
-    The random part keeps servers that share a device from trying at the same moments.
-
-    Args:
-        first_s: longest pause before the first attempt, in seconds.
-        most_s: longest pause before any attempt, in seconds.
+    Each is shortened by a random part, which keeps servers that share a device from trying at the same moments.
     """
 
     first_s: float = 1.0

@@ -125,13 +125,9 @@ def _network(artifact: Artifact, config: EngineConfig) -> Network:
     file = {"target": spec.target, "weights": spec.weights.source, "weights_sha256": spec.weights.sha256}
     log.info("model loaded", model=spec.name, path=str(artifact.path), sessions=len(sessions), **running, **file)
     if spec.target != TARGETS[session.provider]:
-        log.warning(
-            "the model was exported for another provider: its answers are right, but it may be slow",
-            model=spec.name,
-            exported_for=spec.target,
-            runs_on=session.provider,
-            remedy=f"mattebox-export --target {TARGETS[session.provider]}",
-        )
+        event = "the model was exported for another provider: its answers are right, but it may be slow"
+        remedy = f"mattebox-export --target {TARGETS[session.provider]}"
+        log.warning(event, model=spec.name, exported_for=spec.target, runs_on=session.provider, remedy=remedy)
     if not spec.weights.trained:
         log.warning("the model's weights are random: its mattes are useless", model=spec.name)
     return Network(sessions, NetworkLimits(session.max_batch), config.observer)

@@ -29,7 +29,7 @@ from mattebox_server.engine.config import (
     provider_options,
     running_precision,
 )
-from mattebox_server.engine.nvidia import Gpu, find_gpu
+from mattebox_server.engine.nvidia import find_gpu
 from mattebox_server.spec import Target
 
 log = structlog.stdlib.get_logger(__name__)
@@ -70,18 +70,17 @@ def find_device(provider: ProviderName) -> Device:
     """
     # Some builds of onnxruntime send usage data to Microsoft.
     ort.disable_telemetry_events()  # type: ignore[attr-defined]  # pyright: ignore
-    match provider:
-        case "cpu":
-            return Device(provider, platform.processor() or platform.machine(), {"onnxruntime": ort.__version__})
-        case "openvino":
-            return _openvino_device()
-        case "cuda":
-            gpu = _gpu(provider)
-        case "tensorrt":
-            gpu = _gpu(provider)
-            _require_tensorrt()
+    if provider == "cpu":
+        return Device(provider, platform.processor() or platform.machine(), {"onnxruntime": ort.__version__})
+    if provider == "openvino":
+        return _openvino_device()
+    if _EP_NAMES[provider] not in ort.get_available_providers():
+        raise ProviderUnavailable(f"this onnxruntime has no {_EP_NAMES[provider]}: {_INSTALL_CUDA}")
+    gpu = find_gpu()
+    ort.preload_dlls()  # loads the CUDA and cuDNN libraries that the `cuda` extra installs
     versions = {"onnxruntime": ort.__version__, "driver": str(gpu.driver), "capability": str(gpu.capability)}
     if provider == "tensorrt":
+        _require_tensorrt()
         versions["tensorrt"] = _version("tensorrt") or "of the system"
     return Device(provider, gpu.name, versions, frozenset({"tf32"} if gpu.has_tf32 else ()))
 
@@ -152,12 +151,7 @@ def _session(
 
 
 def session_options(threads: int, fixed: Mapping[str, int]) -> ort.SessionOptions:
-    """The options of a session that all providers share.
-
-    Args:
-        threads: number of CPU threads inside one run.
-        fixed: known lengths of the network's input, by their names in the artifact.
-    """
+    """The options of a session that all providers share: its threads, and `fixed_lengths` of its input."""
     options = ort.SessionOptions()
     for name, length in fixed.items():
         options.add_free_dimension_override_by_name(name, length)
@@ -197,11 +191,7 @@ def cache_facts(
 ) -> dict[str, str]:
     """Everything that a compiled model depends on, by name: the key of its entry in the cache.
 
-    Args:
-        artifact_sha256: digest of the artifact's whole file (graph, weights and spec).
-        device: device that the model is compiled for.
-        precision: numeric precision of the runs.
-        settings: the provider's own options, number of threads and shapes included, folder of the cache excluded.
+    `settings` are the provider's own options, number of threads and shapes included, folder of the cache excluded.
     """
     return {
         "artifact": artifact_sha256,
@@ -232,14 +222,6 @@ def _cache_entry(
         return None
 
 
-def _gpu(provider: ProviderName) -> Gpu:
-    if _EP_NAMES[provider] not in ort.get_available_providers():
-        raise ProviderUnavailable(f"this onnxruntime has no {_EP_NAMES[provider]}: {_INSTALL_CUDA}")
-    gpu = find_gpu()
-    ort.preload_dlls()  # loads the CUDA and cuDNN libraries that the `cuda` extra installs
-    return gpu
-
-
 def _require_tensorrt() -> None:
     if importlib.util.find_spec("tensorrt_libs") is not None:
         importlib.import_module("tensorrt_libs")  # loads TensorRT's libraries, so that onnxruntime finds them
@@ -249,8 +231,7 @@ def _require_tensorrt() -> None:
 
 def _openvino_device() -> Device:
     _register_openvino()
-    found = _openvino_cpu(ort.get_ep_devices())
-    metadata = found.ep_metadata
+    metadata = _openvino_cpu(ort.get_ep_devices()).ep_metadata
     versions = {"onnxruntime": ort.__version__, _OPENVINO_PACKAGE: _version(_OPENVINO_PACKAGE) or metadata["version"]}
     native = frozenset({"bf16"} if "BF16" in metadata["OPTIMIZATION_CAPABILITIES"].split() else ())
     # The instruction sets are part of the name: a virtual machine may offer fewer of them on the same processor.

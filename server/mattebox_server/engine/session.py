@@ -75,14 +75,10 @@ class Session(Protocol):
         bounds: shortest and longest side of its images, in pixels; None if only the spec limits them.
     """
 
-    @property
-    def spec(self) -> ModelSpec: ...  # noqa: D102
-    @property
-    def provider(self) -> ProviderName: ...  # noqa: D102
-    @property
-    def precision(self) -> str: ...  # noqa: D102
-    @property
-    def bounds(self) -> tuple[int, int] | None: ...  # noqa: D102
+    spec: ModelSpec
+    provider: ProviderName
+    precision: str
+    bounds: tuple[int, int] | None
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
         """Runs a batch of photos. It may raise any exception, above all once `stop` was asked for.
@@ -113,8 +109,9 @@ class OnnxSession:
         """
         session, precision, self._compiled = create_session(artifact, device, config)
         _check_signature(artifact, session)
-        self.spec, self.precision = artifact.spec, precision
+        self.spec = artifact.spec
         self.provider: ProviderName = device.provider
+        self.precision: str = precision
         self.bounds = input_bounds(artifact.spec, device.provider)
         self.max_batch = 1 if isinstance(session.get_inputs()[0].shape[0], int) else config.max_batch_on(self.provider)
         on_gpu = device.provider in GPU_PROVIDERS
