@@ -46,11 +46,9 @@ class CacheEntry:
             self.reject(problem)
 
     def publish(self) -> bool:
-        """Makes a cold entry available to later starts.
+        """Makes a cold entry available to later starts; returns whether that was done.
 
-        Returns:
-            Whether that was done: not if the entry is warm already, if the provider has written nothing into the
-            folder, or if another server was first.
+        It isn't done if the provider has written nothing into the folder, or if another server was first.
         """
         if self.is_warm:
             return False

@@ -101,7 +101,7 @@ def running_precision(
 
 
 def openvino_config(precision: RunningPrecision, threads: int, cache: Path | None) -> dict[str, str]:
-    """Options of OpenVINO's plugin for one session, which uses `threads` threads inside a run."""
+    """Options of OpenVINO's plugin for one session: threads of a run, and the folder of its compiled model, if any."""
     config: dict[str, str | int] = {
         # Always set, because OpenVINO chooses bf16 by itself on CPUs with AMX or AVX512-BF16.
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
@@ -198,10 +198,9 @@ def profile_shapes(spec: ModelSpec, max_batch: int) -> tuple[str, str, str]:
             sizes = (low, low), (short, round(short * _TUNED_ASPECT)), (high, high)
         case Stretch(width_px=width, height_px=height) | Letterbox(width_px=width, height_px=height):
             sizes = ((height, width),) * 3
-    batches = 1, 1, max_batch
     keep = len(spec.labels) if spec.kind == "semantic" else 0
     least, best, most = (
         f"image:{batch}x{height}x{width}x3" + (f",keep:{batch}x{keep}" if keep else "")
-        for batch, (height, width) in zip(batches, sizes, strict=True)
+        for batch, (height, width) in zip((1, 1, max_batch), sizes, strict=True)
     )
     return least, best, most

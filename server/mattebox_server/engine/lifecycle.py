@@ -54,15 +54,10 @@ class Backoff:
 
 
 class Lifecycle:
-    """The networks that are served, by their names, the default first. Any thread may call any method.
-
-    Args:
-        networks: networks that are served at the start.
-        opener: opens networks and sessions anew.
-        backoff: pauses between attempts at rebuilding a session.
+    """The networks that are served. Any thread may call any method.
 
     Attributes:
-        networks: networks that are served now. A reload makes a new dictionary.
+        networks: networks that are served now, by their names, the default first. A reload makes a new dictionary.
         building: number of threads that are opening a network or a session, which nothing can interrupt.
     """
 
@@ -71,7 +66,7 @@ class Lifecycle:
         if not networks or len(self.networks) != len(networks):
             raise ValueError("an engine needs networks, each with a name of its own")
         self._opener, self._backoff = opener, backoff
-        self._changed = threading.Condition()  # guards all that follows, and the networks
+        self._changed = threading.Condition()  # held by whoever changes the networks or what follows
         self._closed = False
         self.building = 0
         self._tell: Callable[[], None] = lambda: None
@@ -125,13 +120,10 @@ class Lifecycle:
 
     def _wait_turn(self, network: Network, attempts: int) -> bool:
         """Waits before an attempt; returns False if the network was replaced or the server ends meanwhile."""
-        network.retry_after_s = delay_s = self._backoff.delay_s(attempts)
-
-        def is_over() -> bool:
-            return self._closed or self.networks[network.spec.name] is not network
-
+        name, delay_s = network.spec.name, self._backoff.delay_s(attempts)
+        network.retry_after_s = delay_s
         with self._changed:
-            return not self._changed.wait_for(is_over, delay_s)
+            return not self._changed.wait_for(lambda: self._closed or self.networks[name] is not network, delay_s)
 
     def _replace(self, old: Network) -> None:
         started_s, name = time.monotonic(), old.spec.name

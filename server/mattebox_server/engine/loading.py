@@ -44,13 +44,7 @@ def load_engine(paths: Sequence[Path], config: EngineConfig) -> Engine:
 
 @dataclass
 class ModelFile:
-    """The file of a model.
-
-    Args:
-        path: place of the file.
-        tried: state of the file when it was last loaded, or refused.
-        seen: state of the file when it was last looked at.
-    """
+    """A model's file, its state when it was last loaded or refused, and its state when it was last looked at."""
 
     path: Path
     tried: FileState | None

@@ -151,7 +151,7 @@ def _session(
 
 
 def session_options(threads: int, fixed: Mapping[str, int]) -> ort.SessionOptions:
-    """The options of a session that all providers share: its threads, and `fixed_lengths` of its input."""
+    """Options that all providers share: the number of threads in a run, and the lengths that `fixed_lengths` gives."""
     options = ort.SessionOptions()
     for name, length in fixed.items():
         options.add_free_dimension_override_by_name(name, length)
