@@ -86,7 +86,7 @@ class Batch:
         self.requests = ()
 
     def split(self, size: int) -> None:
-        """Has the requests tried again in smaller batches of at most `size` photos."""
+        """Moves the requests into smaller batches of at most `size` photos, in which they are tried again."""
         starts = range(0, len(self.requests), size)
         self.smaller = [Batch(self.requests[start : start + size]) for start in starts]
         self.requests = ()

@@ -57,7 +57,7 @@ class Stop:
     def on_ask(self, act: Callable[[], None]) -> None:
         """Sets the function that ends the run, and calls it at once if the run was asked to end before.
 
-        The function may neither wait nor use this object.
+        The function is called under a lock, so that it may neither wait nor use this object.
         """
         with self._lock:
             self._act = act
