@@ -101,13 +101,12 @@ def test_a_network_that_fails_is_rebuilt_until_it_serves(files: FakeFiles) -> No
         with pytest.raises(NotServing, match="the model a failed and is being rebuilt"):
             engine.network("")
         until(lambda: files.inside == 1)
-        assert engine.is_building
         assert [ask(engine, n, name="b") for n in range(3)] == [0, 1, 2]  # while somebody is at it
         files.gate.set()
         until(lambda: is_serving(engine, "a") and len(changes) == 2)
     assert ask(engine, 7) == 7
     assert files.opened[0].ran == [7]
-    assert (files.calls, changes, engine.is_building) == (3, [False, True], False)
+    assert (files.calls, changes) == (3, [False, True])
     refused = [entry for entry in logs if entry["event"] == "the session can't be rebuilt"]
     assert [entry["reason"] for entry in refused] == ["no file", "no driver"]
     assert [bool(entry["exc_info"]) for entry in refused] == [False, True]  # what nobody expected has a traceback
@@ -156,9 +155,9 @@ def test_close_waits_for_no_attempt(files: FakeFiles) -> None:
     until(lambda: files.inside == 1)
     engine.on_change(lambda: changes.append(1))
     engine.close()
-    assert engine.is_building
+    assert files.inside == 1
     files.gate.set()
-    until(lambda: not engine.is_building)
+    until(lambda: all(thread.name != "rebuilding" for thread in threading.enumerate()))
     assert changes == []  # the event loop of the callback may be closed by then
 
 
@@ -292,7 +291,7 @@ def test_who_asks_while_a_reload_goes_on_gets_another(files: FakeFiles) -> None:
         reloader.ask()  # at once: and one reload after this one is enough for all
     assert ask(engine) == 1
     files.gate.set()
-    until(lambda: files.calls == 2 and not engine.is_building)
+    until(lambda: (files.calls, files.inside) == (2, 0))
     reloader.close()
     reloader.ask()
     until(lambda: all(thread.name != "reloading" for thread in threading.enumerate()))

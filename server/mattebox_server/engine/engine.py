@@ -35,11 +35,6 @@ class Engine:
         """The networks that are served now, the default first."""
         return tuple(self._lifecycle.networks.values())
 
-    @property
-    def is_building(self) -> bool:
-        """Whether a thread of the engine is opening a network or a session, which nothing can interrupt."""
-        return self._lifecycle.building > 0
-
     def network(self, name: str) -> Network:
         """The network for new requests.
 

@@ -6,8 +6,7 @@ Both are slow. They happen on threads of their own, so that neither other networ
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,7 +57,6 @@ class Lifecycle:
 
     Attributes:
         networks: networks that are served now, by their names, the default first. A reload makes a new dictionary.
-        building: number of threads that are opening a network or a session, which nothing can interrupt.
     """
 
     def __init__(self, networks: Sequence[Network], opener: Opener, backoff: Backoff) -> None:
@@ -68,7 +66,6 @@ class Lifecycle:
         self._opener, self._backoff = opener, backoff
         self._changed = threading.Condition()  # held by whoever changes the networks or what follows
         self._closed = False
-        self.building = 0
         self._tell: Callable[[], None] = lambda: None
 
     def on_change(self, tell: Callable[[], None]) -> None:
@@ -108,8 +105,7 @@ class Lifecycle:
         while self._wait_turn(network, attempts):
             attempts += 1
             try:
-                with self._build():
-                    replica = Replica(self._opener.open_session(network), attempts)
+                replica = Replica(self._opener.open_session(network), attempts)
             except Exception as error:  # noqa: BLE001 - whatever a provider raises, it is tried again
                 _log_failure("the session can't be rebuilt", network.spec.name, error)
                 continue
@@ -129,8 +125,7 @@ class Lifecycle:
         started_s, name = time.monotonic(), old.spec.name
         log.info("reloading", model=name)
         try:
-            with self._build():
-                new = self._opener.open(old)
+            new = self._opener.open(old)
         except Exception as error:  # noqa: BLE001 - whatever a provider raises, the old one serves on
             _log_failure("the new model is refused, the old one stays", name, error)
             return
@@ -145,16 +140,6 @@ class Lifecycle:
         with self._changed:
             if not self._closed:
                 self._tell()
-
-    @contextmanager
-    def _build(self) -> Generator[None]:
-        with self._changed:
-            self.building += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self.building -= 1
 
 
 def _log_failure(event: str, model: str, error: Exception) -> None:
