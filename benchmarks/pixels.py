@@ -37,8 +37,7 @@ from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.imaging.preprocess import preprocess
 from mattebox_server.matting.backdrop import plain
 from mattebox_server.matting.blend import composite, cutout
-from mattebox_server.matting.mask import hard_mask
-from mattebox_server.matting.matte import make_matte
+from mattebox_server.matting.matte import hard_mask, make_matte
 from mattebox_server.memory import tune_malloc
 from mattebox_server.records import Timeline
 from mattebox_server.removal.stages import Found, finish, prepare
@@ -163,7 +162,7 @@ def stages(scene: Scene) -> Timed:
 
     def with_estimation() -> None:
         made = make_matte(photo, probability, mask, MatteOptions(MatteMethod.GUIDED))
-        composite(work, alpha, white, made.restorer())
+        composite(work, alpha, white, made.restorer)
 
     def without_estimation() -> None:
         make_matte(photo, probability, mask, bare)
@@ -192,8 +191,8 @@ def encodings(scene: Scene) -> Timed:
     mask = hard_mask(scene.found.foreground, None, SUBJECT)
     matte = make_matte(scene.photo, scene.found.foreground, mask, MatteOptions(MatteMethod.GUIDED))
     on_white, unzeroed = scene.photo.copy(), np.dstack([scene.photo, matte.alpha])
-    composite(on_white, matte.alpha, plain(on_white.shape[1], WHITE), matte.restorer())
-    cut = cutout(scene.photo.copy(), matte.alpha, matte.restorer())
+    composite(on_white, matte.alpha, plain(on_white.shape[1], WHITE), matte.restorer)
+    cut = cutout(scene.photo.copy(), matte.alpha, matte.restorer)
     return {
         "encode jpeg": lambda: codec.encode(on_white, ImageFormat.JPEG, QUALITY),
         "encode png cutout": lambda: codec.encode(cut, ImageFormat.PNG, 0),

@@ -33,8 +33,7 @@ from mattebox_server.matting.backdrop import plain
 from mattebox_server.matting.blend import composite, restore
 from mattebox_server.matting.foreground import Restorer, separate
 from mattebox_server.matting.grid import Grid
-from mattebox_server.matting.mask import hard_mask
-from mattebox_server.matting.matte import make_matte
+from mattebox_server.matting.matte import hard_mask, make_matte
 from mattebox_server.removal.stages import kept_classes
 from mattebox_server.request import MatteMethod, MatteOptions
 
@@ -215,7 +214,7 @@ def color_errors(alphas: list[Case], others: list[Case]) -> dict[str, float]:
         photo = np.round(truth * weight + behind * (1 - weight)).astype(np.uint8)
         estimated, grid = photo.copy(), Grid.over(width, height)
         layers = separate(grid.means(photo), grid.means(case.truth))
-        restore(estimated, case.truth, Restorer.of(case.truth, layers, grid))
+        restore(estimated, case.truth, Restorer.of(case.truth, *layers, grid))
         band = (case.truth > 0) & (case.truth < 255)
         for each, colors in zip(errors, (photo, estimated), strict=True):
             each.append(float((np.abs(colors - truth) * weight)[band].mean()))
@@ -259,7 +258,7 @@ def sheet_row(case: Case, found: Found) -> Pixels:
         matte = make_matte(case.photo, found.probability, found.mask, MatteOptions(method))
         for color in (WHITE, SATURATED):
             picture = case.photo.copy()
-            composite(picture, matte.alpha, plain(picture.shape[1], color), matte.restorer())
+            composite(picture, matte.alpha, plain(picture.shape[1], color), matte.restorer)
             pictures.append(picture)
     size = (320, round(320 * case.photo.shape[0] / case.photo.shape[1]))
     return np.hstack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures])

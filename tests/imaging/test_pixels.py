@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from mattebox_server.imaging.pixels import Pixels, resize
 from mattebox_server.imaging.preprocess import content_size, preprocess
 from mattebox_server.imaging.rectangle import Rectangle
-from mattebox_server.matting.mask import hard_mask
-from mattebox_server.matting.matte import make_matte
+from mattebox_server.matting.matte import hard_mask, make_matte
 from mattebox_server.matting.subjects import find_subjects
 from mattebox_server.request import MatteMethod, MatteOptions
 from mattebox_server.spec import Letterbox, Resize, ShortSide, Stretch

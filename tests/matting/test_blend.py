@@ -136,9 +136,9 @@ def test_nothing_hides_behind_alpha_0(method: MatteMethod) -> None:
     probability[62:142, 98:198] = 240
     made = make_matte(photo, probability, probability, MatteOptions(method))
     assert ((made.alpha > 0) & (made.alpha < 255)).any()
-    cutout = blend.cutout(photo.copy(), made.alpha, made.restorer())
+    cutout = blend.cutout(photo.copy(), made.alpha, made.restorer)
     assert (cutout[..., 3] == made.alpha).all()
     assert not cutout[made.alpha == 0].any()
     composite = photo.copy()
-    blend.composite(composite, made.alpha, plain(300, COLOR), made.restorer())
+    blend.composite(composite, made.alpha, plain(300, COLOR), made.restorer)
     assert (composite[made.alpha == 0] == COLOR).all()

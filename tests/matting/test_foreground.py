@@ -63,7 +63,7 @@ def restorer(scene: Scene, cells: tuple[int, int]) -> Restorer:
     height, width = scene.alpha.shape
     grid = Grid.over(width, height, cells)
     small = cv2.resize(scene.alpha, (grid.columns, grid.rows), interpolation=cv2.INTER_AREA)
-    return Restorer.of(scene.alpha, separate(grid.means(scene.photo), small), grid)
+    return Restorer.of(scene.alpha, *separate(grid.means(scene.photo), small), grid)
 
 
 def restored(scene: Scene, cells: tuple[int, int]) -> Pixels:
@@ -120,11 +120,11 @@ def test_restoring_by_strips_equals_the_formula(size: tuple[int, int], cells: tu
     grid, rng = Grid.over(*size, cells), np.random.default_rng(0)
     colors = rng.integers(0, 256, (2, grid.rows, grid.columns, 3)).astype(np.float32)
     layers = separate(grid.means(known.photo), grid.sample(known.alpha))
-    layers.foreground[:], layers.background[:] = colors
+    layers[0][:], layers[1][:] = colors
     foreground, background = (enlarged(layer, grid) for layer in colors)
     unexplained = known.photo - known.share * foreground - (1 - known.share) * background
     expected = (foreground + known.share * unexplained).clip(0, 255)
-    made = Restorer.of(known.alpha, layers, grid)
+    made = Restorer.of(known.alpha, *layers, grid)
 
     photo = known.photo.copy()
     blend.restore(photo, known.alpha, made)
@@ -172,8 +172,8 @@ def test_layers_equal_the_formula_where_both_are_near() -> None:
     layers = separate(known.photo, known.alpha)
     foreground, background = classic_separate(known.photo, known.alpha, (15, 4, 2))  # 10, 3 and 1 % of 150
     near = (known.alpha > 50) & (known.alpha < 205)
-    assert np.abs(layers.foreground - foreground)[near].max() < 1.5
-    assert np.abs(layers.background - background)[near].max() < 1.5
+    assert np.abs(layers[0] - foreground)[near].max() < 1.5
+    assert np.abs(layers[1] - background)[near].max() < 1.5
 
 
 @pytest.mark.parametrize("size", [(100, 100), (300, 40), (1, 50), (50, 1), (1, 1), (2, 3)])
@@ -190,13 +190,13 @@ def test_layers_are_defined_everywhere(size: tuple[int, int]) -> None:
         share = alpha[..., np.newaxis] / 255
         photo = np.rint(subject * share + background * (1 - share)).astype(np.uint8)
         layers = separate(photo, alpha)
-        for layer in (layers.foreground, layers.background):
+        for layer in layers:
             assert (layer >= 148).all()
             assert (layer <= 212).all()
     half = np.where(np.arange(100) < 50, 255, 0).astype(np.uint8) * np.ones((100, 1), np.uint8)
     layers = separate(np.where(half[..., np.newaxis] > 0, subject, background).astype(np.uint8), half)
-    assert np.abs(layers.foreground[:, :55] - subject).max() < 3
-    assert np.abs(layers.background[:, 45:] - background).max() < 3
+    assert np.abs(layers[0][:, :55] - subject).max() < 3
+    assert np.abs(layers[1][:, 45:] - background).max() < 3
 
 
 @pytest.mark.parametrize("method", [MatteMethod.GUIDED, MatteMethod.GRABCUT])
@@ -209,7 +209,7 @@ def test_no_dark_specks(method: MatteMethod) -> None:
     photo = photo.clip(0, 255).astype(np.uint8)
     probability = cv2.resize((127.5 - outside * 10).clip(0, 255).astype(np.uint8), (450, 450))
     made = make_matte(photo, probability, probability, MatteOptions(method))
-    made_restorer = made.restorer()
+    made_restorer = made.restorer
     assert made_restorer is not None
     mixed = (made.alpha > 0) & (made.alpha < 255)
     blend.restore(photo, made.alpha, made_restorer)

@@ -349,15 +349,15 @@ def test_odd_shapes(method: MatteMethod, size: tuple[int, int]) -> None:
         made = matte(photo, noise(*network, seed=3), method, keep_edge_colors=False)
         assert made.alpha.shape == (height, width)
         assert made.alpha.dtype == np.uint8
-        assert (made.restorer() is not None) == (method in FOLLOWING)
+        assert (made.restorer is not None) == (method in FOLLOWING)
 
 
 @pytest.mark.parametrize("method", list(MatteMethod))
 def test_colors_are_worked_out_on_demand(method: MatteMethod) -> None:
     photo, probability = painted(disc(40, 30)), coarse(disc(40, 30).astype(np.float64), 40, 30, 1)
-    assert matte(photo, probability, method, keep_edge_colors=True).restorer() is None
+    assert matte(photo, probability, method, keep_edge_colors=True).restorer is None
     made = matte(photo, probability, method, keep_edge_colors=False)
-    assert (made.restorer() is not None) == method.restores_colors
+    assert (made.restorer is not None) == method.restores_colors
     assert (made.alpha == matte(photo, probability, method).alpha).all()
     assert (painted(disc(40, 30)) == photo).all()  # untouched
 
@@ -366,9 +366,10 @@ def test_colors_are_worked_out_on_demand(method: MatteMethod) -> None:
 def test_work_is_bounded(size: tuple[int, int]) -> None:
     photo = np.full((size[1], size[0], 3), 80, np.uint8)
     for method, cells in ((MatteMethod.GUIDED, guided.CELLS), (MatteMethod.GRABCUT, grabcut.CELLS)):
-        grid = matte(photo, np.zeros((10, 10), np.uint8), method).grid
+        restorer = matte(photo, np.zeros((10, 10), np.uint8), method, keep_edge_colors=False).restorer
+        assert restorer is not None
+        grid = restorer.foreground.grid
         assert grid == Grid.over(*size, cells)
-        assert grid is not None
         assert min(grid.rows, grid.columns) <= cells[0]
         assert max(grid.rows, grid.columns) <= cells[1]
 

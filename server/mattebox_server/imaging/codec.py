@@ -1,11 +1,7 @@
 """Decodes image files to pixels, and encodes pixels to image files.
 
-OpenCV decodes most files: it is 1.5 to 2.5 times as fast as Pillow at 12 MP, converts every depth and colour model to
-8-bit BGR, and refuses truncated files. Pillow reads the headers, for which OpenCV has no call. It also decodes the
-files that OpenCV gets wrong (most kinds of transparency), that need a conversion of colours, that not every build of
-OpenCV knows (AVIF), and that OpenCV refuses.
-
-An answer carries the colour profile of the photo, and no other metadata.
+OpenCV decodes most files, and Pillow the others: docs/decisions/005-two-decoders.md gives the reasons. An answer
+carries the colour profile of the photo, and no other metadata.
 """
 
 import io
@@ -27,65 +23,35 @@ from mattebox_server.request import ImageFormat, PixelFormat, RawPhoto
 _PIXELS_AT_ONCE = 262_144  # bounds the copies that are made of Pillow's pixels
 _PILLOW_KNOWS_MORE = ("PNG", "TIFF", "BMP", "GIF")  # both decode JPEG and WebP with the same library
 _MAX_SLOW_BYTES = 4 * 2**20  # Pillow unpacks the run lengths of a BMP in Python; so many bytes take a second at most
-_REDUCED = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
+_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
 
 @dataclass(frozen=True)
 class Photo:
-    """An upright photo.
+    """An upright photo."""
 
-    Args:
-        bgr: the colours, uint8 (H, W, 3) in the order blue, green, red.
-        alpha: the photo's own transparency, uint8 (H, W), 255 opaque; None if the photo has none.
-        profile: the RGB ICC profile of the colours; None for sRGB, or if the colour space isn't known.
-    """
-
-    bgr: Pixels
-    alpha: Pixels | None = None
-    profile: bytes | None = None
+    bgr: Pixels  # uint8 (H, W, 3)
+    alpha: Pixels | None = None  # its own transparency, uint8 (H, W), 255 opaque
+    profile: bytes | None = None  # the RGB ICC profile of the colours; None for sRGB, or if the space isn't known
 
 
 def reduction_for(header: Header, width_px: int, height_px: int) -> int:
-    """Returns the factor by which `decode` may reduce a photo.
+    """Returns the factor (1, 2, 4 or 8) by which `decode` may reduce a photo, so that it keeps at least the given size.
 
     Only JPEG can be decoded at a reduced size, which is faster.
-
-    Args:
-        header: the header of the file.
-        width_px: the smallest width in pixels that the upright photo may have after the reduction.
-        height_px: the smallest height in pixels that it may have.
-
-    Returns:
-        1, 2, 4 or 8.
     """
-    if header.format != "JPEG" or header.decoder is not Decoder.OPENCV:
-        return 1
-    return next(
-        (
-            factor
-            for factor in (8, 4, 2)
-            if -(-header.width_px // factor) >= width_px and -(-header.height_px // factor) >= height_px
-        ),
-        1,
-    )
+    if header.format == "JPEG" and header.decoder is Decoder.OPENCV:
+        for factor in _REDUCED:
+            if -(-header.width_px // factor) >= width_px and -(-header.height_px // factor) >= height_px:
+                return factor
+    return 1
 
 
 def decode(data: bytes, header: Header, field: str, reduction: int = 1) -> Photo:
-    """Decodes an image file to an upright photo. Of several frames the first is taken.
+    """Decodes an image file, whose header `headers.probe` has read, to an upright photo: the first of several frames.
 
-    Args:
-        data: the file.
-        header: the file's header, as `headers.probe` returns it.
-        field: the field of the request that an error names.
-        reduction: the factor from `reduction_for`. The sides of the photo are divided by it and rounded up.
-
-    Raises:
-        BadPhoto: the file is broken or truncated, or of a kind that neither library can decode.
+    The sides are divided by the factor from `reduction_for`, and rounded up. Raises BadPhoto, which names `field`, if
+    the file is broken or truncated, or of a kind that neither library can decode.
     """
     try:
         bgr, alpha = _decode(data, header, reduction)
@@ -104,7 +70,7 @@ def _decode(data: bytes, header: Header, reduction: int) -> tuple[Pixels, Pixels
     match header.decoder:
         case Decoder.OPENCV:
             try:
-                bgr, alpha = _imdecode(data, _REDUCED[reduction]), None
+                bgr, alpha = _imdecode(data, _REDUCED.get(reduction, cv2.IMREAD_COLOR)), None
                 turn = 1 if header.format == "TIFF" else turn  # libtiff has turned the photo already
             except (cv2.error, ValueError):
                 if header.format not in _PILLOW_KNOWS_MORE or (header.format == "BMP" and len(data) > _MAX_SLOW_BYTES):
@@ -157,11 +123,7 @@ def _decode_floats(data: bytes) -> Pixels:
 
 
 def _white(some: Floats) -> int:
-    """Returns the number that stands for white in floating point: 1 by custom, but some programs write 0 to 255.
-
-    Args:
-        some: samples of the image; a mean above 1 means that 255 is white.
-    """
+    """Returns the number that stands for white in floating point: 1 by custom, but some programs write 0 to 255."""
     return 255 if np.nan_to_num(some, nan=0, posinf=0, neginf=0).mean() > 1 else 1
 
 
@@ -206,11 +168,8 @@ def _load(file: Image.Image, header: Header) -> Image.Image:
 def _to_eight_bits(image: Image.Image, size: tuple[int, int]) -> Callable[[Image.Image], Image.Image]:
     """Returns a function that converts parts of an image to 8 bits a channel, if the image has more.
 
-    Pillow's own conversion doesn't scale the numbers, and cuts them off at 255.
-
-    Args:
-        image: the loaded file, in any mode.
-        size: the width and height in pixels of the stored image. Pillow swaps them for some TIFF files.
+    Pillow's own conversion doesn't scale the numbers, and cuts them off at 255. `size` is that of the stored image,
+    because Pillow swaps width and height for some TIFF files.
     """
     if image.mode != "F" and not image.mode.startswith("I"):
         return lambda part: part
@@ -250,22 +209,15 @@ def from_raw(raw: RawPhoto) -> Photo:
 
 
 def encode(pixels: Pixels, image_format: ImageFormat, quality: int, profile: bytes | None = None) -> bytes:
-    """Encodes pixels to an image file.
+    """Encodes pixels uint8 (H, W) grey, (H, W, 3) BGR or (H, W, 4) BGRA with straight alpha to an image file.
 
-    Args:
-        pixels: uint8 (H, W) grey, (H, W, 3) BGR or (H, W, 4) BGRA with straight alpha.
-        image_format: the format of the file. The caller sees to it that JPEG gets no BGRA, and WEBP no side over
-            16383 px.
-        quality: the quality of JPEG and WEBP, 1 to 100.
-        profile: the RGB ICC profile of the colours, which the file will hold. Grey pixels and RAW have none.
-
-    Returns:
-        The file; for RAW the bare pixels as grey, RGB or RGBA.
+    The caller sees to it that JPEG gets no BGRA, and WEBP no side over 16383 px. RAW gives the bare pixels as grey, RGB
+    or RGBA. `quality`, 1 to 100, counts for JPEG and WEBP. The file holds the RGB ICC profile unless it is grey or RAW.
     """
     profile = None if pixels.ndim == 2 else profile
     match image_format:
         case ImageFormat.RAW:
-            return _to_rgb(pixels).tobytes()
+            return (pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, png.TO_RGB[pixels.shape[2:]])).tobytes()
         case ImageFormat.PNG:
             return png.encode(pixels, profile)
         case ImageFormat.JPEG:
@@ -281,10 +233,3 @@ def _imencode(suffix: str, pixels: Pixels, parameters: list[int], profile: bytes
     if not done:
         raise RuntimeError(f"OpenCV can't encode {suffix} {pixels.shape}")
     return file.tobytes()
-
-
-def _to_rgb(pixels: Pixels) -> Pixels:
-    if pixels.ndim == 2:
-        return pixels
-    conversion = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-    return cv2.cvtColor(pixels, conversion)

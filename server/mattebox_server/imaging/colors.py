@@ -6,6 +6,7 @@ import struct
 import cv2
 import numpy as np
 from PIL import Image, ImageCms
+from PIL.ImageCms import ImageCmsTransform
 
 from mattebox_server.imaging.pixels import Pixels
 
@@ -21,7 +22,7 @@ _CLASSES = (b"scnr", b"mntr", b"prtr", b"spac", b"abst")
 _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
 _AS_IT_IS = _FLAGS | ImageCms.Flags.NOOPTIMIZE
-_FEW_PIXELS = 4096
+_FEW_PIXELS = 4096  # for fewer, the table that speeds up the conversion of many takes longer than the pixels
 _PIXELS_AT_ONCE = 65536  # bounds Pillow's copies, each of which takes 4 bytes a pixel
 
 _JPEG_SEGMENT_BYTES = 65519  # a segment of 64 KiB less the length, the name and the numbering
@@ -49,15 +50,13 @@ def _builds(source: bytes | None, target: bytes | None, mode: str) -> bool:
     return True
 
 
-def into_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+def into_srgb(profile: bytes, mode: str) -> ImageCmsTransform:
     """Returns the conversion from pixels of `mode` in the space of a sound profile to RGB pixels in sRGB."""
     return _transform(profile, None, mode, _FLAGS)
 
 
-def _transform(
-    source: bytes | None, target: bytes | None, mode: str, flags: ImageCms.Flags
-) -> ImageCms.ImageCmsTransform:
-    return ImageCms.ImageCmsTransform(_open(source), _open(target), mode, "RGB", _INTENT, flags=flags)
+def _transform(source: bytes | None, target: bytes | None, mode: str, flags: ImageCms.Flags) -> ImageCmsTransform:
+    return ImageCmsTransform(_open(source), _open(target), mode, "RGB", _INTENT, flags=flags)
 
 
 def _open(profile: bytes | None) -> ImageCms.ImageCmsProfile:
@@ -67,26 +66,15 @@ def _open(profile: bytes | None) -> ImageCms.ImageCmsProfile:
 
 
 def convert(pixels: Pixels, from_profile: bytes | None, to_profile: bytes | None) -> Pixels:
-    """Converts pixels from the space of one RGB profile into that of another.
+    """Converts pixels uint8 (H, W, 3) BGR from the space of one sound RGB profile into that of another; None is sRGB.
 
     Colours outside of the target's space become the nearest colours at its border. Beside the result this takes at most
-    3 bytes a pixel.
-
-    Args:
-        pixels: uint8 (H, W, 3) BGR.
-        from_profile: the profile of `pixels`, which `headers.probe` has found to be sound; None is sRGB.
-        to_profile: the profile of the result, which `headers.probe` has found to be sound; None is sRGB.
-
-    Returns:
-        uint8 (H, W, 3) BGR; `pixels` itself if both profiles are the same.
+    3 bytes a pixel. If both profiles are the same, `pixels` itself is returned.
     """
     if from_profile == to_profile:
         return pixels
     line = pixels.reshape(1, -1, 3)
-    flags = (
-        _AS_IT_IS if line.shape[1] <= _FEW_PIXELS else _FLAGS
-    )  # for few pixels the table that speeds up many takes longer than the pixels
-    transform = _transform(from_profile, to_profile, "RGB", flags)
+    transform = _transform(from_profile, to_profile, "RGB", _AS_IT_IS if line.shape[1] <= _FEW_PIXELS else _FLAGS)
     result = np.empty_like(line)
     for start in range(0, line.shape[1], _PIXELS_AT_ONCE):
         block = slice(start, start + _PIXELS_AT_ONCE)
@@ -96,17 +84,11 @@ def convert(pixels: Pixels, from_profile: bytes | None, to_profile: bytes | None
 
 
 def embed_in_jpeg(file: bytes, profile: bytes) -> bytes:
-    """Puts a profile into a JPEG file that has none.
-
-    OpenCV's `imencodeWithMetadata` can't: 4.13, 4.14 and 5.0 write no JPEG at all if the profile is over 65519 bytes,
-    as they don't split it into segments.
-    """
+    """Puts a profile into a JPEG file that has none. OpenCV 4.13 to 5.0 fails if it is longer than one segment."""
     parts = [profile[at : at + _JPEG_SEGMENT_BYTES] for at in range(0, len(profile), _JPEG_SEGMENT_BYTES)]
     segments = [
         b"\xff\xe2" + struct.pack(">H", len(part) + 16) + b"ICC_PROFILE\0" + bytes((number, len(parts))) + part
         for number, part in enumerate(parts, 1)
     ]
-    start = (
-        4 + int.from_bytes(file[4:6], "big") if file[2:4] == b"\xff\xe0" else 2
-    )  # the segment of JFIF has to come first
+    start = 4 + int.from_bytes(file[4:6], "big") if file[2:4] == b"\xff\xe0" else 2  # JFIF's segment has to come first
     return b"".join((file[:start], *segments, file[start:]))

@@ -32,12 +32,7 @@ _PROFILE_MODES = {
 
 @dataclass(frozen=True)
 class PhotoLimits:
-    """The limits on one image.
-
-    Args:
-        max_bytes: the largest size of a file in bytes.
-        max_pixels: the largest width x height.
-    """
+    """The largest size of one image file in bytes, and the largest width x height in pixels."""
 
     max_bytes: int
     max_pixels: int
@@ -55,30 +50,17 @@ class Decoder(Enum):
 
 @dataclass(frozen=True)
 class Header:
-    """The facts about an image file that are known before it is decoded.
+    """The facts about an image file that are known before it is decoded."""
 
-    Args:
-        format: one of `FORMATS`.
-        width_px: the width of the upright photo.
-        height_px: the height of the upright photo.
-        decoder: the library that decodes the file.
-        orientation: the way in which the pixels are stored, 1 to 8 as in EXIF.
-        profile: the RGB ICC profile that the decoded photo will have; None is sRGB.
-        source_profile: the ICC profile from which the decoder converts to sRGB, and Pillow's mode of its pixels.
-        key: the transparent colour for `OPENCV_KEYED`: red, green and blue of 16 bits.
-        doubt: the words that follow "is a TIFF" in an error if neither library can decode the file; None for usual
-            files.
-    """
-
-    format: str
-    width_px: int
+    format: str  # one of `FORMATS`
+    width_px: int  # of the upright photo
     height_px: int
     decoder: Decoder
-    orientation: int = 1
-    profile: bytes | None = None
-    source_profile: tuple[bytes, str] | None = None
-    key: tuple[int, ...] | None = None
-    doubt: str | None = None
+    orientation: int = 1  # the way in which the pixels are stored, 1 to 8 as in EXIF
+    profile: bytes | None = None  # the RGB ICC profile that the decoded photo will have; None is sRGB
+    source_profile: tuple[bytes, str] | None = None  # the decoder converts from it to sRGB; with Pillow's mode
+    key: tuple[int, ...] | None = None  # the transparent colour for `OPENCV_KEYED`: red, green and blue of 16 bits
+    doubt: str | None = None  # why it may be unreadable, in words that follow "is a TIFF"; None for usual files
 
     @property
     def pixels(self) -> int:
@@ -88,8 +70,7 @@ class Header:
     @property
     def stored_size(self) -> tuple[int, int]:
         """Returns the width and height in pixels of the image as it is stored, before it is turned upright."""
-        size = self.width_px, self.height_px
-        return (size[1], size[0]) if orientation.swaps_sides(self.orientation) else size
+        return orientation.turned_size((self.width_px, self.height_px), self.orientation)
 
 
 def probe(data: bytes, limits: PhotoLimits, field: str) -> Header:
@@ -98,14 +79,8 @@ def probe(data: bytes, limits: PhotoLimits, field: str) -> Header:
     A colour profile is ignored, and the pixels count as sRGB, if the profile is broken, is larger than 4 MiB, or has
     another colour model than the pixels. (Pillow refuses a PNG file whose profile is larger than 1 MiB.)
 
-    Args:
-        data: the file.
-        limits: the limits on the image.
-        field: the field of the request that an error names.
-
-    Raises:
-        BadPhoto: the file is empty, is no image of a known format, or is of a kind that neither library can decode.
-        PhotoTooLarge: the file has more bytes or pixels than the limits allow.
+    Raises BadPhoto, which names `field`, if the file is empty, is no image of a known format, or is of a kind that
+    neither library can decode; PhotoTooLarge if it has more bytes or pixels than the limits allow.
     """
     if not data:
         raise BadPhoto(Violation(field, "is empty"))
@@ -118,7 +93,8 @@ def probe(data: bytes, limits: PhotoLimits, field: str) -> Header:
     except (BadPhoto, PhotoTooLarge):
         raise
     except Image.DecompressionBombError as error:
-        raise _too_large(field, f"its header claims far more than the limit of {limits.max_pixels} pixels") from error
+        what = f"its header claims far more than the limit of {limits.max_pixels} pixels"
+        raise PhotoTooLarge(Violation(field, what)) from error
     except Exception as error:  # a hostile header can make Pillow fail in any way
         if data[:4] not in tiff.SIGNATURES:
             raise BadPhoto(Violation(field, _UNKNOWN)) from error
@@ -133,25 +109,20 @@ def broken(image_format: str) -> str:
 def check_bytes(size: int, limits: PhotoLimits, field: str) -> None:
     """Raises PhotoTooLarge, which names `field`, if a file of `size` bytes is larger than the limit."""
     if size > limits.max_bytes:
-        raise _too_large(field, f"{size} bytes, the limit is {limits.max_bytes}")
+        raise PhotoTooLarge(Violation(field, f"{size} bytes, the limit is {limits.max_bytes}"))
 
 
 def check_pixels(width_px: int, height_px: int, limits: PhotoLimits, field: str) -> None:
     """Raises PhotoTooLarge, which names `field`, if width x height is larger than the limit."""
     if width_px * height_px > limits.max_pixels:
-        raise _too_large(field, f"{width_px}x{height_px} pixels, the limit is {limits.max_pixels} in all")
-
-
-def _too_large(field: str, what: str) -> PhotoTooLarge:
-    return PhotoTooLarge(Violation(field, what))
+        what = f"{width_px}x{height_px} pixels, the limit is {limits.max_pixels} in all"
+        raise PhotoTooLarge(Violation(field, what))
 
 
 def _scan_png(data: bytes) -> tuple[bytes | None, bool]:
-    """Walks once through the chunks of a PNG file.
+    """Returns the first EXIF block of a PNG file, and whether every chunk is as long as it claims.
 
-    Returns:
-        The first EXIF block, wherever it stands, because Pillow finds one behind the pixels only after it has decoded
-        them; and whether every chunk is as long as it claims.
+    Pillow finds an EXIF block behind the pixels only after it has decoded them.
     """
     position, exif = len(PNG_SIGNATURE), None
     for _ in range(_MAX_PNG_CHUNKS):
@@ -170,8 +141,6 @@ def _read(image: Image.Image, data: bytes, field: str) -> Header:
     kind = "JPEG" if image.format == "MPO" else image.format or ""  # MPO is a JPEG file that is followed by others
     exif, sound = _scan_png(data) if kind == "PNG" else (None, True)
     turn = _orientation(image, data, exif)
-    size = _stored_size(image)
-    width_px, height_px = size[::-1] if orientation.swaps_sides(turn) else size
     key = _deep_key(image, data)
     kept, source = _profiles(image.info.get("icc_profile"), image.mode)
     decoder = Decoder.PILLOW if source is not None else _decoder(image)
@@ -184,16 +153,11 @@ def _read(image: Image.Image, data: bytes, field: str) -> Header:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiles(image.tag_v2, field)
         doubt = tiff.doubt(image.tag_v2)
-    return Header(kind, width_px, height_px, decoder, turn, kept, source, key, doubt)
+    return Header(kind, *orientation.turned_size(_stored_size(image), turn), decoder, turn, kept, source, key, doubt)
 
 
 def _read_unnamed_tiff(data: bytes, limits: PhotoLimits, field: str) -> Header:
-    """Reads the header of a TIFF file of a kind that Pillow can't open.
-
-    Raises:
-        BadPhoto: the file is broken, or OpenCV can't decode it either.
-        PhotoTooLarge: it has too many pixels.
-    """
+    """Reads the header of a TIFF file of a kind that Pillow can't open."""
     try:
         tags = tiff.read_tags(data)
     except ValueError as error:
@@ -205,12 +169,11 @@ def _read_unnamed_tiff(data: bytes, limits: PhotoLimits, field: str) -> Header:
     _check_tiles(tags, field)
     if width_px * height_px * _FLOAT_COST > limits.max_pixels:
         limit = limits.max_pixels // _FLOAT_COST
-        raise _too_large(field, f"{width_px}x{height_px} pixels in floating point, the limit is {limit} in all")
+        what = f"{width_px}x{height_px} pixels in floating point, the limit is {limit} in all"
+        raise PhotoTooLarge(Violation(field, what))
     turn = orientation.sane(tags.get(orientation.TAG))
-    if orientation.swaps_sides(turn):
-        width_px, height_px = height_px, width_px
     kept, _ = _profiles(tags.get(tiff.PROFILE), "RGB")
-    return Header("TIFF", width_px, height_px, Decoder.OPENCV_FLOAT, turn, kept)
+    return Header("TIFF", *orientation.turned_size((width_px, height_px), turn), Decoder.OPENCV_FLOAT, turn, kept)
 
 
 def _check_tiles(tags: tiff.Tags, field: str) -> None:
@@ -238,16 +201,7 @@ def _orientation(image: Image.Image, data: bytes, late_exif: bytes | None) -> in
 
 
 def _profiles(profile: object, pixel_mode: str) -> tuple[bytes | None, tuple[bytes, str] | None]:
-    """Decides how the colour profile of a file is used.
-
-    Args:
-        profile: the profile that the file holds, if any.
-        pixel_mode: Pillow's mode of the pixels.
-
-    Returns:
-        The profile that stays with the photo, and the one from which its pixels are converted to sRGB, with its mode.
-        At most one of them isn't None.
-    """
+    """Returns `Header.profile` and `Header.source_profile` for pixels in one of Pillow's modes. One at most is set."""
     mode = _PROFILE_MODES.get(pixel_mode)
     if not isinstance(profile, bytes) or mode is None or not colors.is_sound(profile, mode):
         return None, None

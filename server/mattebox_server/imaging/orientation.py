@@ -47,13 +47,13 @@ def sane(value: object) -> int:
     return value if type(value) is int and 1 <= value <= 8 else 1
 
 
-def swaps_sides(orientation: int) -> bool:
-    """Whether the width of the upright photo is the height of the stored one."""
-    return orientation > 4
+def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Returns the width and height of the upright photo for those of the stored one, and the other way round."""
+    return (size[1], size[0]) if orientation > 4 else size
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
     """Turns stored pixels uint8 (H, W) or (H, W, n) upright, in place where the sides aren't swapped."""
-    turned = cv2.transpose(pixels) if swaps_sides(orientation) else pixels
+    turned = cv2.transpose(pixels) if orientation > 4 else pixels
     flip = _FLIPS.get(orientation)
     return turned if flip is None else cv2.flip(turned, flip, dst=turned)

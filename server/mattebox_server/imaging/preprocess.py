@@ -14,15 +14,10 @@ from mattebox_server.spec import Letterbox, Resize, ShortSide, Stretch
 
 @dataclass(frozen=True)
 class ModelInput:
-    """A photo at the model's size.
+    """A photo at the model's size."""
 
-    Args:
-        image: uint8 (h, w, 3) BGR, contiguous.
-        geometry: the part of `image` that the photo fills; the rest is padding.
-    """
-
-    image: Pixels
-    geometry: Rectangle
+    image: Pixels  # uint8 (h, w, 3) BGR, contiguous
+    geometry: Rectangle  # the part of `image` that the photo fills; the rest is padding
 
 
 def content_size(width_px: int, height_px: int, policy: Resize) -> tuple[int, int]:
@@ -36,25 +31,18 @@ def content_size(width_px: int, height_px: int, policy: Resize) -> tuple[int, in
         case Letterbox():
             scale = min(policy.width_px / width_px, policy.height_px / height_px)
             return max(1, round(width_px * scale)), max(1, round(height_px * scale))
-        case ShortSide():
-            return _short_side_size(width_px, height_px, policy)
-
-
-def _short_side_size(width_px: int, height_px: int, policy: ShortSide) -> tuple[int, int]:
-    short, long = sorted((width_px, height_px))
-    new_short, new_long = policy.short_side_px, policy.short_side_px * long // short
-    if new_long > policy.max_long_side_px:
-        new_short, new_long = max(1, policy.max_long_side_px * short // long), policy.max_long_side_px
-    return (new_short, new_long) if width_px <= height_px else (new_long, new_short)
+        case ShortSide(short_side_px=new_short, max_long_side_px=longest):
+            short, long = sorted((width_px, height_px))
+            new_long = new_short * long // short
+            if new_long > longest:
+                new_short, new_long = max(1, longest * short // long), longest
+            return (new_short, new_long) if width_px <= height_px else (new_long, new_short)
 
 
 def preprocess(bgr: Pixels, policy: Resize, exact: bool = False) -> ModelInput:
-    """Scales a photo to the input size of a network.
+    """Scales a photo uint8 (H, W, 3) BGR to the input size of a network.
 
-    Args:
-        bgr: the photo, uint8 (H, W, 3).
-        policy: the network's rule for sizes.
-        exact: whether to average over exact areas, fractions of pixels included, which is slower.
+    With `exact` the scaling averages over exact areas, fractions of pixels included, which is slower.
     """
     width_px, height_px = content_size(bgr.shape[1], bgr.shape[0], policy)
     content = resize(bgr, width_px, height_px) if exact else shrink_fast(bgr, width_px, height_px)

@@ -27,11 +27,7 @@ Tags = ImageFileDirectory_v2
 
 
 def read_tags(data: bytes) -> Tags:
-    """Reads the tags of a TIFF file's first image.
-
-    Raises:
-        ValueError: the file is broken.
-    """
+    """Reads the tags of a TIFF file's first image. Raises ValueError if the file is broken."""
     try:
         tags = Tags(data[: 16 if b"+" in data[:4] else 8])
         file = io.BytesIO(data)
@@ -53,14 +49,8 @@ def first(tags: Tags, tag: int, default: int) -> int:
 
 def is_float_rgb(tags: Tags) -> bool:
     """Whether the pixels are RGB of 32-bit floating point in a form that OpenCV reads; Pillow has no mode for it."""
-    return (
-        first(tags, SAMPLE_FORMAT, 1) == FLOAT
-        and first(tags, BITS, 1) == 32
-        and first(tags, PHOTOMETRIC, 0) == 2
-        and first(tags, SAMPLES, 1) == 3
-        and first(tags, PLANAR, 1) == 1
-        and first(tags, COMPRESSION, 1) in _UNPACKED
-    )
+    form = {SAMPLE_FORMAT: FLOAT, BITS: 32, PHOTOMETRIC: 2, SAMPLES: 3, PLANAR: 1}
+    return first(tags, COMPRESSION, 1) in _UNPACKED and all(first(tags, tag, 1) == form[tag] for tag in form)
 
 
 def is_misread(tags: Tags) -> bool:

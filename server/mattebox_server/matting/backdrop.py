@@ -9,13 +9,7 @@ from mattebox_server.matting.blend import fill_clear
 _SIGMA_PX = 3.0  # the photo is shrunk until its blur has this sigma; with a smaller one the enlarged pixels would show
 _SMALLEST_PX = 64  # of the shrunk photo's short side; in a smaller one subject and background would share pixels
 _REACH = 0.02  # how far the subject's colours may reach beyond the matte, in short sides of the photo
-_RADII = (
-    1.0,
-    0.4,
-    0.15,
-    0.05,
-    0.02,
-)  # radii of the windows from which colours are continued, in long sides of the photo
+_RADII = (1.0, 0.4, 0.15, 0.05, 0.02)  # of the windows from which colours are continued, in long sides of the photo
 _TRUST = 10.0  # a window of which a tenth is known counts fully
 _LITTLE = np.float32(1e-5)
 _CONTINUED_PX = 256  # the long side of the image in which colours are continued
@@ -38,14 +32,9 @@ def cover(picture: Pixels, width_px: int, height_px: int) -> Pixels:
 
 
 def blurred(photo: Pixels, alpha: Pixels, sigma_px: float) -> Pixels:
-    """Blurs the photo without its subject: uint8 (H, W, 3) BGR.
+    """Blurs a photo uint8 (H, W, 3) BGR without its subject, whose matte is uint8 (H, W), by a Gaussian.
 
     The subject is first replaced by the colours around it, because the blur would smear it into a glow.
-
-    Args:
-        photo: the photo, uint8 (H, W, 3) BGR.
-        alpha: the subject's matte, uint8 (H, W).
-        sigma_px: the standard deviation of the Gaussian in pixels.
     """
     height, width = alpha.shape
     factor = max(1, min(int(sigma_px / _SIGMA_PX), min(height, width) // _SMALLEST_PX))
@@ -62,29 +51,18 @@ def blurred(photo: Pixels, alpha: Pixels, sigma_px: float) -> Pixels:
 
 
 def continue_subject(photo: Pixels, alpha: Pixels) -> None:
-    """Replaces the colours where alpha is 0 by the subject's colours, in place.
+    """Replaces the colours of a photo uint8 (H, W, 3) where alpha uint8 (H, W) is 0 by the subject's, in place.
 
     This is for files without transparency, whose compression mixes these colours into the subject's edge.
-
-    Args:
-        photo: the photo, uint8 (H, W, 3) BGR.
-        alpha: the matte, uint8 (H, W).
     """
     _continued(photo, cv2.inRange(alpha, 1, 255))
 
 
 def _continued(photo: Pixels, kept: Pixels) -> Pixels:
-    """Fills the pixels of a photo that aren't kept, in place, with colours from around them.
+    """Fills a photo uint8 (H, W, 3) in place where `kept`, uint8 (H, W), is 0 and not 255, from around; returns it.
 
     The windows become smaller from step to step, and each step replaces the colours as far as its windows hold kept
     pixels. If no pixel is kept, the photo becomes black.
-
-    Args:
-        photo: the photo, uint8 (H, W, 3) BGR.
-        kept: uint8 (H, W), 255 where pixels are kept, 0 where they are filled.
-
-    Returns:
-        `photo`.
     """
     height, width = kept.shape
     fill_clear(photo, kept, plain(width, (0, 0, 0)))

@@ -1,4 +1,4 @@
-"""Blends photo, matte and background. Colours are uint8 BGR; alpha is straight: 0 background, 255 subject."""
+"""Blends photos uint8 (H, W, 3) BGR and backgrounds by mattes uint8 (H, W), straight alpha: 255 is the subject."""
 
 from collections.abc import Iterator
 
@@ -13,13 +13,10 @@ _ROWS_AT_ONCE = 64
 
 
 def composite(photo: Pixels, alpha: Pixels, background: Pixels, restorer: Restorer | None = None) -> None:
-    """Puts the background behind the subject, in place: photo * a + background * (1 - a), a = alpha / 255, rounded.
+    """Puts a background uint8 (H, W, 3), or (1, W, 3) for equal rows, behind the subject of a photo, in place.
 
-    Args:
-        photo: the photo, uint8 (H, W, 3).
-        alpha: the matte, uint8 (H, W).
-        background: the background, uint8 (H, W, 3), or (1, W, 3) if all of its rows are the same.
-        restorer: the estimate that removes the old background from mixed colours; None leaves them as they are.
+    The result is photo * a + background * (1 - a) with a = alpha / 255, rounded. The restorer removes the old
+    background from mixed colours; None leaves them as they are.
     """
     for strip in _strips(alpha, restorer):
         mixed = _colors(photo, strip, restorer)
@@ -32,12 +29,10 @@ def composite(photo: Pixels, alpha: Pixels, background: Pixels, restorer: Restor
 
 
 def cutout(photo: Pixels, alpha: Pixels, restorer: Restorer | None = None) -> Pixels:
-    """Returns the cutout, uint8 (H, W, 4) BGRA. Its colour is 0 where alpha is 0, and hides no old background there.
+    """Returns the cutout, uint8 (H, W, 4) BGRA, of a photo, which changes.
 
-    Args:
-        photo: the photo, uint8 (H, W, 3), which changes.
-        alpha: the matte, uint8 (H, W).
-        restorer: the estimate that removes the old background from mixed colours; None leaves them as they are.
+    Its colour is 0 where alpha is 0, and hides no old background there. The restorer removes the old background from
+    mixed colours; None leaves them as they are.
     """
     if restorer is not None:
         restore(photo, alpha, restorer)
@@ -48,13 +43,7 @@ def cutout(photo: Pixels, alpha: Pixels, restorer: Restorer | None = None) -> Pi
 
 
 def restore(photo: Pixels, alpha: Pixels, restorer: Restorer) -> None:
-    """Removes the old background from the mixed colours of a photo, in place.
-
-    Args:
-        photo: the photo, uint8 (H, W, 3). It may also change where alpha is 0.
-        alpha: the matte, uint8 (H, W).
-        restorer: the estimate of the colours.
-    """
+    """Removes the old background from the mixed colours of a photo, in place. It may also change where alpha is 0."""
     for strip in _strips(alpha, restorer):
         strip.unpack(_rounded(_colors(photo, strip, restorer)), photo)
 

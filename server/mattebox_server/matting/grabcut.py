@@ -1,9 +1,7 @@
 """Makes mattes in which colour decides where the network is unsure: by GrabCut, and then the guided filter.
 
 The method is that of Rother, Kolmogorov and Blake, "GrabCut: Interactive Foreground Extraction using Iterated Graph
-Cuts", 2004, in OpenCV's implementation. It keeps the network's answer away from the edge, where the network is sure,
-and cuts the rest anew. The cut is hard and sometimes wrong, so that it is mixed with the network's answer after a run
-of the guided filter, and filtered again. docs/decisions/008-grabcut-matte.md has the measurements that chose the
+Cuts", 2004, in OpenCV's implementation. docs/decisions/008-grabcut-matte.md has the measurements that chose the
 parameters.
 """
 
@@ -14,7 +12,7 @@ from mattebox_server.imaging.pixels import Floats, Pixels
 from mattebox_server.matting.guided import Guide, LinearMatte, radii, refine, unit
 
 CELLS = (400, 800)
-"""The largest number of cells along the photo's short and long side. With 256 the band IoU measured 0.008 less."""
+"""The largest number of cells along the photo's short and long side."""
 
 _SURE = (0.1, 0.9)  # probabilities beyond which the network's answer is kept
 _BAND = 0.01  # width beside the network's edge in which its answer is never kept, in short sides of the photo
@@ -25,14 +23,11 @@ _SEED = 0  # OpenCV starts its colour models at random, so that a fixed seed is 
 
 
 def grabcut(photo: Pixels, probability: Pixels, sharp: Pixels) -> LinearMatte:
-    """Makes a matte with the photo's edges. It is slower than `guided`, and better where the network is wrong.
+    """Makes a matte with a photo's edges. It is slower than `guided`, and better where the network is wrong.
 
-    The same photo and probability always give the same matte.
-
-    Args:
-        photo: the photo at low resolution, uint8 (h, w, 3) BGR.
-        probability: round(255 x probability of the subject), uint8 (h, w).
-        sharp: the probability after `guided.sharpen` at the network's own resolution, uint8 (h, w).
+    Arguments and result have the form of `guided`'s. GrabCut keeps the network's answer away from the edge, where the
+    network is sure, and cuts the rest anew. The cut is hard and sometimes wrong, so that it is mixed with the network's
+    answer after a run of the guided filter, and filtered again. Equal arguments always give equal mattes.
     """
     guide, rough, sizes = Guide(photo), unit(sharp), radii(probability)
     cut = _cut(photo, probability)

@@ -23,17 +23,11 @@ _GAP_PX = 16  # two spans with at most so many columns between them are joined
 
 @dataclass(frozen=True)
 class Strip:
-    """Some columns of some rows of an image.
+    """Some columns of some rows of an image."""
 
-    Args:
-        top_px: the first row.
-        height_px: the number of rows.
-        spans: the first column of each span and the column after its last, from left to right. No span is empty.
-    """
-
-    top_px: int
-    height_px: int
-    spans: list[tuple[int, int]]
+    top_px: int  # the first row
+    height_px: int  # the number of rows
+    spans: list[tuple[int, int]]  # their first columns and the columns after their last, from left to right; none empty
 
     def pack(self, image: Image) -> Image:
         """Returns the strip's part of an image (H, W, ...), with its spans side by side."""
@@ -76,29 +70,16 @@ def _spans(marked: NDArray[np.uint8]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells over a photo. The last cell of a row or column may reach beyond the photo.
+    """Cells over a photo. The last cell of a row or column may reach beyond the photo."""
 
-    Args:
-        width_px: the width of the photo.
-        height_px: the height of the photo.
-        cell_width_px: the width of a cell, which equals its height unless the photo is thinner.
-        cell_height_px: the height of a cell.
-    """
-
-    width_px: int
+    width_px: int  # of the photo
     height_px: int
-    cell_width_px: int
+    cell_width_px: int  # equals the height unless the photo is thinner
     cell_height_px: int
 
     @staticmethod
     def over(width_px: int, height_px: int, cells: tuple[int, int] = _CELLS) -> "Grid":
-        """Returns the grid for a photo of this size.
-
-        Args:
-            width_px: the width of the photo.
-            height_px: the height of the photo.
-            cells: the largest numbers of cells along the short and the long side.
-        """
+        """Returns the grid over a photo with at most so many cells along its short and its long side."""
         short, long = sorted((width_px, height_px))
         side = max(ceil(short / cells[0]), ceil(long / cells[1]))
         if side > _LARGE_CELLS_PX:
@@ -136,8 +117,7 @@ class Grid:
         step_x = self.cell_width_px * plane.shape[1] / self.width_px
         step_y = self.cell_height_px * plane.shape[0] / self.height_px
         placed = np.array([[step_x, 0, step_x / 2 - 0.5], [0, step_y, step_y / 2 - 0.5]])
-        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        size = (self.columns, self.rows)
+        size, how = (self.columns, self.rows), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return cv2.warpAffine(plane, placed, size, flags=how, borderMode=cv2.BORDER_REPLICATE)
 
     def nearest(self, cells: Pixels) -> Pixels:
@@ -173,15 +153,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Enlarger:
-    """Interpolates cells bilinearly to the photo's resolution, strip by strip.
-
-    Args:
-        grid: the grid of the cells.
-        cells: float32 (rows + 2, columns + 2) or (rows + 2, columns + 2, 3), in which the outermost cells are repeated.
-    """
+    """Interpolates a grid's cells bilinearly to the photo's resolution, strip by strip."""
 
     grid: Grid
-    cells: Floats
+    cells: Floats  # float32 (rows + 2, columns + 2, ...), in which the outermost cells are repeated
 
     def at(self, strip: Strip) -> Floats:
         """Returns the enlarged cells of one of the grid's strips, in the form that `Strip.pack` returns."""
@@ -194,6 +169,5 @@ class Enlarger:
         wide = cv2.resize(few, (columns * cell_width, rows), interpolation=cv2.INTER_LINEAR)
         start = (column - 1) * cell_width
         packed = Strip(0, rows, [(left - start, right - start) for left, right in strip.spans]).pack(wide)
-        size = (packed.shape[1], rows * cell_height)
-        tall = cv2.resize(packed, size, interpolation=cv2.INTER_LINEAR)
+        tall = cv2.resize(packed, (packed.shape[1], rows * cell_height), interpolation=cv2.INTER_LINEAR)
         return tall[cell_height : cell_height + strip.height_px]

@@ -3,17 +3,8 @@
 The method is that of He, Sun and Tang, "Guided Image Filtering", 2010 (equations 14 and 15, for a guide in colour), and
 of He and Sun, "Fast Guided Filter", 2015, which filters a small image and applies the coefficients to the large one. In
 each window the filter explains alpha as a linear function of colour, and each pixel takes the mean of the coefficients
-of all windows that hold it.
-
-Mattebox adds four things:
-
-- The windows are as large as the band in which the network is unsure, so that a network with fine edges keeps them.
-- The probability is sharpened first, because a soft ramp would be copied into the matte.
-- The filter runs twice, and the second run filters the result of the first, so that it reaches an edge that the network
-  missed by more than a window.
-- Away from edges, and where the network is sure, alpha is a constant, so that only edges cost work at full resolution.
-
-docs/decisions/007-guided-matte.md has the measurements that chose the parameters.
+of all windows that hold it. docs/decisions/007-guided-matte.md has what Mattebox adds (windows as wide as the network
+is unsure, a sharpened probability, a second run), and the measurements that chose the parameters.
 """
 
 from dataclasses import dataclass
@@ -26,8 +17,7 @@ from mattebox_server.imaging.pixels import Floats, Pixels
 from mattebox_server.matting.grid import Grid
 
 CELLS = (240, 960)
-"""The largest number of cells along the photo's short and long side. 128 to 450 cells along the short side measured the
-same, except that cells of three pixels can lose a line of two pixels in a photo of 480."""
+"""The largest number of cells along the photo's short and long side."""
 
 _SHARPNESS = 20.0  # slope of the sigmoid that sharpens the probability
 _SURE = (0.02, 0.98)  # probabilities beyond which the network decides alone
@@ -45,18 +35,12 @@ class LinearMatte:
     """Alpha as a linear function of the photo's colours, with coefficients for every cell.
 
     Alpha is the weighted sum of blue, green and red in [0, 255] plus the constant, rounded and clipped to [0, 255].
-
-    Args:
-        alpha: the matte at the guide's resolution, uint8 (h, w).
-        weights: the weights of blue, green and red, float32 (h, w, 3).
-        constants: the constants, float32 (h, w).
-        edge: bool (h, w). Where it is False the weights are 0 and the constant is 0 or 255.
     """
 
-    alpha: Pixels
-    weights: Floats
-    constants: Floats
-    edge: NDArray[np.bool_]
+    alpha: Pixels  # the matte at the guide's resolution, uint8 (h, w)
+    weights: Floats  # float32 (h, w, 3)
+    constants: Floats  # float32 (h, w)
+    edge: NDArray[np.bool_]  # (h, w); where it is False the weights are 0, the constant is 0 or 255
 
     def render(self, photo: Pixels, grid: Grid) -> Pixels:
         """Returns the matte uint8 (H, W) of the photo uint8 (H, W, 3) BGR, over which the grid lies."""
@@ -71,12 +55,10 @@ class LinearMatte:
 
 
 def guided(photo: Pixels, probability: Pixels, sharp: Pixels) -> LinearMatte:
-    """Makes a matte with the photo's edges.
+    """Makes a matte with the edges of a photo at low resolution, uint8 (h, w, 3) BGR.
 
-    Args:
-        photo: the photo at low resolution, uint8 (h, w, 3) BGR.
-        probability: round(255 x probability of the subject), uint8 (h, w).
-        sharp: the probability after `sharpen` at the network's own resolution, uint8 (h, w).
+    `probability` is round(255 x probability of the subject), uint8 (h, w), and `sharp` is the same after `sharpen` at
+    the network's own resolution.
     """
     return refine(Guide(photo), probability, unit(sharp), radii(probability))
 
@@ -84,10 +66,7 @@ def guided(photo: Pixels, probability: Pixels, sharp: Pixels) -> LinearMatte:
 def radii(probability: Pixels) -> tuple[float, float]:
     """Returns the radii of the windows of both runs, in short sides of the photo.
 
-    They are the mean width of the band in which the network is unsure, within limits.
-
-    Args:
-        probability: round(255 x probability of the subject), uint8 (h, w).
+    They are the mean width of the band in which the network is unsure, within limits, so that fine edges stay fine.
     """
     low, high = (round(255 * bound) for bound in _UNSURE)
     unsure = cv2.countNonZero(cv2.inRange(probability, low, high))
@@ -100,10 +79,9 @@ def radii(probability: Pixels) -> tuple[float, float]:
 
 
 def sharpen(probability: Pixels) -> Pixels:
-    """Makes a probability uint8 (h, w) steeper around one half.
+    """Makes a probability uint8 (h, w) steeper around one half, because a soft ramp would be copied into the matte.
 
-    This has to be done before the probability is scaled to the guide's resolution, because the mean of a cell is then
-    the share of it that the subject covers.
+    It comes before the scaling to the guide's resolution, so that a cell's mean is the subject's share of the cell.
     """
     levels = np.arange(256) / 255
     return cv2.LUT(probability, np.rint(255 / (1 + np.exp(-_SHARPNESS * (levels - 0.5)))).astype(np.uint8))
@@ -115,36 +93,22 @@ def unit(plane: Pixels) -> Floats:
 
 
 class Guide:
-    """A photo at low resolution, as the guide of the filter.
-
-    Args:
-        photo: uint8 (h, w, 3) BGR.
-    """
+    """A photo uint8 (h, w, 3) BGR at low resolution, as the guide of the filter."""
 
     def __init__(self, photo: Pixels) -> None:
         self._colors: list[Floats] = list(cv2.split(photo.astype(np.float32) / 255))
         self._windows: dict[int, _Windows] = {}
 
     def filtered(self, rough: Floats, radius: float) -> Floats:
-        """Runs the filter once, and raises the contrast of the result: float32 (h, w) in [0, 1].
-
-        Args:
-            rough: the rough matte, float32 (h, w) in [0, 1], 1 subject.
-            radius: the radius of the windows, in short sides of the guide.
-        """
+        """Filters a rough matte float32 (h, w) in [0, 1] once, and raises the contrast of the result."""
         found = self.apply(*self.explain(rough, radius))
         contrast: Floats = (found - 0.5) * _GAIN + 0.5
         return np.clip(contrast, 0, 1)
 
     def explain(self, target: Floats, radius: float) -> tuple[list[Floats], Floats]:
-        """Returns the coefficients with which the guide's colours explain a target best.
+        """Returns the weights of blue, green and red and the constants that explain a target best, all float32 (h, w).
 
-        Args:
-            target: float32 (h, w) in [0, 1].
-            radius: the radius of the windows, in short sides of the guide.
-
-        Returns:
-            The weights of blue, green and red, and the constants, each float32 (h, w).
+        The radius of the windows is in short sides of the guide.
         """
         side = 2 * max(1, round(radius * min(target.shape))) + 1
         if side not in self._windows:
@@ -158,14 +122,10 @@ class Guide:
 
 
 def refine(guide: Guide, probability: Pixels, rough: Floats, radii: tuple[float, float]) -> LinearMatte:
-    """Filters a rough matte twice.
+    """Filters a rough matte float32 (h, w) in [0, 1] twice; `probability` decides alone where the network is sure.
 
-    Args:
-        guide: the photo.
-        probability: round(255 x probability of the subject), uint8 (h, w), which decides alone where the network is
-            sure.
-        rough: the rough matte, float32 (h, w) in [0, 1], 1 subject.
-        radii: the radii of the windows of both runs, in short sides of the guide.
+    The second run filters the result of the first, so that it reaches an edge that the network missed by more than a
+    window. The radii of both runs are in short sides of the guide.
     """
     weights, constants = guide.explain(guide.filtered(rough, radii[0]), radii[1])
     low, high = _LEVELS
@@ -190,24 +150,16 @@ class _Windows:
     The covariances form a symmetric 3x3 matrix, of which the LDL decomposition (Gaussian elimination) is kept. It stays
     precise where the colours are all alike, as in a grey photo, and the matrix is nearly singular. All planes are
     float32 (h, w).
-
-    Args:
-        colors: the planes of blue, green and red.
-        side: the side of the windows in pixels.
-        means: the means of blue, green and red.
-        pivots: the diagonal of the decomposition.
-        rest: the factors beside the diagonal: of blue with green, blue with red, and green with red.
     """
 
-    colors: list[Floats]
-    side: int
-    means: tuple[Floats, Floats, Floats]
-    pivots: tuple[Floats, Floats, Floats]
-    rest: tuple[Floats, Floats, Floats]
+    colors: list[Floats]  # blue, green and red in [0, 1]
+    side: int  # of the windows, in pixels
+    means: tuple[Floats, Floats, Floats]  # of blue, green and red
+    pivots: tuple[Floats, Floats, Floats]  # the diagonal of the decomposition
+    rest: tuple[Floats, Floats, Floats]  # its other factors: of blue with green, blue with red, and green with red
 
     @staticmethod
     def of(colors: list[Floats], side: int) -> "_Windows":
-        """Computes the windows of planes float32 (h, w) of blue, green and red in [0, 1]."""
         blue, green, red = colors
         b, g, r = _mean(blue, side), _mean(green, side), _mean(red, side)
         flat = np.float32(_EPSILON)
@@ -218,8 +170,7 @@ class _Windows:
         gg, gr = gg - bg_b * bg, gr - bg_b * br
         gr_g = gr / gg
         rr = rr - br_b * br - gr_g * gr
-        pivots = bb, gg, rr
-        return _Windows(colors, side, (b, g, r), pivots, (bg_b, br_b, gr_g))
+        return _Windows(colors, side, (b, g, r), (bb, gg, rr), (bg_b, br_b, gr_g))
 
     def explain(self, target: Floats) -> tuple[list[Floats], Floats]:
         """Returns the weights of the colours and the constants that explain a target float32 (h, w) best."""

@@ -1,49 +1,47 @@
-"""Makes alpha at the photo's resolution from the answer of a network. Each method is a module of pure functions."""
+"""Makes alpha at the photo's resolution from the answer of a network."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
 
 from mattebox_server.imaging.pixels import Pixels, resize
 from mattebox_server.matting import grabcut, guided
-from mattebox_server.matting.foreground import Layers, Restorer, separate
-from mattebox_server.matting.gaussian import gaussian
+from mattebox_server.matting.foreground import Restorer, separate
 from mattebox_server.matting.grid import Grid
 from mattebox_server.request import MatteMethod, MatteOptions
 
 
-@dataclass(frozen=True)
-class Matte:
-    """A finished matte, and the layers from which the colours at its edge are estimated.
+class Matte(NamedTuple):
+    """A finished matte, and the estimate that removes the old background from mixed colours."""
 
-    Args:
-        alpha: uint8 (H, W), 0 background, 255 subject.
-        grid: the grid over the photo; None if the method works without one.
-        layers: the colours of subject and background; None if the request keeps the photo's edge colours.
+    alpha: Pixels  # uint8 (H, W), 0 background, 255 subject
+    restorer: Restorer | None = None  # None if the photo's edge colours stay
+
+
+def hard_mask(foreground: Pixels, classes: Pixels | None, kept: frozenset[int]) -> Pixels:
+    """Returns a mask uint8 (h, w): 255 where the likeliest class is one of the kept, and 0 elsewhere.
+
+    `classes` are the indices of the likeliest classes, uint8 (h, w). A saliency network has none, so that `foreground`,
+    which is round(255 x probability of the subject), uint8 (h, w), decides at one half.
     """
-
-    alpha: Pixels
-    grid: Grid | None = None
-    layers: Layers | None = None
-
-    def restorer(self) -> Restorer | None:
-        """Returns the estimate that removes the old background from mixed colours; None if the request keeps them."""
-        if self.layers is None or self.grid is None:
-            return None
-        return Restorer.of(self.alpha, self.layers, self.grid)
+    if classes is None:
+        return cv2.threshold(foreground, 127, 255, cv2.THRESH_BINARY)[1]
+    table = np.zeros(256, np.uint8)
+    table[sorted(kept)] = 255
+    return cv2.LUT(classes, table)
 
 
 def make_matte(photo: Pixels, probability: Pixels, mask: Pixels, options: MatteOptions) -> Matte:
-    """Makes the matte of a photo.
+    """Makes the matte of a photo uint8 (H, W, 3) BGR.
 
-    Args:
-        photo: the photo, uint8 (H, W, 3) BGR.
-        probability: round(255 x probability of the subject), uint8 (h, w), over the whole photo.
-        mask: uint8 (h, w), 255 where a kept class is the likeliest, and 0 elsewhere.
-        options: the method and its parameters.
+    Both maps cover the whole photo: round(255 x probability of the subject), uint8 (h, w), and the `hard_mask`.
     """
     height, width = photo.shape[:2]
     match options.method:
         case MatteMethod.GAUSSIAN:
-            return Matte(resize(gaussian(mask, options.blur_kernel_px), width, height))
+            # As the classic recipe does: sigma is 0.3 ((kernel - 1) / 2 - 1) + 0.8, as in `cv2.getGaussianKernel`.
+            return Matte(resize(cv2.GaussianBlur(mask, (options.blur_kernel_px,) * 2, 0), width, height))
         case MatteMethod.NONE:
             return Matte(resize(mask, width, height))
         case MatteMethod.GUIDED:
@@ -53,4 +51,5 @@ def make_matte(photo: Pixels, probability: Pixels, mask: Pixels, options: MatteO
     cells = grid.means(photo)
     linear = method(cells, grid.sample(probability), grid.sample(guided.sharpen(probability)))
     layers = None if options.keep_edge_colors else separate(cells, linear.alpha)
-    return Matte(linear.render(photo, grid), grid, layers)
+    alpha = linear.render(photo, grid)
+    return Matte(alpha, None if layers is None else Restorer.of(alpha, *layers, grid))

@@ -12,19 +12,12 @@ from mattebox_server.imaging.rectangle import Rectangle
 
 @dataclass(frozen=True)
 class Subject:
-    """A class that the network found.
-
-    Args:
-        label: the name of the class.
-        class_index: the index of the class among the model's labels.
-        coverage: the share of the whole frame that the class covers, above 0 and at most 1.
-        box: x, y, width and height of the bounding box in pixels of the output.
-    """
+    """A class that the network found."""
 
     label: str
-    class_index: int
-    coverage: float
-    box: tuple[int, int, int, int]
+    class_index: int  # among the model's labels
+    coverage: float  # the share of the whole frame that the class covers, above 0 and at most 1
+    box: tuple[int, int, int, int]  # x, y, width and height of the bounding box in pixels of the output
 
 
 def find_subjects(
@@ -33,12 +26,11 @@ def find_subjects(
     """Lists the kept classes that the network found, from the largest coverage to the smallest.
 
     Args:
-        mask: uint8 (h, w) at the network's resolution, 255 where a kept class is, and 0 elsewhere.
+        mask: the `hard_mask` at the network's resolution, uint8 (h, w).
         classes: the class of each pixel, uint8 (h, w); None if all of the mask is class 0.
         labels: the names of the classes.
         size: the width and height in pixels of the output before it is cropped.
-        frame: the part of the output that remains after the crop. The boxes are in its coordinates, and classes outside
-            of it are left out.
+        frame: the part of the output that remains after the crop, which contains the boxes; other classes are left out.
     """
     if classes is None:
         planes = {0: mask} if mask.any() else {}

@@ -1,5 +1,6 @@
 """The two parts of a request that touch pixels: before the network, and after it. Plain functions, run in threads."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,7 @@ from mattebox_server.imaging.preprocess import ModelInput, content_size, preproc
 from mattebox_server.imaging.rectangle import Rectangle, around_subject, whole
 from mattebox_server.matting.backdrop import blurred, continue_subject, cover, plain
 from mattebox_server.matting.blend import composite, cutout, restore
-from mattebox_server.matting.mask import hard_mask
-from mattebox_server.matting.matte import Matte, make_matte
+from mattebox_server.matting.matte import Matte, hard_mask, make_matte
 from mattebox_server.matting.subjects import Subject, find_subjects
 from mattebox_server.records import Timeline
 from mattebox_server.request import (
@@ -34,6 +34,8 @@ from mattebox_server.request import (
 )
 from mattebox_server.spec import ModelSpec
 
+Size = tuple[int, int]  # width and height in pixels
+
 # The limits of libpng, libjpeg and libwebp.
 _MAX_SIDE_PX = {ImageFormat.PNG: 1_000_000, ImageFormat.JPEG: 65_500, ImageFormat.WEBP: 16_383}
 _WHITE = (255, 255, 255)
@@ -41,53 +43,30 @@ _WHITE = (255, 255, 255)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A photo on its way into the network.
+    """A photo on its way into the network."""
 
-    Args:
-        photo: the upright photo at the size of the answer (before a crop); its pixels will change.
-        model_input: the network's input.
-        backdrop: uint8 (h, w, 3) BGR in the photo's colour space, if the background is a picture; it has the answer's
-            size, or its own where the answer is cropped.
-    """
-
-    photo: Photo
+    photo: Photo  # upright, at the size of the answer before a crop; its pixels will change
     model_input: ModelInput
-    backdrop: Pixels | None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the photo in pixels."""
-        return self.photo.bgr.shape[1], self.photo.bgr.shape[0]
+    backdrop: Pixels | None  # a picture for the background in the photo's colours, at its own size if there is a crop
 
 
 @dataclass(frozen=True)
 class Composite:
-    """An encoded answer.
+    """An encoded answer."""
 
-    Args:
-        image: the composite, or the matte for `alpha_only`.
-        format: the format of `image`.
-        size: the width and the height of `image` in pixels.
-        channels: the channels of `image`: 1 grey, 3 colour, 4 with alpha.
-        alpha: the matte as PNG, if it was asked for.
-        subjects: what was found, largest first.
-    """
-
-    image: bytes
+    image: bytes  # the composite, or the matte for `alpha_only`
     format: ImageFormat
-    size: tuple[int, int]
-    channels: int
-    alpha: bytes | None
-    subjects: tuple[Subject, ...]
+    size: Size  # of the image
+    channels: int  # 1 grey, 3 colour, 4 with alpha
+    alpha: bytes | None  # the matte as PNG, if the request includes it
+    subjects: tuple[Subject, ...]  # from the largest to the smallest
 
 
 def prepare(request: RemovalRequest, spec: ModelSpec, limits: PhotoLimits, memory: Share, times: Timeline) -> Prepared:
     """Decodes what the request brings and makes the model's input of it: the stages `decode` and `preprocess`.
 
-    Raises:
-        BadPhoto, PhotoTooLarge: the photo or the background picture is at fault.
-        InvalidRequest: the format of the answer can't hold its size.
-        Overloaded: there is no memory for so many pixels now.
+    Raises BadPhoto or PhotoTooLarge if the photo or the background picture is at fault, InvalidRequest if the format of
+    the answer can't hold its size, and Overloaded if there is no memory for so many pixels now.
     """
     with times.stage("decode"):
         photo, size = _load(request, spec, limits, memory)
@@ -104,16 +83,14 @@ def prepare(request: RemovalRequest, spec: ModelSpec, limits: PhotoLimits, memor
         return Prepared(Photo(bgr, alpha, photo.profile), model_input, backdrop)
 
 
-def _load(
-    request: RemovalRequest, spec: ModelSpec, limits: PhotoLimits, memory: Share
-) -> tuple[Photo, tuple[int, int]]:
-    """The photo, no larger than it must be, and the width and height of the answer in pixels."""
+def _load(request: RemovalRequest, spec: ModelSpec, limits: PhotoLimits, memory: Share) -> tuple[Photo, Size]:
+    """Returns the photo, no larger than it must be, and the size of the answer before a crop."""
     photo, output = request.photo, request.output
     if isinstance(photo, RawPhoto):
         headers.check_bytes(len(photo.data), limits, "raw.data")
         headers.check_pixels(photo.width_px, photo.height_px, limits, "raw")
         size = _answer_size(photo.width_px, photo.height_px, output, spec)
-        _hold_pixels(memory, photo.width_px * photo.height_px, size, "raw")
+        memory.take(BYTES_A_PIXEL * max(photo.width_px * photo.height_px, math.prod(size)), "raw")
         return codec.from_raw(photo), size
     header = headers.probe(photo.data, limits, "encoded")
     size = _answer_size(header.width_px, header.height_px, output, spec)
@@ -121,17 +98,18 @@ def _load(
     if output.size is not SizeMode.MODEL:
         model_size = content_size(header.width_px, header.height_px, spec.resize)
         reduction = codec.reduction_for(header, max(size[0], model_size[0]), max(size[1], model_size[1]))
-    _hold_pixels(memory, header.pixels // reduction**2, size, "encoded")
+    memory.take(BYTES_A_PIXEL * max(header.pixels // reduction**2, math.prod(size)), "encoded")
     return codec.decode(photo.data, header, "encoded", reduction), size
 
 
-def _hold_pixels(memory: Share, pixels: int, answer_size: tuple[int, int], field: str) -> None:
-    """Accounts for a photo of so many pixels and for all that becomes of it."""
-    memory.take(BYTES_A_PIXEL * max(pixels, answer_size[0] * answer_size[1]), field)
-
-
-def _answer_size(width_px: int, height_px: int, output: OutputOptions, spec: ModelSpec) -> tuple[int, int]:
-    size = output_size(width_px, height_px, output.size, spec)
+def _answer_size(width_px: int, height_px: int, output: OutputOptions, spec: ModelSpec) -> Size:
+    """Returns the size of the answer to a photo of this size. Raises InvalidRequest if its format can't hold it."""
+    size = width_px, height_px
+    if output.size is SizeMode.MODEL:
+        size = content_size(width_px, height_px, spec.resize)
+    elif isinstance(output.size, int):
+        scale = min(1.0, output.size / max(size))
+        size = max(1, round(width_px * scale)), max(1, round(height_px * scale))
     _check_format_holds(output.format, size, "output.format")
     if output.include_alpha:
         _check_format_holds(ImageFormat.PNG, size, "output.include_alpha")
@@ -148,35 +126,20 @@ def _load_backdrop(data: bytes, limits: PhotoLimits, memory: Share, profile: byt
 
 
 def kept_classes(spec: ModelSpec, keep: tuple[str, ...]) -> frozenset[int]:
-    """Indices of the classes that are the subject; empty `keep` means all but the background.
+    """Returns the indices of the classes that are the subject; empty `keep` means all but the background.
 
-    Raises:
-        InvalidRequest: a label that the model doesn't have.
+    Raises InvalidRequest, which names every label that the model doesn't have.
     """
     if not keep:
         return spec.foreground_classes
-    known = ", ".join(spec.labels)
-    unknown = [
-        Violation(f"keep[{position}]", f"{label[:64]!r} is no label of {spec.name}, which has {known[:400]}")
-        for position, label in enumerate(keep)
-        if label not in spec.labels
-    ]
-    if unknown:
-        raise InvalidRequest(*unknown)
+    unknown = f"is no label of {spec.name}, which has {', '.join(spec.labels)[:400]}"
+    places = [(place, label) for place, label in enumerate(keep) if label not in spec.labels]
+    if places:
+        raise InvalidRequest(*(Violation(f"keep[{place}]", f"{label[:64]!r} {unknown}") for place, label in places))
     return frozenset(spec.labels.index(label) for label in keep)
 
 
-def output_size(width_px: int, height_px: int, size: SizeMode | int, spec: ModelSpec) -> tuple[int, int]:
-    """Width and height in pixels of the answer to a photo of this size, before a crop."""
-    if size is SizeMode.ORIGINAL:
-        return width_px, height_px
-    if size is SizeMode.MODEL:
-        return content_size(width_px, height_px, spec.resize)
-    scale = min(1.0, size / max(width_px, height_px))
-    return max(1, round(width_px * scale)), max(1, round(height_px * scale))
-
-
-def _check_format_holds(image_format: ImageFormat, size: tuple[int, int], field: str) -> None:
+def _check_format_holds(image_format: ImageFormat, size: Size, field: str) -> None:
     limit = _MAX_SIDE_PX.get(image_format)
     if limit is not None and max(size) > limit:
         what = f"{image_format.name} holds at most {limit} pixels a side, the output has {size[0]}x{size[1]}"
@@ -185,21 +148,15 @@ def _check_format_holds(image_format: ImageFormat, size: tuple[int, int], field:
 
 @dataclass(frozen=True)
 class Found:
-    """What the network found in a prepared photo.
-
-    Args:
-        spec: the network's description of itself.
-        kept: the indices of the classes that are the subject.
-        inference: the network's maps.
-    """
+    """The network's maps of a prepared photo, and how they are to be read."""
 
     spec: ModelSpec
-    kept: frozenset[int]
+    kept: frozenset[int]  # the indices of the classes that are the subject
     inference: Inference
 
 
 def finish(request: RemovalRequest, prepared: Prepared, found: Found, times: Timeline) -> Composite:
-    """Makes the answer of what the network found: the stages `matte` and `encode`. Changes the prepared photo."""
+    """Makes the answer from the network's maps: the stages `matte` and `encode`. The prepared photo changes."""
     output, photo, geometry = request.output, prepared.photo, prepared.model_input.geometry
     with times.stage("matte"):
         classes = None if found.inference.classes is None else geometry.crop(found.inference.classes)
@@ -207,10 +164,9 @@ def finish(request: RemovalRequest, prepared: Prepared, found: Found, times: Tim
         mask = hard_mask(probability, classes, found.kept)
         matte = make_matte(photo.bgr, probability, mask, request.matte)
         alpha = matte.alpha if photo.alpha is None else np.minimum(matte.alpha, photo.alpha)
-        frame = whole(alpha)
-        if output.crop_margin_px is not None:
-            frame = around_subject(alpha, output.crop_margin_px)
-        subjects = find_subjects(mask, classes, found.spec.labels, prepared.size, frame)
+        frame = whole(alpha) if output.crop_margin_px is None else around_subject(alpha, output.crop_margin_px)
+        size = alpha.shape[1], alpha.shape[0]
+        subjects = find_subjects(mask, classes, found.spec.labels, size, frame)
         pixels = frame.crop(alpha) if output.alpha_only else _compose(request, prepared, matte, alpha, frame)
     with times.stage("encode"):
         image = codec.encode(pixels, output.format, output.quality, photo.profile)
@@ -223,7 +179,7 @@ def _compose(request: RemovalRequest, prepared: Prepared, matte: Matte, alpha: P
     """The frame's colours on their background, (H, W, 3) BGR, or as a cutout, (H, W, 4) BGRA."""
     photo = prepared.photo.bgr
     behind = _behind(request.background, prepared, alpha, frame)  # before the photo changes
-    restorer = matte.restorer()
+    restorer = matte.restorer
     if restorer is not None and frame != whole(alpha):
         restore(photo, alpha, restorer)  # it knows the whole photo only
         restorer = None
