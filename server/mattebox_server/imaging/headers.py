@@ -58,7 +58,7 @@ class Header:
     decoder: Decoder
     orientation: int = 1  # the way in which the pixels are stored, 1 to 8 as in EXIF
     profile: bytes | None = None  # the RGB ICC profile that the decoded photo will have; None is sRGB
-    source_profile: tuple[bytes, str] | None = None  # the decoder converts from it to sRGB; with Pillow's mode
+    source_profile: tuple[bytes, str] | None = None  # the profile that the decoder converts to sRGB, and its mode
     key: tuple[int, ...] | None = None  # the transparent colour for `OPENCV_KEYED`: red, green and blue of 16 bits
     doubt: str | None = None  # why it may be unreadable, in words that follow "is a TIFF"; None for usual files
 

@@ -51,7 +51,7 @@ def blurred(photo: Pixels, alpha: Pixels, sigma_px: float) -> Pixels:
 
 
 def continue_subject(photo: Pixels, alpha: Pixels) -> None:
-    """Replaces the colours of a photo uint8 (H, W, 3) where alpha uint8 (H, W) is 0 by the subject's, in place.
+    """Replaces the colours of a photo uint8 (H, W, 3) by the subject's, in place, where alpha uint8 (H, W) is 0.
 
     This is for files without transparency, whose compression mixes these colours into the subject's edge.
     """
@@ -59,7 +59,7 @@ def continue_subject(photo: Pixels, alpha: Pixels) -> None:
 
 
 def _continued(photo: Pixels, kept: Pixels) -> Pixels:
-    """Fills a photo uint8 (H, W, 3) in place where `kept`, uint8 (H, W), is 0 and not 255, from around; returns it.
+    """Fills a photo uint8 (H, W, 3) with its own colours, in place, where `kept` uint8 (H, W) is 0, and returns it.
 
     The windows become smaller from step to step, and each step replaces the colours as far as its windows hold kept
     pixels. If no pixel is kept, the photo becomes black.

@@ -40,7 +40,7 @@ class LinearMatte:
     alpha: Pixels  # the matte at the guide's resolution, uint8 (h, w)
     weights: Floats  # float32 (h, w, 3)
     constants: Floats  # float32 (h, w)
-    edge: NDArray[np.bool_]  # (h, w); where it is False the weights are 0, the constant is 0 or 255
+    edge: NDArray[np.bool_]  # (h, w); where it is False the weights are 0, and the constant is 0 or 255
 
     def render(self, photo: Pixels, grid: Grid) -> Pixels:
         """Returns the matte uint8 (H, W) of the photo uint8 (H, W, 3) BGR, over which the grid lies."""

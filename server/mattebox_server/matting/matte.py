@@ -35,7 +35,8 @@ def hard_mask(foreground: Pixels, classes: Pixels | None, kept: frozenset[int]) 
 def make_matte(photo: Pixels, probability: Pixels, mask: Pixels, options: MatteOptions) -> Matte:
     """Makes the matte of a photo uint8 (H, W, 3) BGR.
 
-    Both maps cover the whole photo: round(255 x probability of the subject), uint8 (h, w), and the `hard_mask`.
+    `probability` is round(255 x probability of the subject), and `mask` the `hard_mask`. Both are uint8 (h, w), and
+    cover the whole photo.
     """
     height, width = photo.shape[:2]
     match options.method:

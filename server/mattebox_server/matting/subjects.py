@@ -30,7 +30,7 @@ def find_subjects(
         classes: the class of each pixel, uint8 (h, w); None if all of the mask is class 0.
         labels: the names of the classes.
         size: the width and height in pixels of the output before it is cropped.
-        frame: the part of the output that remains after the crop, which contains the boxes; other classes are left out.
+        frame: the part of the output after the crop. The boxes are relative to it; classes outside of it are left out.
     """
     if classes is None:
         planes = {0: mask} if mask.any() else {}

@@ -47,7 +47,7 @@ class Prepared:
 
     photo: Photo  # upright, at the size of the answer before a crop; its pixels will change
     model_input: ModelInput
-    backdrop: Pixels | None  # a picture for the background in the photo's colours, at its own size if there is a crop
+    backdrop: Pixels | None  # the background picture in the photo's colour space; at its own size before a crop
 
 
 @dataclass(frozen=True)
