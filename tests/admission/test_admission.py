@@ -249,7 +249,7 @@ def test_a_trial_is_not_used_up_by_a_request_that_never_gets_a_turn() -> None:
         with admission.entry(origin) as entry:
             async with admission.turn("x", entry) as turn:
                 assert turn.is_trial
-        with admission.entry(origin) as entry:  # the trial of y is still to be had, that of x is spent
+        with admission.entry(origin) as entry:  # y lets in its trial, x has had one
             assert entry.trials == {"y"}
             async with admission.turn("y", entry) as turn:
                 assert turn.is_trial

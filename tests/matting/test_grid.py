@@ -33,7 +33,7 @@ def noise(*shape: int, seed: int = 0) -> Pixels:
 
 
 def centres(grid: Grid) -> tuple[Doubles, Doubles]:
-    """Of the columns and the rows of cells, in the photo's pixels; the first pixel reaches from 0 to 1."""
+    """Returns the centres of the columns and rows of cells; the first pixel of the photo reaches from 0 to 1."""
     return (np.arange(grid.columns) + 0.5) * grid.cell_width_px, (np.arange(grid.rows) + 0.5) * grid.cell_height_px
 
 

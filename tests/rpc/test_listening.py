@@ -68,7 +68,7 @@ def bound(options: Settings) -> int:
 
 
 def test_an_open_address_needs_tls_or_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests listen on loopback only, so that this one is told that loopback is open."""
+    """The test listens on loopback; a fake answers that other machines can connect."""
 
     def nowhere(_: str) -> bool:
         return False

@@ -184,7 +184,7 @@ def test_arriving_takes_only_so_long() -> None:
 
 
 def test_who_arrives_as_the_time_of_the_oldest_is_over_takes_its_place() -> None:
-    """The oldest is told that it took too long, not that others are faster."""
+    """The oldest request's error says that it took too long, and not that others are faster."""
 
     async def scenario() -> None:
         reception, loop = Reception(1, 60), asyncio.get_running_loop()

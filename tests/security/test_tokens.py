@@ -251,7 +251,7 @@ def test_every_method_asks_but_those_of_health(channel: grpc.Channel) -> None:
 
 
 def test_a_refusal_comes_before_the_photo_is_received(channel: grpc.Channel) -> None:
-    """The caller is told while it has sent nothing."""
+    """The caller gets the refusal before it has sent anything."""
     anything: Any = channel
     call = anything.stream_unary("/mattebox.v1.BackgroundRemovalService/RemoveBackground")
     never: queue.Queue[bytes] = queue.Queue()
