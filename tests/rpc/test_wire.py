@@ -142,25 +142,27 @@ def test_nothing_but_the_end_is_no_request(server: LocalServer) -> None:
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def arrive(reception: Reception, seconds: float, outcomes: dict[str, BaseException | None], name: str) -> None:
+    """A request that takes so long to arrive; notes its error, or None."""
+    try:
+        async with reception.place():
+            await asyncio.sleep(seconds)
+        outcomes[name] = None
+    except (Overloaded, DeadlineExceeded) as error:
+        outcomes[name] = error
+
+
 def test_the_oldest_of_those_that_arrive_makes_room() -> None:
     async def scenario() -> None:
         reception = Reception(2, 60)
         outcomes: dict[str, BaseException | None] = {}
 
-        async def arrive(name: str, seconds: float) -> None:
-            try:
-                async with reception.place():
-                    await asyncio.sleep(seconds)
-                outcomes[name] = None
-            except (Overloaded, DeadlineExceeded) as error:
-                outcomes[name] = error
-
-        slow = [asyncio.create_task(arrive(name, 30)) for name in ("first", "second")]
+        slow = [asyncio.create_task(arrive(reception, 30, outcomes, name)) for name in ("first", "second")]
         await asyncio.sleep(0)
-        await arrive("too soon", 0)
+        await arrive(reception, 0, outcomes, "too soon")
         assert isinstance(outcomes["too soon"], Overloaded)
         await asyncio.sleep(1.1)
-        await arrive("third", 0)
+        await arrive(reception, 0, outcomes, "third")
         await asyncio.sleep(0)
         assert outcomes["third"] is None
         assert isinstance(outcomes["first"], Overloaded)
@@ -190,19 +192,11 @@ def test_who_arrives_as_the_time_of_the_oldest_is_over_takes_its_place() -> None
         reception, loop = Reception(1, 60), asyncio.get_running_loop()
         outcomes: dict[str, BaseException | None] = {}
 
-        async def arrive(name: str, seconds: float) -> None:
-            try:
-                async with reception.place():
-                    await asyncio.sleep(seconds)
-                outcomes[name] = None
-            except (Overloaded, DeadlineExceeded) as error:
-                outcomes[name] = error
-
-        oldest = asyncio.create_task(arrive("oldest", 30))
+        oldest = asyncio.create_task(arrive(reception, 30, outcomes, "oldest"))
         await asyncio.sleep(0)
         (arrival,) = reception._arriving  # pyright: ignore[reportPrivateUsage]
         arrival.timer.reschedule(loop.time())  # it fires in the next turn of the loop, before the newcomer's task runs
-        newcomer = loop.create_task(arrive("newcomer", 0))
+        newcomer = loop.create_task(arrive(reception, 0, outcomes, "newcomer"))
         await asyncio.gather(oldest, newcomer)
         assert outcomes["newcomer"] is None
         assert isinstance(outcomes["oldest"], DeadlineExceeded)
