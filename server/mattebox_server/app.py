@@ -78,7 +78,7 @@ def run(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings) -> None:
-    """Serves until a signal."""
+    """Serves until SIGTERM or SIGINT."""
     signals = _Signals()
     telemetry = Telemetry(settings.metrics_address, settings.otlp_endpoint, SERVICE_NAME)
     front = _front(settings, Calls(telemetry.observers))
@@ -100,10 +100,10 @@ async def _serve(settings: Settings) -> None:
 
 
 class _Signals:
-    """What SIGTERM, SIGINT and SIGHUP ask for.
+    """Handles SIGTERM, SIGINT and SIGHUP.
 
     Attributes:
-        stop: is set by the first SIGTERM or SIGINT. The second one ends the process.
+        stop: an event that the first SIGTERM or SIGINT sets. A second one ends the process.
     """
 
     def __init__(self) -> None:

@@ -68,7 +68,7 @@ class Pipeline:
             times: gets the stages.
 
         Raises:
-            MatteboxError: any of them.
+            MatteboxError: the request gets no answer; any error of the tree in `errors`.
         """
         network = self.engine.network(request.model)
         spec, loop = network.spec, asyncio.get_running_loop()

@@ -52,7 +52,7 @@ class BackgroundRemovalService:
     def __init__(self, max_message_bytes: int, wire: Wire, calls: Calls, callers: Callers) -> None:
         self._max_message_bytes, self._wire, self._calls, self._callers = max_message_bytes, wire, calls, callers
         self._pipeline: Pipeline | None = None
-        self._draining = asyncio.Event()
+        self._is_draining = False
 
     def serve(self, pipeline: Pipeline) -> None:
         """Answers requests from now on."""
@@ -60,11 +60,11 @@ class BackgroundRemovalService:
 
     def drain(self) -> None:
         """Refuses new requests from now on; those that run go on."""
-        self._draining.set()
+        self._is_draining = True
 
     def levels(self) -> Levels:
         """How full the server is now. Belongs to the event loop."""
-        return measure(self._pipeline, self._pipeline is not None and not self._draining.is_set())
+        return measure(self._pipeline, self._pipeline is not None and not self._is_draining)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The contract's methods, to be added to a server."""
@@ -91,7 +91,7 @@ class BackgroundRemovalService:
         return grpc.stream_stream_rpc_method_handler(handle, request_deserializer=request.FromString)
 
     def _ready_pipeline(self) -> Pipeline:
-        if self._draining.is_set():
+        if self._is_draining:
             raise NotServing("the server is shutting down", _DRAINING_RETRY_S, "draining")
         if self._pipeline is None:
             raise NotServing("the server is starting", _STARTING_RETRY_S)
@@ -99,15 +99,15 @@ class BackgroundRemovalService:
 
     async def _remove_background(self, context: Context, record: Record, origin: Origin) -> None:
         """One photo in, one composite out."""
-        with self._ready_pipeline().admission.entry(origin) as entry:
-            answer = await self._answer(context, record, entry)
+        pipeline = self._ready_pipeline()
+        with pipeline.admission.entry(origin) as entry:
+            answer = await self._answer(context, record, pipeline, entry)
             entry.memory.become(_COPIES_OF_ANSWER * len(answer))  # all else is gone with the frames that held it
             record.response_bytes = len(answer)
             await self._wire.send(context, answer, record)
 
-    async def _answer(self, context: Context, record: Record, entry: Entry) -> bytes:
+    async def _answer(self, context: Context, record: Record, pipeline: Pipeline, entry: Entry) -> bytes:
         """Receives a request and works it out; returns the serialised answer."""
-        pipeline = self._ready_pipeline()
         answer = await pipeline.remove_background(await self._receive(context, record, entry), entry, record.times)
         record.model, record.provider = answer.network.spec.name, answer.network.provider
         record.batch_size = answer.batch_size
