@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import onnxruntime as ort
 import pytest
+from gpu_check import COMBINATIONS
 from serving import measure_serving
 
 from benchmark_scripts import run
+from mattebox_server.spec import Precision
 
 
 def test_every_way_has_its_rounds_or_a_reason(tmp_path: Path) -> None:
@@ -31,6 +34,10 @@ def test_gpu_check_says_what_is_missing() -> None:
     done = run("gpu_check.py")
     assert done.returncode == 1
     assert "NVIDIA" in done.stdout
+
+
+def test_gpu_check_runs_artifacts_of_every_precision() -> None:
+    assert set(get_args(Precision)) <= {how.artifact for how in COMBINATIONS}
 
 
 def test_the_server_is_compared_with_its_pipeline(brightness_model: Path) -> None:
