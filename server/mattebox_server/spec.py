@@ -22,7 +22,8 @@ MAX_LABELS = 256  # class indices leave the graph as uint8
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 Kind = Literal["semantic", "saliency"]
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
+MAX_MEAN_LEVELS, MIN_MEDIAN_IOU, MIN_LOW_IOU = 2.0, 0.98, 0.80  # the gate of `Fidelity`
 Target = Literal["cpu", "openvino", "cuda"]
 """The execution provider for which the exporter wrote the graph; `cuda` also stands for TensorRT.
 
@@ -104,14 +105,54 @@ class Expectation(_Frozen):
     classes: str | None
 
 
+class Fidelity(_Frozen):
+    """How near a reduced precision comes to fp32 of the same network, on photos that it wasn't calibrated with.
+
+    `photos` is their number. `mean_levels` is the mean absolute difference of the foreground, in grey levels. The
+    intersection over union of the two subjects (foreground of 128 or more) is taken for each photo: `median_iou` is its
+    median, `low_iou` its fifth percentile.
+    """
+
+    photos: Annotated[int, Field(ge=1)]
+    mean_levels: Annotated[float, Field(ge=0, le=255)]
+    median_iou: Annotated[float, Field(ge=0, le=1)]
+    low_iou: Annotated[float, Field(ge=0, le=1)]
+
+    @property
+    def passes(self) -> bool:
+        """Whether the precision may be used in the place of fp32."""
+        return (
+            self.mean_levels <= MAX_MEAN_LEVELS and self.median_iou >= MIN_MEDIAN_IOU and self.low_iou >= MIN_LOW_IOU
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.mean_levels:.2f} grey levels from fp32 (at most {MAX_MEAN_LEVELS:g}), IoU {self.median_iou:.3f} in"
+            f" the median (at least {MIN_MEDIAN_IOU:.2f}) and {self.low_iou:.3f} at the fifth percentile (at least"
+            f" {MIN_LOW_IOU:.2f}), on {self.photos} photos"
+        )
+
+
+class Quantisation(_Frozen):
+    """How an int8 network came to be: by which photos or table, and what stayed in float.
+
+    `float_layers` are the names of the convolutions and matrix products that compute in float.
+    """
+
+    calibration: str
+    float_layers: tuple[str, ...]
+    fidelity: Fidelity
+
+
 class ModelSpec(_Frozen):
     """All facts about a model that the server needs.
 
     `channel_order` is the order of the colours in the input `image`: bgr, as OpenCV decodes photos. The graph itself
-    reorders them if the network inside needs RGB.
+    reorders them if the network inside needs RGB. `quantisation` is there for int8 only. `bf16` says how near the
+    network comes to fp32 in bf16, and is None where that wasn't judged; an fp32 model may run in bf16 only if it passes.
     """
 
-    spec_version: Literal[2] = 2
+    spec_version: Literal[3] = 3
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     kind: Kind
     labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_LABELS)]
@@ -119,6 +160,8 @@ class ModelSpec(_Frozen):
     resize: Resize
     precision: Precision
     target: Target
+    quantisation: Quantisation | None = None
+    bf16: Fidelity | None = None
     weights: Weights
     licence: str
     tools: dict[str, str]
@@ -132,6 +175,12 @@ class ModelSpec(_Frozen):
             raise ValueError(f"a semantic model needs a label {BACKGROUND!r}")
         if self.kind == "saliency" and len(self.labels) != 1:
             raise ValueError("a saliency model has exactly one label")
+        return self
+
+    @model_validator(mode="after")
+    def _quantised_if_int8(self) -> "ModelSpec":
+        if (self.precision == "int8") != (self.quantisation is not None):
+            raise ValueError("quantisation belongs to int8 models, and to no others")
         return self
 
     @property

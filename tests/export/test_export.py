@@ -118,7 +118,7 @@ def test_metadata_is_all_that_the_server_needs(colour_model: Path) -> None:
     with pytest.raises(SpecError, match=r"have no mattebox\.spec"):
         ModelSpec.from_metadata({})
     with pytest.raises(SpecError, match=r"export it again(.|\n)*spec_version"):
-        ModelSpec.from_metadata({METADATA_KEY: spec.to_json().replace('"spec_version":2', '"spec_version":1')})
+        ModelSpec.from_metadata({METADATA_KEY: spec.to_json().replace('"spec_version":3', '"spec_version":2')})
     with pytest.raises(SpecError, match="colour_space"):
         ModelSpec.from_metadata({METADATA_KEY: spec.to_json()[:-1] + ',"colour_space":"P3"}'})
 
