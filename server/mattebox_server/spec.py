@@ -121,9 +121,7 @@ class Fidelity(_Frozen):
     @property
     def passes(self) -> bool:
         """Whether the precision may be used in the place of fp32."""
-        return (
-            self.mean_levels <= MAX_MEAN_LEVELS and self.median_iou >= MIN_MEDIAN_IOU and self.low_iou >= MIN_LOW_IOU
-        )
+        return self.mean_levels <= MAX_MEAN_LEVELS and self.median_iou >= MIN_MEDIAN_IOU and self.low_iou >= MIN_LOW_IOU
 
     def __str__(self) -> str:
         return (
@@ -149,7 +147,7 @@ class ModelSpec(_Frozen):
 
     `channel_order` is the order of the colours in the input `image`: bgr, as OpenCV decodes photos. The graph itself
     reorders them if the network inside needs RGB. `quantisation` is there for int8 only. `bf16` says how near the
-    network comes to fp32 in bf16, and is None where that wasn't judged; an fp32 model may run in bf16 only if it passes.
+    network comes to fp32 in bf16, and is None where that wasn't judged; an fp32 model runs in bf16 only if it passes.
     """
 
     spec_version: Literal[3] = 3

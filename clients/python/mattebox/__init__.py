@@ -34,6 +34,7 @@ from mattebox.photos import PhotoSource, RawPhoto
 from mattebox.results import (
     BoundingBox,
     Execution,
+    Fidelity,
     Limits,
     Model,
     Models,
@@ -53,6 +54,7 @@ __all__ = [
     "Client",
     "DeadlineExceeded",
     "Execution",
+    "Fidelity",
     "FieldViolation",
     "InternalError",
     "InvalidRequest",

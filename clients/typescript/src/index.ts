@@ -19,6 +19,7 @@ export type { FileSource, PhotoSource, PixelFormat, RawPhoto } from "./photos.js
 export type {
   BoundingBox,
   Execution,
+  Fidelity,
   Limits,
   Model,
   Models,

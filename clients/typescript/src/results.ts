@@ -81,6 +81,18 @@ export type ResizePolicy =
   | { readonly policy: "stretch" | "letterbox"; readonly width: number; readonly height: number }
   | { readonly policy: "unknown" };
 
+/**
+ * How near a reduced precision comes to fp32 of the same network, on photos that it was not calibrated with.
+ * `meanLevels` is the mean absolute difference of the foreground in grey levels, `medianIou` and `lowIou` are the median
+ * and the fifth percentile of the intersection over union of the two subjects.
+ */
+export interface Fidelity {
+  readonly photos: number;
+  readonly meanLevels: number;
+  readonly medianIou: number;
+  readonly lowIou: number;
+}
+
 /** One model of the server. `untrained` means that its weights are random. */
 export interface Model {
   readonly name: string;
@@ -93,6 +105,10 @@ export interface Model {
   readonly weightsSha256: string;
   readonly untrained: boolean;
   readonly licence: string;
+  /** Null if the model runs in neither bf16 nor int8. */
+  readonly fidelity: Fidelity | null;
+  /** The layers of an int8 model that compute in float. */
+  readonly floatLayers: readonly string[];
 }
 
 /** The largest message in bytes, and the largest image in bytes and in pixels, that the server accepts. */
@@ -196,7 +212,13 @@ function modelOf(model: pb.Model): Model {
     weightsSha256: model.weightsSha256,
     untrained: model.untrained,
     licence: model.licence,
+    fidelity: model.fidelity === undefined ? null : Object.freeze(fidelityOf(model.fidelity)),
+    floatLayers: Object.freeze(model.floatLayers),
   });
+}
+
+function fidelityOf({ photos, meanLevels, medianIou, lowIou }: pb.Fidelity): Fidelity {
+  return { photos, meanLevels, medianIou, lowIou };
 }
 
 function pixelFormatOf(value: pb.PixelFormat): ResultPixelFormat | null {

@@ -71,6 +71,8 @@ def build_models(engine: Engine, limits: pb.Limits) -> pb.ListModelsResponse:
 
 def _model(network: Network) -> pb.Model:
     spec = network.spec
+    quantisation = spec.quantisation
+    fidelity = quantisation.fidelity if quantisation else spec.bf16 if network.precision == "bf16" else None
     return pb.Model(
         name=spec.name,
         kind=_MODEL_KINDS[spec.kind],
@@ -81,6 +83,8 @@ def _model(network: Network) -> pb.Model:
         weights_sha256=spec.weights.sha256,
         untrained=not spec.weights.trained,
         licence=spec.licence,
+        fidelity=None if fidelity is None else pb.Fidelity(**fidelity.model_dump()),
+        float_layers=quantisation.float_layers if quantisation else (),
     )
 
 

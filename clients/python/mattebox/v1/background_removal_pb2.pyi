@@ -697,7 +697,7 @@ class Execution(_message.Message):
     provider: _builtins.str
     """Execution provider that really ran the network: "cpu", "openvino", "cuda" or "tensorrt"."""
     precision: _builtins.str
-    """Numeric precision that the network runs in: "fp32", "tf32", "bf16" or "fp16"."""
+    """Numeric precision that the network runs in: "fp32", "tf32", "bf16", "fp16" or "int8"."""
     batch_size: _builtins.int
     """Photos that shared the run, this one among them. 1 or more."""
     untrained: _builtins.bool
@@ -795,12 +795,14 @@ class Model(_message.Message):
     WEIGHTS_SHA256_FIELD_NUMBER: _builtins.int
     UNTRAINED_FIELD_NUMBER: _builtins.int
     LICENCE_FIELD_NUMBER: _builtins.int
+    FIDELITY_FIELD_NUMBER: _builtins.int
+    FLOAT_LAYERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name to ask for."""
     kind: Global___ModelKind.ValueType
     """What kind of question it answers."""
     precision: _builtins.str
-    """Numeric precision that it runs in: "fp32", "tf32", "bf16" or "fp16"."""
+    """Numeric precision that it runs in: "fp32", "tf32", "bf16", "fp16" or "int8"."""
     provider: _builtins.str
     """Execution provider: "cpu", "openvino", "cuda" or "tensorrt"."""
     weights_sha256: _builtins.str
@@ -817,6 +819,14 @@ class Model(_message.Message):
     def input(self) -> Global___InputPolicy:
         """How photos are brought to the model's input size."""
 
+    @_builtins.property
+    def fidelity(self) -> Global___Fidelity:
+        """How near bf16 or int8 comes to fp32. Absent if the model runs in another precision."""
+
+    @_builtins.property
+    def float_layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the network's layers that compute in float, although the precision is int8."""
+
     def __init__(
         self,
         *,
@@ -829,14 +839,50 @@ class Model(_message.Message):
         weights_sha256: _builtins.str = ...,
         untrained: _builtins.bool = ...,
         licence: _builtins.str = ...,
+        fidelity: Global___Fidelity | None = ...,
+        float_layers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fidelity", b"fidelity", "input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "kind", b"kind", "labels", b"labels", "licence", b"licence", "name", b"name", "precision", b"precision", "provider", b"provider", "untrained", b"untrained", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fidelity", b"fidelity", "float_layers", b"float_layers", "input", b"input", "kind", b"kind", "labels", b"labels", "licence", b"licence", "name", b"name", "precision", b"precision", "provider", b"provider", "untrained", b"untrained", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class Fidelity(_message.Message):
+    """How near a reduced precision comes to fp32 of the same network, on photos that it was not calibrated with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHOTOS_FIELD_NUMBER: _builtins.int
+    MEAN_LEVELS_FIELD_NUMBER: _builtins.int
+    MEDIAN_IOU_FIELD_NUMBER: _builtins.int
+    LOW_IOU_FIELD_NUMBER: _builtins.int
+    photos: _builtins.int
+    """Number of photos. 1 or more."""
+    mean_levels: _builtins.float
+    """Mean absolute difference of the foreground, in grey levels, [0, 255]."""
+    median_iou: _builtins.float
+    """Median of the intersection over union of the two subjects of each photo, [0, 1]."""
+    low_iou: _builtins.float
+    """Fifth percentile of the same, [0, 1]."""
+    def __init__(
+        self,
+        *,
+        photos: _builtins.int = ...,
+        mean_levels: _builtins.float = ...,
+        median_iou: _builtins.float = ...,
+        low_iou: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["low_iou", b"low_iou", "mean_levels", b"mean_levels", "median_iou", b"median_iou", "photos", b"photos"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fidelity: _TypeAlias = Fidelity  # noqa: Y015
 
 @_typing.final
 class InputPolicy(_message.Message):
