@@ -33,9 +33,11 @@ from mattebox_server.engine import selfcheck
 from mattebox_server.engine.artifact import read_artifact
 from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable, RequestedPrecision
 from mattebox_server.engine.nvidia import find_gpu
+from mattebox_server.engine.opening import ArtifactSession
+from mattebox_server.engine.opening import open_session as open_planned
 from mattebox_server.engine.providers import find_device
+from mattebox_server.engine.proving import plans
 from mattebox_server.engine.selfcheck import check_session
-from mattebox_server.engine.session import OnnxSession
 from mattebox_server.spec import BACKGROUND, Precision
 
 _MODELS = {"deeplabv3_resnet101": ((450, 600), (600, 450)), "u2netp": ((320, 320),)}
@@ -142,7 +144,7 @@ def measure(model: str, how: Combination, options: EngineConfig, arguments: argp
     return Result(model, how, failure, levels, share, open_s, once * 1000, _BATCH / many)
 
 
-def open_session(model: str, how: Combination, options: EngineConfig, cache: Path) -> OnnxSession:
+def open_session(model: str, how: Combination, options: EngineConfig, cache: Path) -> ArtifactSession:
     """Opens a session on an artifact, which is exported first unless it exists.
 
     Raises:
@@ -164,11 +166,11 @@ def open_session(model: str, how: Combination, options: EngineConfig, cache: Pat
         cache_dir=options.cache_dir,
         max_batch=options.max_batch,
     )
-    return OnnxSession(read_artifact(path), find_device(how.provider), asked)
+    return open_planned(plans(read_artifact(path), find_device(how.provider), asked)[0])
 
 
 def parity(
-    session: OnnxSession, reference: OnnxSession, sizes: Sequence[tuple[int, int]]
+    session: ArtifactSession, reference: ArtifactSession, sizes: Sequence[tuple[int, int]]
 ) -> tuple[float, float | None]:
     """Mean difference of the foreground in grey levels, and share of pixels of the same class, of the worst photo."""
     levels: list[float] = []
@@ -184,14 +186,14 @@ def parity(
     return max(levels), min(shares, default=None)
 
 
-def keep_of(session: OnnxSession, batch: int) -> NDArray[np.float32] | None:
+def keep_of(session: ArtifactSession, batch: int) -> NDArray[np.float32] | None:
     """The input `keep` with all classes but the background; None for a saliency network."""
     if session.spec.kind == "saliency":
         return None
     return np.tile(np.array([label != BACKGROUND for label in session.spec.labels], np.float32), (batch, 1))
 
 
-def run_seconds(session: OnnxSession, size: tuple[int, int], batch: int, rounds: int) -> float:
+def run_seconds(session: ArtifactSession, size: tuple[int, int], batch: int, rounds: int) -> float:
     """Median seconds of one run, after five that are not counted."""
     photos = np.stack([selfcheck.synthetic_photo(*size, 0)] * batch)
     keep = keep_of(session, batch)

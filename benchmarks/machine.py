@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 
 _PACKAGES = (
-    "mattebox", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino", "openvino", "torch", "torchvision",
+    "mattebox", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "torchvision",
     "opencv-python-headless", "numpy", "grpcio",
 )  # fmt: skip
 _INSTRUCTION_SETS = ("amx", "avx2", "avx512", "bf16", "fp16", "vnni")

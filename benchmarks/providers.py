@@ -35,9 +35,10 @@ from mattebox_export.onnx_core import u2netp_core
 from mattebox_server import logs
 from mattebox_server.engine.artifact import read_artifact
 from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable, RequestedPrecision
+from mattebox_server.engine.opening import open_session
 from mattebox_server.engine.providers import find_device
+from mattebox_server.engine.proving import plans
 from mattebox_server.engine.selfcheck import synthetic_photo
-from mattebox_server.engine.session import OnnxSession
 
 Run = Callable[[], object]
 
@@ -241,7 +242,7 @@ def mattebox_way(
     try:
         device = find_device(provider)
         artifact = read_artifact(exported(model, provider, arguments.cache))
-        session = OnnxSession(artifact, device, options)
+        session = open_session(plans(artifact, device, options)[0])
     except ProviderUnavailable as error:
         return Way(name, None, str(error))
     keep = None if artifact.spec.kind == "saliency" else kept()

@@ -23,7 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from mattebox_server.engine.config import GPU_PROVIDERS, EngineConfig, ProviderName, RequestedPrecision
+from mattebox_server.engine.config import ABILITIES, EngineConfig, ProviderName, RequestedPrecision
 from mattebox_server.errors import StartupError
 from mattebox_server.memory import available_bytes
 from mattebox_server.request import BYTES_A_PIXEL
@@ -258,7 +258,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Settings":
-        if self.gpu_memory_bytes is not None and self.provider not in ("auto", *GPU_PROVIDERS):
+        if self.gpu_memory_bytes is not None and self.provider != "auto" and not ABILITIES[self.provider].on_gpu:
             raise ValueError(f"gpu_memory_bytes would have no effect with the provider {self.provider}")
         if self.trusted_proxies and self.token_file is not None:
             raise ValueError("trusted_proxies would have no effect with token_file, whose names are the callers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,21 +16,27 @@ from mattebox_server.engine.config import (
     ProviderUnavailable,
     cuda_options,
     input_bounds,
-    openvino_config,
+    openvino_options,
     profile_shapes,
-    running_precision,
     tensorrt_options,
 )
 from mattebox_server.engine.nvidia import Gpu, find_gpu
-from mattebox_server.engine.providers import Device, cache_facts
-from mattebox_server.spec import Letterbox, ModelSpec, Precision, ShortSide, Stretch
+from mattebox_server.engine.plan import Device, cache_facts
+from mattebox_server.engine.precisions import bf16_refusal, precisions_to_try
+from mattebox_server.spec import Fidelity, Letterbox, ModelSpec, Precision, ShortSide, Stretch
 
 OPTIONS = EngineConfig(max_batch=4)
 RECIPE = ShortSide(short_side_px=450, max_long_side_px=1800)
 
 
-def model(resize: ShortSide | Stretch | Letterbox = RECIPE, precision: Precision = "fp32") -> ModelSpec:
-    return spec("m").model_copy(update={"resize": resize, "precision": precision})
+GOOD = Fidelity(photos=9, mean_levels=1.0, median_iou=0.99, low_iou=0.9)
+POOR = GOOD.model_copy(update={"mean_levels": 4.2})
+
+
+def model(
+    resize: ShortSide | Stretch | Letterbox = RECIPE, precision: Precision = "fp32", bf16: Fidelity | None = GOOD
+) -> ModelSpec:
+    return spec("m").model_copy(update={"resize": resize, "precision": precision, "bf16": bf16})
 
 
 @pytest.mark.parametrize(
@@ -37,36 +44,61 @@ def model(resize: ShortSide | Stretch | Letterbox = RECIPE, precision: Precision
     [
         ("cpu", "fp32", "", ["fp32"]),
         ("cpu", "fp32", "bf16", ["fp32"]),
+        ("cpu", "int8", "bf16", ["int8"]),
         ("openvino", "fp32", "", ["fp32"]),
         ("openvino", "fp32", "bf16", ["bf16", "fp32"]),
+        ("openvino", "int8", "bf16", ["int8"]),
         ("cuda", "fp32", "", ["fp32"]),
         ("cuda", "fp32", "tf32", ["tf32", "fp32"]),
         ("cuda", "fp16", "tf32", ["fp16"]),
+        ("cuda", "int8", "tf32", ["int8"]),
         ("tensorrt", "fp32", "", ["fp32"]),
         ("tensorrt", "fp32", "tf32", ["tf32"]),
         ("tensorrt", "fp16", "tf32", ["fp16"]),
+        ("tensorrt", "int8", "tf32", ["int8"]),
         ("cpu", "fp16", "", []),
         ("openvino", "fp16", "bf16", []),
     ],
 )
 def test_precision(provider: ProviderName, artifact: Precision, native: str, possible: list[str]) -> None:
-    """`auto` takes the fastest possible precision; one that is not possible is refused by name."""
+    """`auto` tries every possible precision, fastest first; one that is not possible is refused by name."""
     subject, has = model(precision=artifact), frozenset(native.split())
-    for requested in ("fp32", "tf32", "bf16", "fp16"):
+    for requested in ("fp32", "tf32", "bf16", "fp16", "int8"):
         if requested in possible:
-            assert running_precision(requested, subject, provider, has) == requested
+            assert precisions_to_try(requested, subject, provider, has) == (requested,)
         else:
             with pytest.raises(ProviderUnavailable, match=requested if possible else "export it with --precision fp32"):
-                running_precision(requested, subject, provider, has)
+                precisions_to_try(requested, subject, provider, has)
     if possible:
-        assert running_precision("auto", subject, provider, has) == possible[0]
+        assert precisions_to_try("auto", subject, provider, has) == tuple(possible)
+
+
+@pytest.mark.parametrize(
+    ("judged", "reason"), [(None, "nobody has judged .* bf16 .* --calibration"), (POOR, "bf16 .*: 4.20 grey levels")]
+)
+def test_bf16_must_have_passed_its_gate(judged: Fidelity | None, reason: str) -> None:
+    subject, has = model(bf16=judged), frozenset({"bf16"})
+    assert precisions_to_try("auto", subject, "openvino", has) == ("fp32",)
+    assert re.match(reason, bf16_refusal(subject) or "")
+    with pytest.raises(ProviderUnavailable, match=reason):
+        precisions_to_try("bf16", subject, "openvino", has)
+    with pytest.raises(
+        ProviderUnavailable, match="in bf16 here, only in fp32"
+    ):  # where the device has none, that is why
+        precisions_to_try("bf16", subject, "openvino", frozenset())
+    assert bf16_refusal(model()) is None
+    assert bf16_refusal(model(precision="int8", bf16=None)) is None
 
 
 def test_openvino_is_told_the_precision_both_ways() -> None:
-    config = json.loads(openvino_config("fp32", 3, None)["load_config"])["CPU"]
-    assert config == {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 3, "NUM_STREAMS": 1}
-    config = json.loads(openvino_config("bf16", 1, Path("/c"))["load_config"])["CPU"]
-    assert (config["INFERENCE_PRECISION_HINT"], config["CACHE_DIR"]) == ("bf16", "/c")
+    found = openvino_options("fp32", 3)
+    assert (found["INFERENCE_PRECISION_HINT"], found["INFERENCE_NUM_THREADS"], found["NUM_STREAMS"]) == (
+        "f32",
+        "3",
+        "1",
+    )
+    assert openvino_options("bf16", 1)["INFERENCE_PRECISION_HINT"] == "bf16"
+    assert openvino_options("int8", 1)["INFERENCE_PRECISION_HINT"] == "f32"  # what is left in float
 
 
 def test_cuda() -> None:
@@ -118,17 +150,17 @@ def test_runs_at_once_share_the_threads() -> None:
 
 
 def test_the_key_of_a_compiled_model_changes_with_all_that_it_depends_on() -> None:
-    device = Device("openvino", "Xeon", {"onnxruntime": "1.32.0", "plugin": "1.8.1"}, frozenset({"bf16"}))
-    settings = openvino_config("bf16", 2, None)
+    device = Device("openvino", "Xeon", {"openvino": "2026.4.1", "driver": "1"}, frozenset({"bf16"}))
+    settings = openvino_options("bf16", 2)
     keys = [
         cache_facts("aa", device, "bf16", settings),
         cache_facts("bb", device, "bf16", settings),
         cache_facts("aa", replace(device, name="Xeon Gold"), "bf16", settings),
-        cache_facts("aa", replace(device, versions={**device.versions, "plugin": "1.8.2"}), "bf16", settings),
-        cache_facts("aa", replace(device, versions={**device.versions, "onnxruntime": "1.33.0"}), "bf16", settings),
+        cache_facts("aa", replace(device, versions={**device.versions, "openvino": "2026.4.2"}), "bf16", settings),
+        cache_facts("aa", replace(device, versions={**device.versions, "driver": "2"}), "bf16", settings),
         cache_facts("aa", replace(device, provider="tensorrt"), "bf16", settings),
-        cache_facts("aa", device, "fp32", openvino_config("fp32", 2, None)),
-        cache_facts("aa", device, "bf16", openvino_config("bf16", 4, None)),
+        cache_facts("aa", device, "fp32", openvino_options("fp32", 2)),
+        cache_facts("aa", device, "bf16", openvino_options("bf16", 4)),
     ]
     assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)
     assert cache_facts("aa", device, "bf16", settings) == keys[0]

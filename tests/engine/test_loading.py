@@ -18,16 +18,16 @@ import images
 import mattebox
 import networks
 from conftest import run_export
-from mattebox_server.engine import providers, proving, selfcheck, session
+from mattebox_server.engine import phases, proving, selfcheck
 from mattebox_server.engine.artifact import read_artifact, read_metadata
-from mattebox_server.engine.cache import CacheEntry
 from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
+from mattebox_server.engine.opening import ArtifactSession, open_session
 from mattebox_server.engine.providers import find_device
-from mattebox_server.engine.proving import warm_up
+from mattebox_server.engine.proving import plans, warm_up
 from mattebox_server.engine.selfcheck import check_session
-from mattebox_server.engine.session import Maps, OnnxSession, Stop
+from mattebox_server.engine.session import Maps, Stop
 from mattebox_server.errors import StartupError
 from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.local import LocalServer
@@ -36,8 +36,8 @@ from mattebox_server.spec import METADATA_KEY, ModelSpec
 OPTIONS = EngineConfig(provider="cpu")
 
 
-def onnx_session(model: Path, options: EngineConfig = OPTIONS) -> OnnxSession:
-    return OnnxSession(read_artifact(model), find_device("cpu"), options)
+def opened(model: Path, options: EngineConfig = OPTIONS) -> ArtifactSession:
+    return open_session(plans(read_artifact(model), find_device("cpu"), options)[0])
 
 
 class Broken:
@@ -45,7 +45,7 @@ class Broken:
 
     provider: ProviderName
 
-    def __init__(self, whole: OnnxSession, kind: str) -> None:
+    def __init__(self, whole: ArtifactSession, kind: str) -> None:
         self._whole, self._kind = whole, kind
         self.spec, self.precision = whole.spec, whole.precision
         self.bounds: tuple[int, int] | None = None
@@ -71,7 +71,7 @@ class Broken:
 
 @pytest.mark.parametrize("kind", ["zeros", "inverted", "mirrored", "shuffled classes", "raises"])
 def test_a_device_that_computes_nonsense_is_found(colour_model: Path, kind: str) -> None:
-    whole = onnx_session(colour_model)
+    whole = opened(colour_model)
     assert check_session(whole) == {"mean_levels": 0.0, "same_classes": 1.0}
     with pytest.raises(ProviderUnavailable, match="failed" if kind == "raises" else "computes something else"):
         check_session(Broken(whole, kind))
@@ -80,7 +80,7 @@ def test_a_device_that_computes_nonsense_is_found(colour_model: Path, kind: str)
 @pytest.mark.parametrize("kind", ["zeros", "inverted", "mirrored"])
 def test_nonsense_of_a_saliency_network(brightness_model: Path, kind: str) -> None:
     with pytest.raises(ProviderUnavailable, match="computes something else"):
-        check_session(Broken(onnx_session(brightness_model), kind))
+        check_session(Broken(opened(brightness_model), kind))
 
 
 def test_nonsense_stops_the_server(colour_model: Path, folder: Path) -> None:
@@ -100,10 +100,13 @@ class Compiled(Broken):
 
     max_batch = 1
 
-    def __init__(self, whole: OnnxSession, kind: str, cache: str) -> None:
+    def __init__(self, whole: ArtifactSession, kind: str, cache: str) -> None:
         super().__init__(whole, kind)
         self.cache = cache
         self.fate = ""
+
+    def close(self) -> None:
+        pass
 
     def keep_compiled(self) -> None:
         self.fate = "kept"
@@ -113,7 +116,7 @@ class Compiled(Broken):
 
 
 @pytest.mark.parametrize(
-    ("opened", "fates"),
+    ("found", "fates"),
     [
         ([("miss", "whole")], ["kept"]),
         ([("hit", "whole")], ["kept"]),
@@ -123,17 +126,17 @@ class Compiled(Broken):
     ],
 )
 def test_nonsense_from_a_cache_is_compiled_anew_once(
-    colour_model: Path, monkeypatch: pytest.MonkeyPatch, opened: list[tuple[str, str]], fates: list[str]
+    colour_model: Path, monkeypatch: pytest.MonkeyPatch, found: list[tuple[str, str]], fates: list[str]
 ) -> None:
-    whole = onnx_session(colour_model)
+    whole = opened(colour_model)
     made: list[Compiled] = []
 
     def session_of(*_: object) -> Compiled:
-        cache, kind = opened[len(made)]
+        cache, kind = found[len(made)]
         made.append(Compiled(whole, "as it is" if kind == "whole" else kind, cache))
         return made[-1]
 
-    monkeypatch.setattr(proving, "OnnxSession", session_of)
+    monkeypatch.setattr(proving, "open_session", session_of)
     if fates[-1] == "kept":
         load_engine([colour_model], OPTIONS).close()
     else:
@@ -142,69 +145,32 @@ def test_nonsense_from_a_cache_is_compiled_anew_once(
     assert [each.fate for each in made] == fates
 
 
-def test_a_compiled_model_is_kept_only_when_it_is_proven(
-    colour_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A provider that writes into the folder of the cache, as OpenVINO does, leaves only a checked model there."""
-    initialise = providers._initialise  # pyright: ignore[reportPrivateUsage]
-
-    def entry_of(*_: object) -> CacheEntry:
-        return CacheEntry(tmp_path, "cpu", {"artifact": "a"})
-
-    def compiling(*arguments: Any) -> ort.InferenceSession:
-        entry: CacheEntry = arguments[-1]
-        if not entry.is_warm:
-            (entry.folder / "model.blob").write_bytes(b"compiled")
-        return initialise(*arguments)
-
-    monkeypatch.setattr(providers, "_cache_entry", entry_of)
-    monkeypatch.setattr(providers, "_initialise", compiling)
-    for cache in ("miss", "hit"):
-        opened = onnx_session(colour_model)
-        assert opened.cache == cache
-        opened.keep_compiled()
-    assert len(list(tmp_path.iterdir())) == 1
-    onnx_session(colour_model).forget_compiled()
-    assert not list(tmp_path.iterdir())
-    onnx_session(colour_model).forget_compiled()
-    assert not list(tmp_path.iterdir())
-
-    def failing(*arguments: Any) -> ort.InferenceSession:
-        compiling(*arguments)
-        raise ProviderUnavailable("no")
-
-    monkeypatch.setattr(providers, "_initialise", failing)
-    with pytest.raises(ProviderUnavailable):
-        onnx_session(colour_model)
-    assert not list(tmp_path.iterdir())
-
-
 def test_every_phase_is_logged_with_its_time(colour_model: Path) -> None:
     with capture_logs() as events:
         load_engine([colour_model], OPTIONS).close()
-    phases = {event["phase"]: event for event in events if event["event"] == "phase"}
-    assert list(phases) == ["compile", "check", "warm up"]
-    assert all(event["seconds"] >= 0 and event["model"] == "colour" for event in phases.values())
-    assert phases["compile"]["cache"] == "none"
-    assert phases["check"]["same_classes"] == 1.0
+    found = {event["phase"]: event for event in events if event["event"] == "phase"}
+    assert list(found) == ["compile", "check", "warm up"]
+    assert all(event["seconds"] >= 0 and event["model"] == "colour" for event in found.values())
+    assert (found["compile"]["cache"], found["compile"]["precision"]) == ("none", "fp32")
+    assert found["check"]["same_classes"] == 1.0
 
 
 def test_a_long_phase_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch, colour_model: Path) -> None:
-    def slow(*arguments: Any) -> OnnxSession:
+    def slow(*arguments: Any) -> ArtifactSession:
         events_seen.wait(10)
-        return OnnxSession(*arguments)
+        return open_session(*arguments)
 
     events_seen = threading.Event()
-    tell = proving.log.info
+    tell = phases.log.info
 
     def info(event: str, **facts: Any) -> None:
         if event == "phase goes on":
             events_seen.set()
         tell(event, **facts)
 
-    monkeypatch.setattr(proving, "_REPORT_S", 0.01)
-    monkeypatch.setattr(proving, "OnnxSession", slow)
-    monkeypatch.setattr(proving.log, "info", info, raising=False)
+    monkeypatch.setattr(phases, "_REPORT_S", 0.01)
+    monkeypatch.setattr(proving, "open_session", slow)
+    monkeypatch.setattr(phases.log, "info", info, raising=False)
     load_engine([colour_model], OPTIONS).close()
     assert events_seen.is_set()
 
@@ -233,7 +199,7 @@ def test_half_precision_is_refused_by_a_cpu(colour_model: Path, folder: Path) ->
 def test_warm_up_runs_every_usual_shape_but_on_the_cpu_provider(colour_model: Path) -> None:
     class Elsewhere(Broken):
         def __init__(self, provider: ProviderName) -> None:
-            super().__init__(onnx_session(colour_model, EngineConfig(max_batch=8)), "as it is")
+            super().__init__(opened(colour_model, EngineConfig(max_batch=8)), "as it is")
             self.provider: ProviderName = provider
             self.shapes: list[tuple[int, ...]] = []
 
@@ -246,38 +212,6 @@ def test_warm_up_runs_every_usual_shape_but_on_the_cpu_provider(colour_model: Pa
     assert cpu.shapes == []
     assert {(1, 64, 96, 3), (1, 96, 64, 3), (1, 64, 64, 3), (1, 64, 85, 3)} <= set(openvino.shapes)
     assert {shape[0] for shape in cuda.shapes} == {1, 8}
-
-
-def test_runs_on_buffers_of_the_device(colour_model: Path) -> None:
-    """Buffers of the device, as GPUs use them, give the same numbers on the CPU, and are used again."""
-    whole = onnx_session(colour_model, EngineConfig(provider="cpu", max_batch=2))
-    plain = ort.InferenceSession(colour_model, providers=["CPUExecutionProvider"])
-    bound = session._Bound(plain, "cpu")  # pyright: ignore[reportPrivateUsage]
-    rng = np.random.default_rng(0)
-    kept: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    for size in [(64, 64), (64, 80), (64, 64), *((64, 90 + n) for n in range(10)), (64, 64)]:
-        for batch in (1, 2):
-            photos = rng.integers(0, 256, (batch, *size, 3), np.uint8)[..., ::-1]  # not contiguous
-            keep = np.tile(np.array([0, 1, 0, 1], np.float32), (batch, 1))
-            expected = whole.run(np.ascontiguousarray(photos), keep)
-            foreground, classes = bound.run({"image": photos, "keep": keep})
-            assert (foreground == expected.foreground).all()
-            assert (classes == expected.classes).all()
-            kept.append((foreground, expected.foreground))
-    assert all((found == expected).all() for found, expected in kept)  # no later run wrote over them
-    assert len(bound._bindings) == 8  # pyright: ignore[reportPrivateUsage]
-
-
-def test_a_run_that_fails_gives_its_buffers_back(colour_model: Path) -> None:
-    """The next run may need the memory that these buffers hold."""
-    plain = ort.InferenceSession(colour_model, providers=["CPUExecutionProvider"])
-    bound = session._Bound(plain, "cpu")  # pyright: ignore[reportPrivateUsage]
-    photos = np.zeros((1, 64, 64, 3), np.uint8)
-    bound.run({"image": photos, "keep": np.zeros((1, 4), np.float32)})
-    with pytest.raises(Exception, match="keep"):
-        bound.run({"image": photos[:, :32], "keep": np.zeros((1, 9), np.float32)})
-    assert not bound._bindings  # pyright: ignore[reportPrivateUsage]
-    bound.run({"image": photos, "keep": np.zeros((1, 4), np.float32)})
 
 
 def test_a_network_of_one_photo_a_run_never_gets_more(folder: Path) -> None:

@@ -31,8 +31,10 @@ from mattebox_server.engine.artifact import file_state, read_artifact, read_meta
 from mattebox_server.engine.config import EngineConfig, ProviderName
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import ModelFile, ModelFiles, load_engine
-from mattebox_server.engine.providers import Device, find_device
-from mattebox_server.engine.session import Maps, OnnxSession
+from mattebox_server.engine.opening import ArtifactSession
+from mattebox_server.engine.plan import Device
+from mattebox_server.engine.providers import find_device
+from mattebox_server.engine.session import Maps
 from mattebox_server.errors import InferenceFailed, NotServing, StartupError
 from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.local import LocalServer
@@ -210,14 +212,14 @@ def is_up(engine: Engine) -> bool:
 
 def break_sessions(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     """Makes all sessions fail that there are now, but not later ones."""
-    broken, run = engine.networks[0].sessions, OnnxSession.run
+    broken, run = engine.networks[0].sessions, ArtifactSession.run
 
-    def failing(self: OnnxSession, *arguments: Any) -> Maps:
+    def failing(self: ArtifactSession, *arguments: Any) -> Maps:
         if self in broken:
             raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
         return run(self, *arguments)
 
-    monkeypatch.setattr(OnnxSession, "run", failing)
+    monkeypatch.setattr(ArtifactSession, "run", failing)
     for _ in range(3):
         with pytest.raises(InferenceFailed):
             ask(engine)
@@ -249,15 +251,15 @@ def test_photos_that_a_real_network_fails_on_do_not_take_it_out_of_service(
     monkeypatch: pytest.MonkeyPatch, engine: Engine
 ) -> None:
     """The session fails on photos of 64x64 only, and answers the check photo, which is larger."""
-    (session,), run = engine.networks[0].sessions, OnnxSession.run
+    (session,), run = engine.networks[0].sessions, ArtifactSession.run
 
-    def failing(self: OnnxSession, images: Pixels, *arguments: Any) -> Maps:
+    def failing(self: ArtifactSession, images: Pixels, *arguments: Any) -> Maps:
         if images.shape == (1, 64, 64, 3):
             raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
         return run(self, images, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(OnnxSession, "run", failing)
+        patch.setattr(ArtifactSession, "run", failing)
         for _ in range(7):
             with pytest.raises(InferenceFailed):
                 ask(engine)
@@ -330,7 +332,7 @@ def test_a_file_that_changes_while_it_is_loaded_is_refused(
     files, (old,) = files_of(model), load_engine([model], OPTIONS).networks
     open_proven = proving.open_proven
 
-    def meanwhile(*arguments: Any) -> OnnxSession:
+    def meanwhile(*arguments: Any) -> ArtifactSession:
         opened = open_proven(*arguments)
         install(new_model, model)
         return opened

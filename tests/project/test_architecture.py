@@ -141,10 +141,11 @@ def rpc(*names: str) -> set[str]:
         (
             "onnxruntime",
             {
-                *(f"mattebox_server.engine.{name}" for name in ("providers", "session")),
+                "mattebox_server.engine.runtime_onnxruntime",
                 *(f"mattebox_export.{name}" for name in ("forms", "onnx_core", "parity")),
             },
         ),
+        ("openvino", {"mattebox_server.engine.runtime_openvino"}),
         ("torch", {"mattebox_export.torchvision_core"}),
         ("torchvision", {"mattebox_export.torchvision_core"}),
         ("typer", {"mattebox.cli"}),

@@ -13,20 +13,6 @@ class GraphOptimizationLevel(Enum):
     ORT_DISABLE_ALL = 0
     ORT_ENABLE_ALL = 99
 
-class OrtHardwareDeviceType(Enum):
-    CPU = 0
-    GPU = 1
-    NPU = 2
-
-class OrtHardwareDevice:
-    type: OrtHardwareDeviceType
-    vendor: str
-
-class OrtEpDevice:
-    ep_name: str
-    ep_metadata: Mapping[str, str]
-    device: OrtHardwareDevice
-
 class OrtEpAssignedNode:
     name: str
     op_type: str
@@ -54,7 +40,6 @@ class SessionOptions:
     def get_session_config_entry(self, key: str) -> str: ...
     def add_session_config_entry(self, key: str, value: str) -> None: ...
     def add_free_dimension_override_by_name(self, name: str, value: int) -> None: ...
-    def add_provider_for_devices(self, devices: Sequence[OrtEpDevice], options: Mapping[str, str]) -> None: ...
 
 class InferenceSession:
     def __init__(
@@ -87,11 +72,19 @@ class OrtValue:
     def numpy(self) -> NDArray[Any]: ...
 
 class IOBinding:
+    def bind_cpu_input(self, name: str, arr_on_cpu: NDArray[Any]) -> None: ...
+    def bind_output(
+        self,
+        name: str,
+        device_type: str = "cpu",
+        device_id: int = 0,
+        element_type: type[Any] | None = None,
+        shape: Sequence[int] | None = None,
+        buffer_ptr: int | None = None,
+    ) -> None: ...
     def bind_ortvalue_input(self, name: str, ortvalue: OrtValue) -> None: ...
     def bind_ortvalue_output(self, name: str, ortvalue: OrtValue) -> None: ...
     def synchronize_outputs(self) -> None: ...
 
 def get_available_providers() -> list[str]: ...
-def get_ep_devices() -> Sequence[OrtEpDevice]: ...
-def register_execution_provider_library(registration_name: str, library_path: str) -> None: ...
 def preload_dlls() -> None: ...

@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,6 +43,11 @@ class Artifact:
 
     path: Path
     spec: ModelSpec
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the file, as it is when this is asked for first. Raises OSError if it can't be read."""
+        return file_sha256(self.path)
 
 
 def read_artifact(path: Path) -> Artifact:

@@ -35,8 +35,7 @@ class CacheEntry:
     """
 
     def __init__(self, root: Path, name: str, facts: Mapping[str, str]) -> None:
-        digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()[:32]
-        self._root, self._final, self._facts = root, root / f"{name}-{digest}", dict(facts)
+        self._root, self._final, self._facts = root, entry_path(root, name, facts), dict(facts)
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         _tidy(root)
         self.folder, self.is_warm = self._final, self._final.exists()
@@ -97,6 +96,12 @@ class CacheEntry:
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"its manifest can't be read: {type(error).__name__}"
         return None
+
+
+def entry_path(root: Path, name: str, facts: Mapping[str, str]) -> Path:
+    """The folder of a complete entry."""
+    digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()[:32]
+    return root / f"{name}-{digest}"
 
 
 def _tidy(root: Path) -> None:

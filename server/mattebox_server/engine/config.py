@@ -3,7 +3,6 @@
 All of this is plain data and pure functions without onnxruntime, so that the options for a GPU are tested without one.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,15 +11,38 @@ from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.spec import Letterbox, ModelSpec, ShortSide, Stretch, Target
 
 ProviderName = Literal["cpu", "openvino", "cuda", "tensorrt"]
-RequestedPrecision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
-RunningPrecision = Literal["fp32", "tf32", "bf16", "fp16"]
+RequestedPrecision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"]
+RunningPrecision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
 
 LADDER: tuple[ProviderName, ...] = ("cuda", "openvino", "cpu")
 """The providers that `auto` tries, best first. TensorRT is not among them, as it builds engines for minutes."""
 
-GPU_PROVIDERS: frozenset[ProviderName] = frozenset({"cuda", "tensorrt"})
-TARGETS: dict[ProviderName, Target] = {"cpu": "cpu", "openvino": "openvino", "cuda": "cuda", "tensorrt": "cuda"}
-"""The target that a model should be exported for, by the provider that runs it."""
+
+@dataclass(frozen=True)
+class Abilities:
+    """What the engine needs to know of a provider.
+
+    Args:
+        target: target that a model should be exported for.
+        on_gpu: whether it runs on a GPU, which gains by batches.
+        keeps: whether its compiled models are worth a place in the cache.
+        warms_up: whether the first run of each shape takes longer, as it chooses or compiles kernels.
+        is_tried: whether `auto` lets another process compile a network first, because the provider may crash.
+    """
+
+    target: Target
+    on_gpu: bool = False
+    keeps: bool = False
+    warms_up: bool = True
+    is_tried: bool = False
+
+
+ABILITIES: dict[ProviderName, Abilities] = {
+    "cpu": Abilities("cpu", warms_up=False),
+    "openvino": Abilities("openvino", keeps=True, is_tried=True),
+    "cuda": Abilities("cuda", on_gpu=True),
+    "tensorrt": Abilities("cuda", on_gpu=True, keeps=True),
+}
 
 _GPU_MAX_BATCH = 8
 _TUNED_ASPECT = 4 / 3  # the aspect of photos that TensorRT tunes its kernels for
@@ -62,56 +84,20 @@ class EngineConfig:
 
     def max_batch_on(self, provider: ProviderName) -> int:
         """Largest number of photos in one run on a provider."""
-        return self.max_batch or (_GPU_MAX_BATCH if provider in GPU_PROVIDERS else 1)
+        return self.max_batch or (_GPU_MAX_BATCH if ABILITIES[provider].on_gpu else 1)
 
 
-def running_precision(
-    requested: RequestedPrecision, spec: ModelSpec, provider: ProviderName, native: frozenset[str]
-) -> RunningPrecision:
-    """The precision that a network will run in.
-
-    Args:
-        requested: precision that the operator asks for.
-        spec: description of the artifact.
-        provider: provider that runs the network.
-        native: reduced precisions that the device has: bf16 on CPUs, tf32 on GPUs.
-
-    Raises:
-        ProviderUnavailable: the provider, the device or the artifact doesn't have the requested precision.
-    """
-    if spec.precision == "fp16":
-        if provider not in GPU_PROVIDERS:
-            raise ProviderUnavailable("the artifact is fp16, for cuda and tensorrt: export it with --precision fp32")
-        possible: tuple[RunningPrecision, ...] = ("fp16",)
-    elif provider == "cpu":
-        possible = ("fp32",)
-    elif provider == "openvino":
-        possible = ("bf16", "fp32") if "bf16" in native else ("fp32",)
-    elif provider == "cuda":
-        possible = ("tf32", "fp32") if "tf32" in native else ("fp32",)
-    else:  # TensorRT has no switch for tf32: it uses it for fp32 graphs wherever the GPU has it
-        possible = ("tf32",) if "tf32" in native else ("fp32",)
-    if requested == "auto":
-        return possible[0]
-    if requested not in possible:
-        raise ProviderUnavailable(
-            f"{provider} can't run this {spec.precision} artifact in {requested} here, only in {' or '.join(possible)}"
-        )
-    return requested
-
-
-def openvino_config(precision: RunningPrecision, threads: int, cache: Path | None) -> dict[str, str]:
-    """Options of OpenVINO's plugin for one session: threads of a run, and the folder of its compiled model, if any."""
-    config: dict[str, str | int] = {
-        # Always set, because OpenVINO chooses bf16 by itself on CPUs with AMX or AVX512-BF16.
+def openvino_options(precision: RunningPrecision, threads: int) -> dict[str, str]:
+    """Options of OpenVINO for one session; `threads` is the number of threads in a run."""
+    return {
+        # Always set, because OpenVINO would choose bf16 or f16 by itself where the CPU has it. An int8 network's nodes
+        # that are left in float run in f32, because bf16 would cost it what its gate was passed with.
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "INFERENCE_NUM_THREADS": threads,
-        # One run at a time gets all threads; more streams would each get a share.
-        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": str(threads),
+        "NUM_STREAMS": "1",  # one run at a time gets all threads; more streams would each get a share
+        # Threads that are bound to cores would wait for the threads of pixels there; alone they are no faster.
+        "ENABLE_CPU_PINNING": "NO",
     }
-    if cache is not None:
-        config["CACHE_DIR"] = str(cache)
-    return {"load_config": json.dumps({"CPU": config})}
 
 
 def cuda_options(config: EngineConfig, precision: RunningPrecision) -> dict[str, str]:
@@ -162,7 +148,7 @@ def provider_options(
         case "cpu":
             return {}
         case "openvino":
-            return openvino_config(precision, config.threads_per_run, cache)
+            return openvino_options(precision, config.threads_per_run)
         case "cuda":
             return cuda_options(config, precision)
         case "tensorrt":
@@ -172,9 +158,10 @@ def provider_options(
 def fixed_lengths(config: EngineConfig, provider: ProviderName) -> dict[str, int]:
     """Lengths of the network's input that are known before any photo comes, by their names in the artifact.
 
-    CPUs gain by a batch that is known to be 1: a run of U2-Net-p takes 2 % less time.
+    CPUs gain by a batch that is known to be 1: a run of U2-Net-p takes 2 % less time with onnxruntime's CPU provider,
+    and OpenVINO takes 40 MB less, because it can plan its memory.
     """
-    return {"batch": 1} if provider not in GPU_PROVIDERS and config.max_batch_on(provider) == 1 else {}
+    return {"batch": 1} if not ABILITIES[provider].on_gpu and config.max_batch_on(provider) == 1 else {}
 
 
 def input_bounds(spec: ModelSpec, provider: ProviderName) -> tuple[int, int] | None:

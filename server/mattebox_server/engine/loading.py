@@ -4,16 +4,26 @@ import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import structlog
 
 from mattebox_server.engine.artifact import Artifact, FileState, file_state, read_artifact
-from mattebox_server.engine.config import LADDER, TARGETS, EngineConfig, ProviderUnavailable
+from mattebox_server.engine.config import (
+    ABILITIES,
+    LADDER,
+    EngineConfig,
+    ProviderName,
+    ProviderUnavailable,
+    RequestedPrecision,
+)
 from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.network import Network, NetworkLimits
+from mattebox_server.engine.opening import ArtifactSession
 from mattebox_server.engine.providers import find_device
 from mattebox_server.engine.proving import open_proven
-from mattebox_server.engine.session import OnnxSession, Session
+from mattebox_server.engine.session import Session
+from mattebox_server.engine.trial import require_trial
 from mattebox_server.errors import StartupError
 
 log = structlog.stdlib.get_logger(__name__)
@@ -76,7 +86,7 @@ class ModelFiles:
         artifact = read_artifact(file.path)
         if artifact.spec.name != name:
             raise StartupError(f"{file.path} is named {artifact.spec.name} now, not {name}: a reload keeps the name")
-        network = _network(artifact, replace(self._config, provider=old.provider))
+        network = _network(artifact, self._config, old.provider)
         _require_unchanged(file)
         return network
 
@@ -92,7 +102,7 @@ class ModelFiles:
         if artifact.spec != network.spec:
             raise StartupError(f"{path} is another model than the one that is served: reload it (SIGHUP)")
         gc.collect()  # the failure's traceback may hold the old session in a cycle, with all that it has on a GPU
-        return open_proven(artifact, find_device(network.provider), self._config)
+        return open_proven(artifact, find_device(network.provider), _pinned(self._config, network))
 
     def changed(self) -> list[str]:
         """Names of the networks whose file differs from the one that was tried, and is the same as at the last call."""
@@ -112,31 +122,47 @@ def _require_unchanged(file: ModelFile) -> None:
         raise StartupError(f"{file.path} changed while it was loaded")
 
 
-def _network(artifact: Artifact, config: EngineConfig) -> Network:
-    sessions = _on_first_provider(artifact, config)
+def _network(artifact: Artifact, config: EngineConfig, provider: ProviderName | None = None) -> Network:
+    """Opens a network: on a provider, or else on the one that is asked for or, for `auto`, on the first that works."""
+    auto = LADDER if config.provider == "auto" else (config.provider,)
+    sessions = _on_first_provider(artifact, config, auto if provider is None else (provider,))
     session, spec = sessions[0], artifact.spec
     running = {"provider": session.provider, "precision": session.precision, "max_batch": session.max_batch}
     file = {"target": spec.target, "weights": spec.weights.source, "weights_sha256": spec.weights.sha256}
     log.info("model loaded", model=spec.name, path=str(artifact.path), sessions=len(sessions), **running, **file)
-    if spec.target != TARGETS[session.provider]:
+    best = ABILITIES[session.provider].target
+    if spec.target != best:
         event = "the model was exported for another provider: its answers are right, but it may be slow"
-        remedy = f"mattebox-export --target {TARGETS[session.provider]}"
+        remedy = f"mattebox-export --target {best}"
         log.warning(event, model=spec.name, exported_for=spec.target, runs_on=session.provider, remedy=remedy)
     if not spec.weights.trained:
         log.warning("the model's weights are random: its mattes are useless", model=spec.name)
     return Network(sessions, NetworkLimits(session.max_batch), config.observer)
 
 
-def _on_first_provider(artifact: Artifact, config: EngineConfig) -> list[OnnxSession]:
-    """Opens a session for each run at once, on the provider asked for or, for `auto`, the first that works."""
-    providers = LADDER if config.provider == "auto" else (config.provider,)
+def _on_first_provider(
+    artifact: Artifact, config: EngineConfig, providers: Sequence[ProviderName]
+) -> list[ArtifactSession]:
     reasons: list[str] = []
     for provider in providers:
         try:
-            device = find_device(provider)
-            return [open_proven(artifact, device, config) for _ in range(config.sessions)]
+            return _sessions(artifact, config, provider)
         except ProviderUnavailable as error:
             reasons.append(f"on {provider}: {error}")
-            if config.provider == "auto":
+            if len(providers) > 1:
                 log.info("provider left out", model=artifact.spec.name, provider=provider, reason=str(error))
     raise StartupError(f"{artifact.path} can't run {'; '.join(reasons)}")
+
+
+def _sessions(artifact: Artifact, config: EngineConfig, provider: ProviderName) -> list[ArtifactSession]:
+    """Opens a session for each run at once, all in one precision."""
+    device = find_device(provider)
+    if config.provider == "auto" and ABILITIES[provider].is_tried:
+        require_trial(artifact, device, config)
+    first = open_proven(artifact, device, config)
+    return [first, *(open_proven(artifact, device, _pinned(config, first)) for _ in range(config.sessions - 1))]
+
+
+def _pinned(config: EngineConfig, running: ArtifactSession | Network) -> EngineConfig:
+    """The configuration for further sessions, which run in the precision of those that there are."""
+    return replace(config, precision=cast(RequestedPrecision, running.precision))

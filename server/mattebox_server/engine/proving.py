@@ -1,59 +1,86 @@
 """Opens sessions that are ready to serve: compiled, compared with the exported network, and warmed up."""
 
 import itertools
-import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 
 import numpy as np
 import structlog
 
 from mattebox_server.engine.artifact import Artifact
-from mattebox_server.engine.config import GPU_PROVIDERS, EngineConfig, ProviderUnavailable
+from mattebox_server.engine.config import ABILITIES, EngineConfig, ProviderUnavailable
 from mattebox_server.engine.inference import run_session
-from mattebox_server.engine.observer import EngineObserver
-from mattebox_server.engine.providers import Device
+from mattebox_server.engine.opening import ArtifactSession, open_session
+from mattebox_server.engine.phases import phase
+from mattebox_server.engine.plan import Device, Plan
+from mattebox_server.engine.precisions import bf16_refusal, precisions_to_try
 from mattebox_server.engine.selfcheck import check_session
-from mattebox_server.engine.session import OnnxSession, Session
+from mattebox_server.engine.session import Session
 from mattebox_server.imaging.preprocess import content_size
 from mattebox_server.spec import Letterbox, ModelSpec
 
 log = structlog.stdlib.get_logger(__name__)
 
-_REPORT_S = 10.0
 # The aspects of nearly all photos, the most frequent first: cameras and phones across and upright, squares, screens.
 _ASPECTS = ((3, 2), (4, 3), (3, 4), (2, 3), (1, 1), (16, 9), (9, 16))
 _WARM_UP_S = 5.0  # a first run takes some 100 ms longer, which no caller notices where every run takes seconds
 
 
-def open_proven(artifact: Artifact, device: Device, config: EngineConfig) -> OnnxSession:
+def open_proven(artifact: Artifact, device: Device, config: EngineConfig) -> ArtifactSession:
     """Opens a session that gives the right answer to the check photo, and warms it up.
 
     Raises:
         ProviderUnavailable: the provider can't run the artifact, or its answer is wrong.
     """
-    session = _open_checked(artifact, device, config)
-    with _phase("warm up", artifact.spec.name, device.provider, config.observer) as facts:
+    session = open_checked(artifact, device, config)
+    with phase("warm up", artifact.spec.name, device.provider, config.observer) as facts:
         facts["runs"] = warm_up(session, session.max_batch)
     return session
 
 
-def _open_checked(artifact: Artifact, device: Device, config: EngineConfig) -> OnnxSession:
+def open_checked(artifact: Artifact, device: Device, config: EngineConfig) -> ArtifactSession:
+    """Opens a session that gives the right answer to the check photo, in the first precision in which it does.
+
+    Raises:
+        ProviderUnavailable: the provider can't run the artifact, or its answer is wrong.
+    """
+    *first, last = plans(artifact, device, config)
+    if config.precision == "auto" and "bf16" in device.native and (reason := bf16_refusal(artifact.spec)):
+        log.info("precision left out", model=artifact.spec.name, precision="bf16", reason=reason)
+    for plan in first:
+        try:
+            return _open_checked(plan)
+        except ProviderUnavailable as error:
+            log.warning("precision left out", model=artifact.spec.name, precision=plan.precision, reason=str(error))
+    return _open_checked(last)
+
+
+def plans(artifact: Artifact, device: Device, config: EngineConfig) -> list[Plan]:
+    """One plan for each precision in which the artifact may run, fastest first.
+
+    Raises:
+        ProviderUnavailable: there is none.
+    """
+    precisions = precisions_to_try(config.precision, artifact.spec, device.provider, device.native)
+    return [Plan(artifact, device, precision, config) for precision in precisions]
+
+
+def _open_checked(plan: Plan) -> ArtifactSession:
     """Opens a session and runs the check photo. If a cached model gives a wrong answer, it is compiled anew once."""
-    with _phase("compile", artifact.spec.name, device.provider, config.observer) as facts:
-        session = OnnxSession(artifact, device, config)
-        facts["cache"] = session.cache
+    labels = plan.artifact.spec.name, plan.provider, plan.config.observer
+    with phase("compile", *labels) as facts:
+        session = open_session(plan)
+        facts |= {"precision": plan.precision, "cache": session.cache}
     was_compiled_before = session.cache == "hit"
     try:
-        with _phase("check", artifact.spec.name, device.provider, config.observer) as facts:
+        with phase("check", *labels) as facts:
             facts.update(check_session(session))
     except ProviderUnavailable as error:
+        session.close()  # the error's traceback holds the session, and the next one needs its memory
         session.forget_compiled()
         if not was_compiled_before:
             raise
-        log.warning("the cached model fails on the check photo", model=artifact.spec.name, reason=str(error))
-        return _open_checked(artifact, device, config)
+        log.warning("the cached model fails on the check photo", model=plan.artifact.spec.name, reason=str(error))
+        return _open_checked(plan)
     session.keep_compiled()
     return session
 
@@ -64,9 +91,10 @@ def warm_up(session: Session, max_batch: int) -> int:
     OpenVINO and the GPU providers compile or choose kernels for each new shape. The CPU provider doesn't, so that the
     run of the check photo is enough for it.
     """
-    if session.provider == "cpu":
+    abilities = ABILITIES[session.provider]
+    if not abilities.warms_up:
         return 0
-    batches = sorted({1, max_batch}) if session.provider in GPU_PROVIDERS else [1]
+    batches = sorted({1, max_batch}) if abilities.on_gpu else [1]
     sizes = dict.fromkeys(_input_size(session.spec, *aspect) for aspect in _ASPECTS)
     until_s, runs = time.monotonic() + _WARM_UP_S, 0
     for (height, width), batch in itertools.product(sizes, batches):
@@ -83,26 +111,3 @@ def _input_size(spec: ModelSpec, across: int, down: int) -> tuple[int, int]:
         return spec.resize.height_px, spec.resize.width_px
     width, height = content_size(across * 1000, down * 1000, spec.resize)
     return height, width
-
-
-@contextmanager
-def _phase(phase: str, model: str, provider: str, observer: EngineObserver) -> Generator[dict[str, object]]:
-    """Logs how long a phase takes, every ten seconds and when it is over, with the facts that the caller fills in."""
-    started_s, over = time.monotonic(), threading.Event()
-
-    def report() -> None:
-        while not over.wait(_REPORT_S):
-            elapsed_s = round(time.monotonic() - started_s, 1)
-            log.info("phase goes on", phase=phase, model=model, provider=provider, seconds=elapsed_s)
-
-    reporter = threading.Thread(target=report, name="phase", daemon=True)
-    reporter.start()
-    facts: dict[str, object] = {}
-    try:
-        yield facts
-    finally:
-        over.set()
-        reporter.join()
-    seconds = time.monotonic() - started_s
-    observer.phase(phase, model, seconds)
-    log.info("phase", phase=phase, model=model, provider=provider, seconds=round(seconds, 3), **facts)

@@ -1,3 +1,0 @@
-"""The part of OpenVINO's plugin that Mattebox uses; it ships no types."""
-
-def get_library_path() -> str: ...
