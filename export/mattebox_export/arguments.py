@@ -5,12 +5,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 from mattebox_export.catalogue import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD, VOC_LABELS, Activation, Triple
-from mattebox_server.spec import MAX_LABELS, Letterbox, Precision, Resize, ShortSide, Stretch, Target
+from mattebox_server.spec import MAX_LABELS, Letterbox, Resize, ShortSide, Stretch, Target
 
 CUSTOM = "custom"
+AskedPrecision = Literal["auto", "fp32", "fp16", "int8"]
 _MAX_ASPECT = 4  # with short_side, a photo longer than 4:1 gets a smaller short side, not an ever larger long side
 _DEFAULT_SHORT_SIDE_PX = 450  # as in the recipe that the project began with
 _MIN_STD, _MAX_STD = 1e-3, 10
@@ -24,7 +25,10 @@ class Arguments:
         model: name in the catalogue, or "custom".
         weights: "official", "random" or the path of a torch state dict.
         target: execution provider to export for; None means the best of this machine.
-        precision: precision of the core.
+        precision: precision of the core; auto means int8 if that is known to pass the gate, else fp32.
+        calibration: folder of photos or calibration table, by which reduced precisions are judged; None means those
+            that the package has.
+        save_table: file to write the calibration table to; None means that it isn't kept.
         output: file to write.
         resize: how photos get the network's size; None means the network's own size, or the default.
         labels: class names; None means Pascal VOC's, or a saliency network if the model is custom.
@@ -40,7 +44,9 @@ class Arguments:
     model: str
     weights: str
     target: Target | None
-    precision: Precision
+    precision: AskedPrecision
+    calibration: Path | None
+    save_table: Path | None
     output: Path
     resize: Resize | None
     labels: tuple[str, ...] | None
@@ -84,7 +90,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--list", action="store_true", help="list the networks with their licences and sizes")
     add("--weights", metavar="official|random|FILE", help="FILE holds a torch state dict (default: official)")
     add("--target", choices=get_args(Target), help="execution provider to export for (default: this machine's best)")
-    add("--precision", default="fp32", choices=get_args(Precision), help="fp16 needs --target cuda (default: fp32)")
+    add(
+        "--precision",
+        default="auto",
+        choices=get_args(AskedPrecision),
+        help="auto is int8 if a calibration table or photos show that it keeps the quality, else fp32 (default: auto)",
+    )
+    add("--calibration", type=Path, metavar="FOLDER|TABLE", help="photos like those to come, or what they once gave")
+    add("--save-table", type=Path, metavar="FILE", help="also write what the photos of --calibration gave")
     add("-o", "--output", type=Path, metavar="FILE", help="file to write (default: NAME.onnx or NAME.mattebox.onnx)")
     add("--resize", metavar="POLICY", help="input size: short_side:450, stretch:320x320 or letterbox:512x512 (WxH)")
     add("--labels", metavar="voc|A,B,C|FILE", help="class names, one of them background; a saliency network has none")
@@ -119,8 +132,7 @@ def _check(namespace: argparse.Namespace) -> Arguments:
     weights = namespace.weights or "official"
     if namespace.licence is not None and not custom and weights in ("official", "random"):
         raise ValueError("--licence is for custom and --weights FILE: the other licences are known")
-    if namespace.precision == "fp16" and namespace.target != "cuda":
-        raise ValueError("--precision fp16 needs --target cuda: CPUs would compute in fp32")
+    _check_precision(namespace)
     name = namespace.name or (namespace.core.stem if custom else namespace.model)
     labels = None if namespace.labels is None else parse_labels(namespace.labels)
     if labels is not None and weights == "official" and not custom and labels != VOC_LABELS:
@@ -130,6 +142,8 @@ def _check(namespace: argparse.Namespace) -> Arguments:
         weights,
         namespace.target,
         namespace.precision,
+        namespace.calibration,
+        namespace.save_table,
         _output(namespace, name),
         None if namespace.resize is None else parse_resize(namespace.resize),
         labels,
@@ -141,6 +155,20 @@ def _check(namespace: argparse.Namespace) -> Arguments:
         namespace.licence,
         Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mattebox",
     )
+
+
+def _check_precision(namespace: argparse.Namespace) -> None:
+    """Checks the options that are about the precision.
+
+    Raises:
+        ValueError: they contradict each other.
+    """
+    if namespace.precision == "fp16" and namespace.target != "cuda":
+        raise ValueError("--precision fp16 needs --target cuda: CPUs would compute in fp32")
+    if namespace.calibration is not None and namespace.precision == "fp16":
+        raise ValueError("--calibration is not for fp16, which needs none")
+    if namespace.save_table is not None and (namespace.calibration is None or not namespace.calibration.is_dir()):
+        raise ValueError("--save-table needs --calibration FOLDER")
 
 
 def _output(namespace: argparse.Namespace, name: str) -> Path:

@@ -1,9 +1,7 @@
 """An export: builds the core, puts head and tail around it, checks the artifact, and only then writes the file."""
 
-import contextlib
 import importlib.metadata
 import importlib.util
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +13,18 @@ from mattebox_export.arguments import Arguments, default_short_side
 from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
 from mattebox_export.core import Core, Normalisation
 from mattebox_export.errors import ExportError
-from mattebox_export.forms import bring_to_form
+from mattebox_export.files import write_whole
+from mattebox_export.forms import forms_for
 from mattebox_export.onnx_core import file_core, u2netp_core
 from mattebox_export.parity import check_parity
+from mattebox_export.quantise.choice import Wanted, find_table
+from mattebox_export.quantise.graph import name_nodes, quantise
+from mattebox_export.quantise.judging import expectation_of
+from mattebox_export.quantise.table import CalibrationTable, Int8
+from mattebox_export.race import Form, fastest
 from mattebox_export.wrap import describe, prepare, wrap
 from mattebox_server.engine.providers import best_target
-from mattebox_server.spec import Kind, ModelSpec, Resize, Stretch, Target, Weights
+from mattebox_server.spec import Kind, ModelSpec, Quantisation, Resize, Stretch, Target, Weights
 
 _SUBJECT = ("subject",)
 _TOOLS = ("mattebox", "onnx", "torch", "torchvision", "onnxruntime")
@@ -39,15 +43,44 @@ def export(arguments: Arguments) -> Iterator[str]:
     yield f"built {arguments.name}: weights {_source(arguments)}, sha256 {core.weights_sha256}"
     target = arguments.target or best_target()
     spec = _spec(arguments, core, target)
-    model, form = bring_to_form(prepare(core.model), target, arguments.precision)
+    core = replace(core, model=name_nodes(prepare(core.model)))
+    table = None
+    if arguments.precision != "fp16":
+        table = yield from find_table(core, spec, Wanted(arguments.precision, arguments.calibration))
+    if arguments.save_table is not None and table is not None:
+        write_whole(table.model_dump_json(indent=1).encode() + b"\n", arguments.save_table)
+        yield f"wrote the calibration table {arguments.save_table}"
+    chosen, why = fastest(_forms(arguments, core, spec, table), target, arguments.cache)
     whose = "" if arguments.target else " (the best of this machine; --target chooses another)"
-    yield f"form for {target}{whose}, {arguments.precision}: {form}"
-    artifact = wrap(replace(core, model=model), spec)
-    parity = check_parity(artifact, core, spec)
+    yield f"form for {target}{whose}: {why}"
+    parity = check_parity(wrap(core, spec) if chosen.spec.quantisation else chosen.artifact, core, spec)
     yield str(parity)
-    describe(artifact, spec.model_copy(update={"expectation": parity.expectation}))
-    _write(artifact, arguments.output)
+    expectation = parity.expectation
+    if chosen.spec.quantisation is not None:
+        yield f"int8: {chosen.spec.quantisation.fidelity}"
+        expectation = expectation_of(chosen.artifact, chosen.spec, expectation)
+    describe(chosen.artifact, chosen.spec.model_copy(update={"expectation": expectation}))
+    write_whole(chosen.artifact.SerializeToString(), arguments.output)
     yield f"wrote {arguments.output} ({arguments.output.stat().st_size / 1e6:.1f} MB)"
+
+
+def _forms(arguments: Arguments, core: Core, spec: ModelSpec, table: CalibrationTable | None) -> list[Form]:
+    """The forms that the artifact may have; where they can't be measured, the first is the best."""
+    forms: list[Form] = []
+    if table is not None and arguments.precision != "fp32" and table.int8 is not None:
+        forms.append(_int8_form(core, spec, table.int8, table.source))
+    if arguments.precision != "int8":
+        spec = spec if table is None else spec.model_copy(update={"bf16": table.bf16})
+        for model, about in forms_for(core.model, spec.target, spec.precision):
+            forms.append(Form(wrap(replace(core, model=model), spec), spec, f"{spec.precision}, {about}"))
+    return forms
+
+
+def _int8_form(core: Core, spec: ModelSpec, int8: Int8, source: str) -> Form:
+    quantisation = Quantisation(calibration=source, float_layers=int8.float_layers, fidelity=int8.fidelity)
+    spec = spec.model_copy(update={"precision": "int8", "quantisation": quantisation})
+    artifact = wrap(replace(core, model=quantise(core.model, int8)), spec)
+    return Form(artifact, spec, f"int8, {len(int8.float_layers)} layers in float")
 
 
 def _build_core(arguments: Arguments) -> Core:
@@ -72,7 +105,7 @@ def _spec(arguments: Arguments, core: Core, target: Target) -> ModelSpec:
             kind=kind,
             labels=labels,
             resize=_resize(arguments, core),
-            precision=arguments.precision,
+            precision="fp16" if arguments.precision == "fp16" else "fp32",
             target=target,
             weights=Weights(
                 source=_source(arguments), sha256=core.weights_sha256, trained=arguments.weights != "random"
@@ -145,19 +178,6 @@ def _check_channels(model: onnx.ModelProto, kind: Kind, labels: int) -> None:
             if kind == "semantic"
             else f"a saliency core gives one channel, this one gives {dims[1].dim_value}: name its classes by --labels"
         )
-
-
-def _write(artifact: onnx.ModelProto, path: Path) -> None:
-    """Writes the artifact under another name and renames it, so that nobody finds half of it."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(artifact.SerializeToString())
-        unfinished.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise ExportError(f"can't write {path}: {error.strerror}") from error
 
 
 def _version(package: str) -> str | None:

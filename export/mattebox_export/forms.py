@@ -12,13 +12,13 @@ from mattebox_export.errors import ExportError
 from mattebox_server.spec import Precision, Target
 
 
-def bring_to_form(model: onnx.ModelProto, target: Target, precision: Precision) -> tuple[onnx.ModelProto, str]:
-    """Brings a core to the form that was measured to be the fastest on a target.
+def forms_for(model: onnx.ModelProto, target: Target, precision: Precision) -> list[tuple[onnx.ModelProto, str]]:
+    """The forms of a core of which one is the fastest on a target, the likeliest first.
 
-    | target | form | reason |
+    | target | forms | reason |
     |---|---|---|
     | cpu | convolutions of concatenations split (`concat`) | U2-Net-p takes 295 instead of 315 ms |
-    | openvino | atrous convolutions as 1x1 taps (`atrous`) | ResNet-101 takes 215-225 instead of 670-720 ms with AMX |
+    | openvino | atrous convolutions as 1x1 taps (`atrous`), or unchanged | ResNet-101 takes a third with AMX |
     | cuda | unchanged | cuDNN has kernels for atrous convolutions; not measured |
 
     Args:
@@ -27,26 +27,31 @@ def bring_to_form(model: onnx.ModelProto, target: Target, precision: Precision) 
         precision: fp32 or fp16.
 
     Returns:
-        The changed copy of the core, and one line of text about the changes.
+        Changed copies of the core, each with a phrase about the changes.
 
     Raises:
         ExportError: the core can't be converted to fp16.
     """
+    forms: list[tuple[onnx.ModelProto, str]] = []
+    copy = _copy(model)
+    if target == "cpu" and (split := split_concatenations(copy)):
+        forms.append((copy, f"{split} convolutions of concatenations split"))
+    elif target == "openvino" and (rewritten := rewrite_atrous(copy)):
+        del copy.graph.value_info[:]  # shapes of values that the rewritten core doesn't have
+        forms += [(copy, f"{rewritten} atrous convolutions as taps"), (_copy(model), "unchanged")]
+    elif precision == "fp16":
+        forms.append((_halve(copy), "core in half precision, head and tail in fp32"))
+    else:
+        forms.append((copy, "unchanged"))
+    for form, _ in forms:
+        _drop_unused_weights(form.graph)
+    return forms
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    done: list[str] = []
-    if target == "cpu" and (split := split_concatenations(copy)):
-        done.append(f"{split} convolutions of concatenations split")
-    if target == "openvino":
-        rewritten = rewrite_atrous(copy)
-        done.append(f"{rewritten} atrous convolutions as taps")
-        if rewritten:
-            del copy.graph.value_info[:]  # shapes of values that the rewritten core doesn't have
-    if precision == "fp16":
-        copy = _halve(copy)
-        done.append("core in fp16, head and tail in fp32")
-    _drop_unused_weights(copy.graph)
-    return copy, ", ".join(done) or "unchanged"
+    return copy
 
 
 def _drop_unused_weights(graph: onnx.GraphProto) -> None:

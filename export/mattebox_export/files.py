@@ -1,0 +1,24 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from mattebox_export.errors import ExportError
+
+
+def write_whole(data: bytes, path: Path) -> None:
+    """Writes a file under another name and renames it, so that nobody finds half of it.
+
+    Raises:
+        ExportError: the file can't be written.
+    """
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise ExportError(f"can't write {path}: {error.strerror}") from error
