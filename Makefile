@@ -13,7 +13,8 @@ DEMO := $(VENV)/installed-$(ENGINE)+export-onnx+demo
 EXPORT := $(VENV)/installed-$(ENGINE)+export
 BENCH := $(VENV)/installed-$(ENGINE)+export+bench
 DOCS := $(VENV)/installed-$(ENGINE)+docs
-ALL := $(VENV)/installed-$(ENGINE)+export+bench+docs+dev
+CALIBRATE := $(VENV)/installed-$(ENGINE)+export+quantize
+ALL := $(VENV)/installed-$(ENGINE)+export+quantize+bench+docs+dev
 PROTO := .venv-proto/installed
 RELEASE := $(VENV)/installed-$(ENGINE)+cli+release
 # Not --quiet, which would hide the warnings from --strict too.
@@ -21,7 +22,7 @@ SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 TYPESCRIPT := clients/typescript
 NODE_MODULES := $(TYPESCRIPT)/node_modules/.package-lock.json
 
-.PHONY: help demo test lint hooks format proto bench bench-quick bench-compare bench-selftest bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check docs docs-pictures package release clean
+.PHONY: help demo test lint hooks format proto bench bench-quick bench-compare bench-selftest bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check calibrate docs docs-pictures package release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -86,6 +87,10 @@ bench-folder: $(BENCH) ## time `mattebox remove` on a folder, against the server
 
 gpu-check: $(BENCH) ## measure parity, latency and throughput of cuda and tensorrt on an NVIDIA GPU [ARGS="--rounds 20"]
 	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
+
+calibrate: $(CALIBRATE) ## find how a network becomes int8, for the package: MODEL=name DATA=folder of photos [ARGS="--weights FILE"]
+	@test -n "$(MODEL)" -a -n "$(DATA)" || { echo "say what: make calibrate MODEL=name DATA=folder"; exit 2; }
+	$(BIN)/mattebox-export "$(MODEL)" --calibration "$(DATA)" --save-table "export/mattebox_export/tables/$(MODEL).json" -o "build/$(MODEL).onnx" $(ARGS)
 
 docs: $(DOCS) $(PROTO) ## build the documentation into build/docs/
 	$(SITE)

@@ -19,7 +19,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from rich.progress import track
 
 from mattebox_export.core import Core
 from mattebox_export.errors import ExportError
@@ -146,6 +145,8 @@ def _float_layers(task: Task) -> Iterator[frozenset[str]]:
 
 def _rank(task: Task, outer: frozenset[str]) -> list[str]:
     """The names of the inner layers, those first that change the answer most when they alone are int8."""
+    from rich.progress import track  # noqa: PLC0415 - comes with NNCF, which is optional
+
     model = task.core.model
     names = {node.name for node in layers(model)}
     ranges, _ = measure(task.core, task.photos.calibration[:_RANKING_PHOTOS], sorted(outer), task.symmetric)
