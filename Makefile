@@ -11,7 +11,7 @@ CHECKED := $(PACKAGES) tests examples benchmarks docs tools
 
 DEMO := $(VENV)/installed-$(ENGINE)+export-onnx+demo
 EXPORT := $(VENV)/installed-$(ENGINE)+export
-BENCH := $(VENV)/installed-$(ENGINE)+export+bench
+BENCH := $(VENV)/installed-$(ENGINE)+export+quantize+bench
 DOCS := $(VENV)/installed-$(ENGINE)+docs
 CALIBRATE := $(VENV)/installed-$(ENGINE)+export+quantize
 ALL := $(VENV)/installed-$(ENGINE)+export+quantize+bench+docs+dev
@@ -69,8 +69,8 @@ bench-compare: $(BENCH) ## say what got slower between two runs: A=folder B=fold
 bench-selftest: $(BENCH) ## measure the load generator itself: what it adds and what it hides
 	$(BIN)/python benchmarks/latency.py selftest $(ARGS)
 
-bench-engine: $(BENCH) ## time the networks on every runtime that this machine has [ARGS="--models u2netp"]
-	$(BIN)/python benchmarks/providers.py $(ARGS)
+bench-engine: $(BENCH) ## time the networks on every runtime of this machine, and judge reduced precisions [DATA=folder]
+	$(BIN)/python benchmarks/providers.py $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 bench-quality: $(DEMO) ## score the mattes of photos whose true mattes are known: DATA=folder [ARGS="--limit 4"]
 	@test -n "$(DATA)" || { echo "say which photos: make bench-quality DATA=folder"; exit 2; }

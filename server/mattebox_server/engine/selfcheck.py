@@ -23,9 +23,11 @@ GRID = 32
 # Measured on deeplabv3_resnet101 with random weights, a hard case, as few of its pixels have a clear winner: in float32
 # onnxruntime is 0.0 grey levels from torch on average and all classes are the same; torch's own bf16 is 0.6 to 1.0
 # levels from its float32, and 96.6 to 98.8 % of the classes are the same. Nonsense is much farther away. An int8
-# artifact holds the answer of its own int8 graph, so that only the order of sums and the roundings differ.
-_MAX_MEAN_LEVELS = {"fp32": 0.5, "tf32": 2.0, "fp16": 2.0, "bf16": 6.0, "int8": 2.0}
-_MIN_CLASSES = {"fp32": 0.99, "tf32": 0.97, "fp16": 0.97, "bf16": 0.90, "int8": 0.97}
+# artifact holds the answer of its own int8 graph, so that only the order of sums and the roundings differ: of the same
+# network by 2.4 to 2.6 levels and 83 to 85 % of the classes, of U2-Net-p by 0.1 levels. Kernels whose 16-bit sums
+# saturate, as on processors without VNNI, are 6.9 levels off with DeepLabV3-MobileNetV2.
+_MAX_MEAN_LEVELS = {"fp32": 0.5, "tf32": 2.0, "fp16": 2.0, "bf16": 6.0, "int8": 5.0}
+_MIN_CLASSES = {"fp32": 0.99, "tf32": 0.97, "fp16": 0.97, "bf16": 0.90, "int8": 0.75}
 
 
 def synthetic_photo(height: int, width: int, seed: int) -> Pixels:
