@@ -44,6 +44,7 @@ class FakeSession:
     provider: ProviderName = "cpu"
     precision = "fp32"
     bounds: tuple[int, int] | None = None
+    is_open = True
 
     def __init__(self, name: str = "fake") -> None:
         self.spec = spec(name)

@@ -107,6 +107,7 @@ class Probe:
     provider: ProviderName = "cpu"
     precision = "fp32"
     bounds: tuple[int, int] | None = None
+    is_open = True
 
     def __init__(self, device: Device, name: str = "net", *, saliency: bool = False, cost_s: float = 0.0) -> None:
         # Its answer to the check photo: the photo's first channel, and the number of the kept classes everywhere.

@@ -64,6 +64,8 @@ def _device(monkeypatch: pytest.MonkeyPatch) -> Device:
         "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0",
         "CUDNN failure 4: CUDNN_STATUS_ALLOC_FAILED",
         "[executionContext.cpp::getOutputTensor] Error Code 2: OutOfMemory (Requested size was 1073741824 bytes.)",
+        "Check 'ptr' failed at src/plugins/intel_cpu/src/cpu_memory.cpp:257:\nFailed to allocate 30720000 bytes of memory",
+        "Could not allocate memory",
         "std::bad_alloc",
         "Cannot allocate memory",
     ],
@@ -218,6 +220,46 @@ assert sizes[0] == 1 and 1 <= max(sizes[1:]) < 8, sizes
     assert "Failed to allocate memory" in done.stdout + done.stderr
 
 
+def test_openvino_without_memory(colour_model: Path) -> None:
+    """OpenVINO can't be trusted after that: the session is opened anew, and then smaller photos are answered."""
+    pytest.importorskip("openvino")
+    code = f"""
+import asyncio, resource, time
+import numpy as np
+from pathlib import Path
+from mattebox_server.engine.loading import load_engine
+from mattebox_server.engine.config import EngineConfig
+from mattebox_server.errors import NotServing, Overloaded
+
+engine = load_engine([Path({str(colour_model)!r})], EngineConfig(provider="openvino", max_batch=8))
+
+async def ask(side):
+    image = np.zeros((side, side, 3), np.uint8)
+    return (await engine.infer(engine.network(""), image, frozenset({{1}}), None)).batch_size
+
+assert asyncio.run(ask(100)) == 1
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 100 * 2**20, -1))
+try:
+    asyncio.run(ask(3000))
+    raise SystemExit("it had memory")
+except Overloaded as error:
+    assert error.limit == "device_memory"
+until_s = time.monotonic() + 60
+while True:
+    try:
+        assert asyncio.run(ask(100)) == 1
+        break
+    except NotServing:
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "bytes of memory" in done.stdout
+    assert "session rebuilt" in done.stdout
+
+
 # A session that fails
 
 
@@ -239,6 +281,13 @@ def test_a_session_that_fails_three_times_in_a_row_is_out_of_service(device: Dev
         with pytest.raises(NotServing, match="the model net failed and is being rebuilt") as caught:
             the.submit(10)
         assert (caught.value.retry_after_s > 0, caught.value.limit) == (True, "rebuilding")
+
+
+def test_a_session_that_closes_itself_is_out_of_service_at_once(device: Device) -> None:
+    with bench(device, [Probe(device)], ALONE) as the:
+        the.sessions[0].broken, the.sessions[0].is_open = True, False
+        assert isinstance(the.submit(1).exception(ENOUGH_S), InferenceFailed)
+        assert the.failed == [("net", 0)]
 
 
 def test_photos_that_make_a_session_fail_do_not_take_it_out_of_service(device: Device) -> None:

@@ -50,6 +50,7 @@ class Broken:
         self.spec, self.precision = whole.spec, whole.precision
         self.bounds: tuple[int, int] | None = None
         self.provider = whole.provider
+        self.is_open = True
 
     def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
         maps = self._whole.run(images, keep, stop)

@@ -225,9 +225,11 @@ def break_sessions(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
             ask(engine)
 
 
-@pytest.fixture
-def engine(model: Path) -> Generator[Engine]:
-    engine = load_engine([model], OPTIONS)
+@pytest.fixture(params=["cpu", "openvino"])
+def engine(model: Path, request: pytest.FixtureRequest) -> Generator[Engine]:
+    if request.param == "openvino":
+        pytest.importorskip("openvino")
+    engine = load_engine([model], replace(OPTIONS, provider=request.param))
     yield engine
     engine.close()
 

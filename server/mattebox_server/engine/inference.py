@@ -15,6 +15,8 @@ from mattebox_server.imaging.pixels import Pixels
 # raises the same exceptions for everything that goes wrong, so that only the words tell a lack of memory from the rest.
 _OUT_OF_MEMORY = (
     "failed to allocate memory",
+    "bytes of memory",  # which OpenVINO failed to allocate
+    "could not allocate memory",
     "is smaller than requested bytes",  # an arena at its own limit
     "out of memory",
     "out_of_memory",

@@ -54,6 +54,11 @@ class ArtifactSession:
         self._loaded.run(feeds, outputs, stop)
         return Maps(outputs[_FOREGROUND], outputs.get(_CLASSES))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can run: not after `close`, nor where OpenVINO had no memory for a run."""
+        return self._loaded.is_open
+
     def close(self) -> None:
         """Frees what the network takes; the session can't run any longer."""
         self._loaded.close()

@@ -110,6 +110,11 @@ class OnnxNetwork:
             ArrayBuffers(session) if device is None else DeviceBuffers(session, device)
         )
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it isn't closed."""
+        return self._buffers is not None
+
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Mapping[str, Pixels], stop: Stop | None) -> None:
         """Runs the network into given buffers, as `Loaded` describes."""
         if self._buffers is None:

@@ -14,6 +14,7 @@ import structlog
 from numpy.typing import NDArray
 
 from mattebox_server.engine.config import ProviderName
+from mattebox_server.engine.inference import is_out_of_memory
 from mattebox_server.engine.plan import Device, Plan
 from mattebox_server.engine.session import Port, Stop
 from mattebox_server.imaging.pixels import Pixels
@@ -68,27 +69,49 @@ class OpenVinoNetwork:
         self.outputs: Sequence[Port] = [_port(port) for port in compiled.outputs]
         self._request: openvino.InferRequest | None = compiled.create_infer_request()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it isn't closed."""
+        return self._request is not None
+
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Mapping[str, Pixels], stop: Stop | None) -> None:
-        """Runs the network into given buffers, as `Loaded` describes."""
+        """Runs the network into given buffers, as `Loaded` describes.
+
+        It closes itself when it has no memory: smaller runs would fail then as well, or even crash the process (seen
+        with 2026.4).
+        """
         if self._request is None:
             raise RuntimeError("the network is closed")
         # The tensors share the arrays' memory, which therefore must be in order, and writable even of inputs.
         buffers = {name: np.require(value, requirements=("C", "W")) for name, value in feeds.items()} | dict(outputs)
         for name, buffer in buffers.items():
             self._request.set_tensor(name, openvino.Tensor(buffer, shared_memory=True))
-        # In this order, because `cancel` does nothing before a run starts. After its end it would stop the next one.
-        self._request.start_async()
-        if stop is not None:
-            stop.on_ask(self._request.cancel)
         try:
-            self._request.wait()
-        finally:
-            if stop is not None:
-                stop.forget()
+            _run(self._request, stop)
+        except Exception as error:
+            if is_out_of_memory(error):
+                self.close()
+            raise
+        for name, buffer in outputs.items():
+            # OpenVINO refuses what is too large for a buffer, and writes what is smaller to its beginning.
+            if (shape := tuple(self._request.get_tensor(name).shape)) != buffer.shape:
+                raise ValueError(f"its {name} is {shape} instead of {buffer.shape}")
 
     def close(self) -> None:
         """Frees what the network takes."""
         self._request = None
+
+
+def _run(request: openvino.InferRequest, stop: Stop | None) -> None:
+    # In this order, because `cancel` does nothing before a run starts. After its end it would stop the next one.
+    request.start_async()
+    if stop is not None:
+        stop.on_ask(request.cancel)
+    try:
+        request.wait()
+    finally:
+        if stop is not None:
+            stop.forget()
 
 
 def _port(port: openvino.Output) -> Port:

@@ -71,6 +71,11 @@ class Session(Protocol):
     precision: str
     bounds: tuple[int, int] | None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can run. A session may close itself in a run after which its runtime can't be trusted."""
+        ...
+
     def run(self, images: Pixels, keep: NDArray[np.float32] | None, stop: Stop | None = None) -> Maps:
         """Runs a batch of photos. It may raise any exception, above all once `stop` was asked for.
 
@@ -107,6 +112,11 @@ class Loaded(Protocol):
 
     inputs: Sequence[Port]
     outputs: Sequence[Port]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can run. It may close itself in a run after which the runtime can't be trusted."""
+        ...
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Mapping[str, Pixels], stop: Stop | None) -> None:
         """Runs the network into given buffers. It may raise any exception, above all once `stop` was asked for.

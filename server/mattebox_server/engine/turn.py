@@ -54,13 +54,13 @@ class Turn:
         return batch
 
     def session_is_ill(self) -> bool:
-        """Whether the session has failed on several photos in a row, and fails on the check photo as well.
+        """Whether the session has closed itself or failed on several photos in a row, and fails on the check photo too.
 
         If it gives the right answer to the check photo, the photos are at fault: the session stays in service, and the
         count of its failures starts anew. Else one caller's photos could take the model from all others.
         """
         photos = self.replica.failures
-        if photos < self.network.limits.max_failures:
+        if photos < self.network.limits.max_failures and self.replica.session.is_open:
             return False
         try:
             check_session(self.replica.session)
