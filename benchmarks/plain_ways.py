@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ways import Run, Way
 
 from mattebox_export.onnx_core import u2netp_core
+from mattebox_server.engine.config import ProviderUnavailable
+from mattebox_server.engine.providers import runtime_of
 
 FLAGSHIP, LIGHT = "deeplabv3_resnet101", "u2netp"
 REFERENCES = {FLAGSHIP: "torchvision eager fp32", LIGHT: "onnxruntime CPU fp32, plain graph"}
@@ -92,10 +94,12 @@ def plain_onnxruntime(path: Path, model: str, photo: NDArray[np.uint8], threads:
 def plain_openvino(path: Path, model: str, photo: NDArray[np.uint8], threads: int) -> Iterator[Way]:
     """OpenVINO by its own package, tuned for latency as its documentation says."""
     try:
-        import openvino  # noqa: PLC0415 - optional
-    except ImportError:
-        yield Way("OpenVINO, plain graph", None, "not installed: pip install openvino")
+        runtime_of("openvino")  # first, because this keeps the package from sending usage data
+    except ProviderUnavailable as error:
+        yield Way("OpenVINO, plain graph", None, str(error))
         return
+    import openvino  # noqa: PLC0415 - optional
+
     core = openvino.Core()
     for precision in ("f32", "bf16"):
         name = f"OpenVINO {precision}, plain graph"

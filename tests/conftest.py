@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -27,9 +28,10 @@ def run_export(*argv: object) -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> None:
-    """The servers under test must not see the settings of whoever runs the tests."""
+    """The servers under test must not see the settings of whoever runs the tests, nor may OpenVINO report its import."""
     for name in [name for name in os.environ if name.startswith("MATTEBOX_")]:
         del os.environ[name]
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # pyright: ignore
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,6 @@ def test_only_what_can_be_rewritten_is() -> None:
 
 
 def test_taps_run_on_openvino_itself(folder: Path) -> None:
-    """This uses OpenVINO's own package, which also runs where onnxruntime's plugin offers no device."""
     openvino = pytest.importorskip("openvino")
     (folder / "taps.onnx").write_bytes(TAPS.SerializeToString())
     core = openvino.Core()

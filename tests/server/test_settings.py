@@ -103,7 +103,7 @@ def test_who_is_a_proxy() -> None:
         ([*MODEL, "--config", "nowhere.toml"], "can't read the settings file nowhere.toml"),
         ([*MODEL, "--grace-seconds", "soon"], "grace_seconds"),
         ([*MODEL, "--max-batch", "0"], "max_batch"),
-        ([*MODEL, "--precision", "int8"], "precision"),
+        ([*MODEL, "--precision", "int4"], "precision"),
         ([*MODEL, "--provider", "openvino", "--gpu-memory-bytes", "9999999999"], "gpu_memory_bytes would have no"),
         ([*MODEL, "--max-photo-bytes", "1073741824"], "max_photo_bytes"),
         ([*MODEL, "--tls-certificate", "c.pem"], "tls_certificate and tls_key need each other"),
