@@ -16,6 +16,7 @@ from mattebox_server.matting import grabcut, guided
 from mattebox_server.matting.grid import Grid
 from mattebox_server.matting.matte import Matte, make_matte
 from mattebox_server.request import MatteMethod, MatteOptions
+from plain_windows import PlainWindows
 
 Doubles = NDArray[np.floating[Any]]
 Where = NDArray[np.bool_]
@@ -69,24 +70,17 @@ def levels(name: str) -> tuple[int, int]:
     return round(255 * low), round(255 * high)
 
 
-def box_means(plane: Doubles, side: int) -> Doubles:
-    """Windows reach beyond the frame, into the mirrored image."""
-    blurred: Any = cv2.blur(plane.astype(np.float64), (side, side), borderType=cv2.BORDER_REFLECT)
-    means: Doubles = blurred.reshape(plane.shape)
-    return means
-
-
 def explanation(colors: Doubles, target: Doubles, radius: float) -> Doubles:
     """He, Sun and Tang's equations 14 to 16: alpha in [0, 1] that follows colours in [0, 1]."""
-    side = 2 * max(1, round(radius * min(target.shape))) + 1
-    mean_color, mean_target = box_means(colors, side), box_means(target, side)
-    pairs = np.stack([box_means(colors * colors[..., [other]], side) for other in range(3)], axis=-1)
+    windows = PlainWindows(radius * min(target.shape))
+    mean_color, mean_target = windows.means(colors), windows.means(target)
+    pairs = np.stack([windows.means(colors * colors[..., [other]]) for other in range(3)], axis=-1)
     covariance = pairs - mean_color[..., np.newaxis] * mean_color[..., np.newaxis, :]
-    with_target = box_means(colors * target[..., np.newaxis], side) - mean_color * mean_target[..., np.newaxis]
+    with_target = windows.means(colors * target[..., np.newaxis]) - mean_color * mean_target[..., np.newaxis]
     flat = float(PARAMETERS["_EPSILON"]) * np.eye(3)
     weights = np.linalg.solve(covariance + flat, with_target[..., np.newaxis])[..., 0]
     constants = mean_target - (weights * mean_color).sum(axis=-1)
-    following: Doubles = (box_means(weights, side) * colors).sum(axis=-1) + box_means(constants, side)
+    following: Doubles = (windows.spread(weights) * colors).sum(axis=-1) + windows.spread(constants)
     return following
 
 
@@ -159,8 +153,8 @@ def test_away_from_edges_there_are_constants(method: Any, size: tuple[int, int],
     guide, probability = guides(*size)[kind], coarse(disc(size[1], size[0]).astype(float), size[1], size[0], 3)
     made: guided.LinearMatte = follow(method, guide, probability)
     assert np.isin(made.alpha[~made.edge], (0, 255)).all()
-    assert (made.constants[~made.edge] == made.alpha[~made.edge]).all()
-    assert not made.weights[~made.edge].any()
+    assert (made.coefficients[~made.edge, 3] * 255 == made.alpha[~made.edge]).all()
+    assert not made.coefficients[~made.edge, :3].any()
     around = np.pad(made.alpha, 1, "edge")
     for y in range(3):
         for x in range(3):  # no change without an edge on both of its sides
@@ -209,7 +203,7 @@ def test_rendering_by_strips_equals_rendering_at_once(size: tuple[int, int], kin
     photo, grid = guides(height, width)[kind], Grid.over(width, height, guided.CELLS)
     probability = grid.sample(coarse(disc(width, height, x=1).astype(float), 90, 60, 2))
     made = follow(guided.guided, grid.means(photo), probability)
-    whole = (bilinear(made.weights, grid) * photo).sum(axis=-1) + bilinear(made.constants, grid)
+    whole = (bilinear(made.coefficients, grid) * np.dstack([photo, np.full((height, width), 255)])).sum(axis=-1)
     alpha = made.render(photo, grid)
     assert alpha.shape == (height, width)
     assert np.abs(alpha - whole.clip(0, 255)).max() <= 0.51
@@ -433,8 +427,7 @@ def speckled(value: int, speck: int, x: int = 20) -> Pixels:
 def test_grabcut_with_hardly_anything_to_learn_from(probability: Pixels) -> None:
     for photo in (noise(30, 40, 3), np.full((30, 40, 3), 7, np.uint8), painted(disc(40, 30))):
         made = follow(grabcut.grabcut, photo, probability)
-        assert np.isfinite(made.weights).all()
-        assert np.isfinite(made.constants).all()
+        assert np.isfinite(made.coefficients).all()
         assert matte(photo, probability, MatteMethod.GRABCUT).alpha.shape == (30, 40)
 
 

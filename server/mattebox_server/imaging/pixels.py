@@ -49,6 +49,6 @@ def shrink_fast(pixels: Pixels, width_px: int, height_px: int) -> Pixels:
 
 def opacity(alpha: Pixels) -> Floats:
     """Converts alpha uint8 (h, w) to weights in [0, 1], the same for all three colours: float32 (h, w, 3)."""
-    weight = alpha.astype(np.float32)
+    weight = cv2.merge([alpha, alpha, alpha]).astype(np.float32)
     weight *= np.float32(1 / 255)
-    return cv2.merge([weight, weight, weight])
+    return weight

@@ -8,48 +8,65 @@ al., "Fast Multi-Level Foreground Estimation", 2020), and at low resolution but 
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from mattebox_server.imaging.pixels import Floats, Pixels, opacity
 from mattebox_server.matting.grid import Enlarger, Grid, Strip
+from mattebox_server.matting.windows import Windows
 
 _LITTLE = np.float32(1e-3)  # share of a window, which keeps divisors above 0
 _RADII = (0.1, 0.03, 0.01)  # radii of the windows, in short sides of the photo
 
+Layers = tuple[Floats, Floats]
+"""The colours of the subject and those of the background, each float32 (h, w, 3) BGR in [0, 255]."""
 
-def separate(means: Pixels, alpha: Pixels) -> tuple[Floats, Floats]:
+
+def separate(means: Pixels, alpha: Pixels) -> Layers:
     """Estimates the colours of subject and background at low resolution, each continued smoothly over the whole photo.
 
     The arguments are the means of the photo's cells, uint8 (rows, columns, 3) BGR, and their matte, uint8 (rows,
-    columns). Returns the subject's colours and the old background's, float32 (rows, columns, 3) BGR in [0, 255].
+    columns), and the result has the same size.
     """
-    photo, share = means.astype(np.float32), opacity(alpha)
-    foreground = background = mean_foreground = mean_background = photo
-    for radius in _RADII:
-        side = 2 * max(1, round(radius * min(alpha.shape))) + 1
-        held = _window_mean(share, side)
-        mean_foreground = _weighted_mean(foreground, share, held, side, mean_foreground)
-        mean_background = _weighted_mean(background, 1 - share, 1 - held, side, mean_background)
-        unexplained = photo - share * mean_foreground - (1 - share) * mean_background
-        foreground = np.clip(mean_foreground + share * unexplained, 0, 255)
-        background = np.clip(mean_background + (1 - share) * unexplained, 0, 255)
-    return mean_foreground, mean_background
+    mixture = _Mixture(means.astype(np.float32), opacity(alpha))
+    layers = mixture.photo, mixture.photo
+    smooth = mixture.smoothed(layers, layers, _RADII[0])
+    for radius in _RADII[1:]:
+        smooth = mixture.smoothed(mixture.corrected(smooth), smooth, radius)
+    return smooth
 
 
-def _weighted_mean(colors: Floats, weights: Floats, held: Floats, side: int, otherwise: Floats) -> Floats:
-    """Returns the weighted mean of colours in the window around each pixel, all of them float32 (h, w, 3).
+@dataclass(frozen=True)
+class _Mixture:
+    """A photo of a subject before a background."""
 
-    `held` is the mean of the weights in each window, and `otherwise` the result where it is close to 0.
-    """
-    mean = _window_mean(colors * weights, side)
-    mean += _LITTLE * otherwise
-    mean /= held + _LITTLE
-    return mean
+    photo: Floats  # float32 (h, w, 3) BGR in [0, 255]
+    share: Floats  # of the subject, float32 (h, w, 3) in [0, 1]
 
+    def corrected(self, layers: Layers) -> Layers:
+        """Adds to both layers what their mixture lacks to be the photo, by their shares."""
+        foreground, background = layers
+        lacking = foreground - background
+        lacking *= -self.share
+        lacking -= background
+        lacking += self.photo
+        subject = self.share * lacking
+        lacking -= subject
+        subject += foreground
+        lacking += background
+        return np.clip(subject, 0, 255, out=subject), np.clip(lacking, 0, 255, out=lacking)
 
-def _window_mean(image: Floats, side: int) -> Floats:
-    return cv2.blur(image, (side, side))
+    def smoothed(self, layers: Layers, otherwise: Layers, radius: float) -> Layers:
+        """Returns the means of both layers, weighted by their shares, in windows whose radius is in short sides.
+
+        Where a window holds next to nothing of a layer, the result is that of `otherwise`.
+        """
+        windows = Windows.over(self.share.shape[1], self.share.shape[0], radius)
+        held = windows.means(self.share)
+        foreground = windows.means(layers[0] * self.share) + _LITTLE * windows.shrink(otherwise[0])
+        background = windows.means(layers[1] * (1 - self.share)) + _LITTLE * windows.shrink(otherwise[1])
+        foreground /= held + _LITTLE
+        background /= (1 + _LITTLE) - held
+        return windows.enlarge(foreground), windows.enlarge(background)
 
 
 @dataclass(frozen=True)
@@ -66,13 +83,13 @@ class Restorer:
         return Restorer(alpha, grid.enlarger(foreground), grid.enlarger(background - foreground))
 
     def restore(self, colors: Floats, strip: Strip) -> Floats:
-        """Returns the subject's colours for those of a strip of the photo, both float32 (h, w, 3) BGR in [0, 255]."""
-        share, foreground = opacity(strip.pack(self.alpha)), self.foreground.at(strip)
-        # This is foreground + share * (colors - share * foreground - (1 - share) * background), with fewer products.
-        restored = self.apart.at(strip)
-        restored *= share - 1
-        restored += colors
-        restored -= foreground
-        restored *= share
-        restored += foreground
-        return np.clip(restored, 0, 255, out=restored)
+        """Changes the colours of a strip of the photo to the subject's, float32 (h, w, 3) BGR in [0, 255]."""
+        share, rest = opacity(strip.pack(self.alpha)), self.apart.at(strip)
+        # The result is foreground + share * (colors - share * foreground - (1 - share) * background), which equals
+        # share * colors + (1 - share) * rest with rest = foreground - share * apart.
+        rest *= share
+        np.subtract(self.foreground.at(strip), rest, out=rest)
+        colors -= rest
+        colors *= share
+        colors += rest
+        return np.clip(colors, 0, 255, out=colors)

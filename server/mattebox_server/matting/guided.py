@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from mattebox_server.imaging.pixels import Floats, Pixels
 from mattebox_server.matting.grid import Grid
+from mattebox_server.matting.windows import Windows
 
-CELLS = (240, 960)
+CELLS = (200, 800)
 """The largest number of cells along the photo's short and long side."""
 
 _SHARPNESS = 20.0  # slope of the sigmoid that sharpens the probability
@@ -34,23 +35,22 @@ _REACH_CELLS = 1  # cells beside an edge in which the photo still decides
 class LinearMatte:
     """Alpha as a linear function of the photo's colours, with coefficients for every cell.
 
-    Alpha is the weighted sum of blue, green and red in [0, 255] plus the constant, rounded and clipped to [0, 255].
+    Alpha is the weighted sum of blue, green and red in [0, 255] plus a constant, rounded and clipped to [0, 255].
     """
 
     alpha: Pixels  # the matte at the guide's resolution, uint8 (h, w)
-    weights: Floats  # float32 (h, w, 3)
-    constants: Floats  # float32 (h, w)
-    edge: NDArray[np.bool_]  # (h, w); where it is False the weights are 0, and the constant is 0 or 255
+    coefficients: Floats  # the weights of blue, green, red and an opaque alpha (255), float32 (h, w, 4)
+    edge: NDArray[np.bool_]  # (h, w); where it is False the weights of colours are 0, and the constant is 0 or 255
 
     def render(self, photo: Pixels, grid: Grid) -> Pixels:
         """Returns the matte uint8 (H, W) of the photo uint8 (H, W, 3) BGR, over which the grid lies."""
         alpha = grid.nearest(self.alpha)
-        weights, constants = grid.enlarger(self.weights), grid.enlarger(self.constants)
-        total = np.ones((1, 3), np.float32)
+        coefficients = grid.enlarger(self.coefficients)
         for strip in grid.strips_near(self.edge):
-            explained = cv2.multiply(weights.at(strip), strip.pack(photo).astype(np.float32))
-            found = cv2.add(cv2.transform(explained, total), constants.at(strip), dtype=cv2.CV_8U)
-            strip.unpack(found, alpha)
+            explained = coefficients.at(strip)
+            explained *= cv2.cvtColor(strip.pack(photo), cv2.COLOR_BGR2BGRA)
+            blue, green, red, constant = cv2.split(explained)
+            strip.unpack(_levels(blue + green + red + constant), alpha)
         return alpha
 
 
@@ -92,28 +92,35 @@ def unit(plane: Pixels) -> Floats:
     return plane.astype(np.float32) / np.float32(255)
 
 
+def _levels(alpha: Floats) -> Pixels:
+    """Rounds and clips float32 to uint8."""
+    rounded: Floats = np.rint(alpha.clip(0, 255))
+    return rounded.astype(np.uint8)
+
+
 class Guide:
     """A photo uint8 (h, w, 3) BGR at low resolution, as the guide of the filter."""
 
     def __init__(self, photo: Pixels) -> None:
-        self._colors: list[Floats] = list(cv2.split(photo.astype(np.float32) / 255))
-        self._windows: dict[int, _Windows] = {}
+        self._colors: list[Floats] = [unit(color) for color in cv2.split(photo)]
+        self._statistics: dict[Windows, _Statistics] = {}
 
     def filtered(self, rough: Floats, radius: float) -> Floats:
         """Filters a rough matte float32 (h, w) in [0, 1] once, and raises the contrast of the result."""
-        found = self.apply(*self.explain(rough, radius))
-        contrast: Floats = (found - 0.5) * _GAIN + 0.5
-        return np.clip(contrast, 0, 1)
+        contrast = self.apply(*self.explain(rough, radius))
+        contrast *= _GAIN
+        contrast -= (_GAIN - 1) / 2
+        return np.clip(contrast, 0, 1, out=contrast)
 
     def explain(self, target: Floats, radius: float) -> tuple[list[Floats], Floats]:
         """Returns the weights of blue, green and red and the constants that explain a target best, all float32 (h, w).
 
         The radius of the windows is in short sides of the guide.
         """
-        side = 2 * max(1, round(radius * min(target.shape))) + 1
-        if side not in self._windows:
-            self._windows[side] = _Windows.of(self._colors, side)
-        return self._windows[side].explain(target)
+        windows = Windows.over(target.shape[1], target.shape[0], radius)
+        if windows not in self._statistics:
+            self._statistics[windows] = _Statistics.of(self._colors, windows)
+        return self._statistics[windows].explain(target)
 
     def apply(self, weights: list[Floats], constants: Floats) -> Floats:
         """Returns the weighted sum of the guide's colours plus the constants, float32 (h, w)."""
@@ -130,65 +137,62 @@ def refine(guide: Guide, probability: Pixels, rough: Floats, radii: tuple[float,
     weights, constants = guide.explain(guide.filtered(rough, radii[0]), radii[1])
     low, high = _LEVELS
     weights, constants = [weight / (high - low) for weight in weights], (constants - low) / (high - low)
-    alpha = np.rint(np.clip(guide.apply(weights, constants), 0, 1) * 255).astype(np.uint8)
-    alpha[probability <= round(255 * _SURE[0])] = 0
-    alpha[probability >= round(255 * _SURE[1])] = 255
-    return _flat_away_from_edges(alpha, cv2.merge(weights), constants * 255)
+    alpha = _levels(guide.apply(weights, constants) * 255)
+    np.putmask(alpha, probability <= round(255 * _SURE[0]), 0)
+    np.putmask(alpha, probability >= round(255 * _SURE[1]), 255)
+    return _flat_away_from_edges(alpha, weights, constants)
 
 
-def _flat_away_from_edges(alpha: Pixels, weights: Floats, constants: Floats) -> LinearMatte:
+def _flat_away_from_edges(alpha: Pixels, weights: list[Floats], constants: Floats) -> LinearMatte:
     window = np.ones((2 * _REACH_CELLS + 1,) * 2, np.uint8)
-    edge = (cv2.dilate(alpha, window) != cv2.erode(alpha, window)) | ((alpha > 0) & (alpha < 255))
-    weights = cv2.copyTo(weights, edge.astype(np.uint8))  # the other weights become 0
-    return LinearMatte(alpha, weights, np.where(edge, constants, alpha), edge)
+    edge = (cv2.dilate(alpha, window) != cv2.erode(alpha, window)) | (cv2.inRange(alpha, 1, 254) > 0)
+    planes = [cv2.copyTo(weight, edge.view(np.uint8)) for weight in weights]  # the other weights become 0
+    return LinearMatte(alpha, cv2.merge([*planes, np.where(edge, constants, unit(alpha))]), edge)
 
 
 @dataclass(frozen=True)
-class _Windows:
-    """The means and covariances of the guide's colours in the window around each pixel, which all targets share.
+class _Statistics:
+    """The means and covariances of the guide's colours in each window, which all targets share.
 
     The covariances form a symmetric 3x3 matrix, of which the LDL decomposition (Gaussian elimination) is kept. It stays
-    precise where the colours are all alike, as in a grey photo, and the matrix is nearly singular. All planes are
-    float32 (h, w).
+    precise where the colours are all alike, as in a grey photo, and the matrix is nearly singular. All planes but the
+    colours are float32 (rows, columns) of the windows.
     """
 
-    colors: list[Floats]  # blue, green and red in [0, 1]
-    side: int  # of the windows, in pixels
+    colors: list[Floats]  # blue, green and red in [0, 1], float32 (h, w)
+    windows: Windows
     means: tuple[Floats, Floats, Floats]  # of blue, green and red
     pivots: tuple[Floats, Floats, Floats]  # the diagonal of the decomposition
     rest: tuple[Floats, Floats, Floats]  # its other factors: of blue with green, blue with red, and green with red
 
     @staticmethod
-    def of(colors: list[Floats], side: int) -> "_Windows":
-        blue, green, red = colors
-        b, g, r = _mean(blue, side), _mean(green, side), _mean(red, side)
+    def of(colors: list[Floats], windows: Windows) -> "_Statistics":
+        (blue, green, red), mean = colors, windows.means
+        b, g, r = mean(blue), mean(green), mean(red)
         flat = np.float32(_EPSILON)
-        bb, bg = flat + _mean(blue * blue, side) - b * b, _mean(blue * green, side) - b * g
-        gg, gr = flat + _mean(green * green, side) - g * g, _mean(green * red, side) - g * r
-        rr, br = flat + _mean(red * red, side) - r * r, _mean(blue * red, side) - b * r
+        bb, bg = flat + mean(blue * blue) - b * b, mean(blue * green) - b * g
+        gg, gr = flat + mean(green * green) - g * g, mean(green * red) - g * r
+        rr, br = flat + mean(red * red) - r * r, mean(blue * red) - b * r
         bg_b, br_b = bg / bb, br / bb
         gg, gr = gg - bg_b * bg, gr - bg_b * br
         gr_g = gr / gg
         rr = rr - br_b * br - gr_g * gr
-        return _Windows(colors, side, (b, g, r), (bb, gg, rr), (bg_b, br_b, gr_g))
+        return _Statistics(colors, windows, (b, g, r), (bb, gg, rr), (bg_b, br_b, gr_g))
 
     def explain(self, target: Floats) -> tuple[list[Floats], Floats]:
-        """Returns the weights of the colours and the constants that explain a target float32 (h, w) best."""
-        blue, green, red = self.colors
+        """Returns the weights of the colours and the constants that explain a target best, all float32 (h, w)."""
+        (blue, green, red), mean = self.colors, self.windows.means
         (b, g, r), (bb, gg, rr), (bg_b, br_b, gr_g) = self.means, self.pivots, self.rest
-        mean = _mean(target, self.side)
+        t = mean(target)
         # These are the covariances of each colour with the target, during the elimination.
-        bt = _mean(blue * target, self.side) - b * mean
-        gt = _mean(green * target, self.side) - g * mean - bg_b * bt
-        rt = _mean(red * target, self.side) - r * mean - br_b * bt - gr_g * gt
+        bt = mean(blue * target) - b * t
+        gt = mean(green * target) - g * t - bg_b * bt
+        rt = mean(red * target) - r * t - br_b * bt - gr_g * gt
         weight_r = rt / rr
         weight_g = gt / gg - gr_g * weight_r
         weight_b = bt / bb - bg_b * weight_g - br_b * weight_r
-        constant = mean - weight_b * b - weight_g * g - weight_r * r
-        weights = [_mean(each, self.side) for each in (weight_b, weight_g, weight_r)]
-        return weights, _mean(constant, self.side)
-
-
-def _mean(plane: Floats, side: int) -> Floats:
-    """Returns the mean of a plane float32 (h, w) in the square window around each pixel."""
-    return cv2.blur(plane, (side, side), borderType=cv2.BORDER_REFLECT)
+        constant = t - weight_b * b - weight_g * g - weight_r * r
+        *weights, constants = (
+            self.windows.enlarge(self.windows.smooth(each)) for each in (weight_b, weight_g, weight_r, constant)
+        )
+        return weights, constants
