@@ -4,12 +4,16 @@ Each photo goes from JPEG to JPEG on white, to a PNG cutout and to WebP on white
 turns with decoding and encoding alone and with the classic recipe (a float64 blend at full size). Ratios within one run
 hold on other machines too, milliseconds don't. The photo shows an astronaut before a busy room, enlarged and with
 grain; U²-Net-p finds its subject once, before the measurements.
+
+The last table is the time of the processor, by stage, for the photo of `make bench`: a JPEG of 1000x667 that becomes a
+PNG cutout.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 import skimage.data
+from load.photos import one_photo
 from machine import describe_machine
 from material import light_model
 from rich.box import SIMPLE
@@ -39,7 +44,7 @@ from mattebox_server.matting.backdrop import plain
 from mattebox_server.matting.blend import composite, cutout
 from mattebox_server.matting.matte import hard_mask, make_matte
 from mattebox_server.memory import tune_malloc
-from mattebox_server.records import Timeline
+from mattebox_server.records import Stage, Timeline
 from mattebox_server.removal.stages import Found, finish, prepare
 from mattebox_server.request import (
     ColorBackground,
@@ -92,33 +97,71 @@ def main() -> int:
     engine = load_engine([light_model()], EngineConfig(provider="cpu"))
     runs: list[dict[str, Any]] = []
     for megapixels in arguments.megapixels:
-        scene = scene_of(engine, megapixels)
+        scene = scene_of(engine, busy_photo(megapixels))
         for threads in arguments.threads:
             cv2.setNumThreads(threads)
             # One group after the other: after PNG's buffers the recipe's large arrays take several times as long.
             groups = (whole_ways(scene), stages(scene), encodings(scene))
             ms = {name: value for group in groups for name, value in measure(group, arguments.rounds).items()}
             runs.append({"megapixels": megapixels, "threads": threads, "ms": ms, "ratios": ratios(ms)})
-            show(runs[-1])
+            show(f"{megapixels:g} MP, {threads} thread(s): median ms", ms, runs[-1]["ratios"])
+    cv2.setNumThreads(1)
+    core_ms = processor_ms(scene_of(engine, plain_photo()), 5 * arguments.rounds)
+    show("1000x667, JPEG to PNG cutout: median ms of the processor", core_ms, {})
     engine.close()
     if arguments.json:
-        report = {"machine": describe_machine(), "rounds": arguments.rounds, "runs": runs}
+        report = {"machine": describe_machine(), "rounds": arguments.rounds, "runs": runs, "core_ms": core_ms}
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 
 
-def scene_of(engine: Engine, megapixels: float) -> Scene:
-    """Returns a photo of this many megapixels, 4 to 3, whose subject covers about a fifth of it."""
+def busy_photo(megapixels: float) -> Pixels:
+    """Returns a photo of so many megapixels, 4 to 3, whose subject covers a fifth of it: uint8 (H, W, 3), BGR."""
     person = np.asarray(cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR), np.uint8)
     framed = cv2.copyMakeBorder(person, 120, 0, 160, 170, cv2.BORDER_REFLECT_101)
     height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
     enlarged = cv2.resize(framed, (height * 4 // 3, height), interpolation=cv2.INTER_CUBIC)
     grain = np.asarray(np.random.default_rng(0).normal(0, 3, enlarged.shape), np.float32)
-    photo = np.clip(enlarged + grain, 0, 255).astype(np.uint8)
+    photo: Pixels = np.clip(enlarged + grain, 0, 255).astype(np.uint8)
+    return photo
+
+
+def plain_photo() -> Pixels:
+    """Returns the photo of `make bench`, whose subject covers a third of it: uint8 (667, 1000, 3), BGR."""
+    file = one_photo().files[0]
+    return codec.decode(file, headers.probe(file, LIMITS, "photo"), "photo").bgr
+
+
+def scene_of(engine: Engine, photo: Pixels) -> Scene:
+    """Returns a photo uint8 (H, W, 3), BGR, with the network's answer to it."""
     session = engine.network("").sessions[0]
     file = codec.encode(photo, ImageFormat.JPEG, QUALITY)
     found = session.run(preprocess(photo, session.spec.resize).image[np.newaxis], None)
     return Scene(session.spec, file, photo, Inference(found.foreground[0], None, 1, 0, 0))
+
+
+class ProcessorTimeline(Timeline):
+    """The stages of a request by the time of the processor that the whole process takes."""
+
+    @contextmanager
+    def stage(self, name: str) -> Generator[None]:
+        """Appends the stage that the block is."""
+        started_s = time.process_time()
+        yield
+        self.append(Stage(name, started_s, time.process_time() - started_s))
+
+
+def processor_ms(scene: Scene, rounds: int) -> dict[str, float]:
+    """Returns the median milliseconds of the processor for each stage of a PNG cutout, and for all but the network."""
+    output = OutputOptions(ImageFormat.PNG)
+    request = RemovalRequest(EncodedPhoto(scene.file), background=TransparentBackground(), output=output)
+    runs: list[dict[str, float]] = []
+    for _ in range(rounds + 1):
+        times, started_s = ProcessorTimeline(), time.process_time()
+        serve(scene, request, times)
+        seconds = {stage.name: stage.seconds for stage in times}
+        runs.append({**seconds, "all but the network": time.process_time() - started_s})
+    return {name: 1000 * median(run[name] for run in runs[1:]) for name in runs[0]}
 
 
 def whole_ways(scene: Scene) -> Timed:
@@ -138,11 +181,12 @@ def whole_ways(scene: Scene) -> Timed:
     return ways
 
 
-def serve(scene: Scene, request: RemovalRequest) -> bytes:
+def serve(scene: Scene, request: RemovalRequest, times: Timeline | None = None) -> bytes:
     """Runs the server's stages before and after the network, with the network's answer at hand."""
+    times = Timeline() if times is None else times
     with Budget(2**40).share() as memory:
-        prepared = prepare(request, scene.spec, LIMITS, memory, Timeline())
-    return finish(request, prepared, Found(scene.spec, SUBJECT, scene.found), Timeline()).image
+        prepared = prepare(request, scene.spec, LIMITS, memory, times)
+    return finish(request, prepared, Found(scene.spec, SUBJECT, scene.found), times).image
 
 
 def recode(file: bytes, output_format: ImageFormat) -> bytes:
@@ -237,15 +281,15 @@ def ratios(ms: dict[str, float]) -> dict[str, float]:
     }
 
 
-def show(run: dict[str, Any]) -> None:
-    """Prints the table of one size."""
-    table = Table(title=f"{run['megapixels']:g} MP, {run['threads']} thread(s): median ms", box=SIMPLE)
+def show(title: str, ms: dict[str, float], ratios: dict[str, float]) -> None:
+    """Prints a table of milliseconds and of their ratios."""
+    table = Table(title=title, box=SIMPLE)
     table.add_column("what")
     table.add_column("ms", justify="right")
-    for name, value in run["ms"].items():
+    for name, value in ms.items():
         table.add_row(name, f"{value:.1f}")
     table.add_section()
-    for name, value in run["ratios"].items():
+    for name, value in ratios.items():
         table.add_row(name, f"{value:.2f}")
     Console(width=100).print(table)
 

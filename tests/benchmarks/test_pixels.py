@@ -68,7 +68,11 @@ def test_pixels(tmp_path: Path) -> None:
     options = ["--megapixels", "0.05", "--threads", "1", "--rounds", "1", "--json", str(tmp_path / "out.json")]
     done = run("pixels.py", *options)
     assert done.returncode == 0, done.stderr
-    (only,) = json.loads((tmp_path / "out.json").read_text())["runs"]
+    report = json.loads((tmp_path / "out.json").read_text())
+    (only,) = report["runs"]
     assert (only["megapixels"], only["threads"]) == (0.05, 1)
     assert list(only["ms"]) == [*WAYS, *STAGES, *ENCODERS]
     assert only["ratios"] == pixels.ratios(only["ms"])
+    stages = [report["core_ms"][name] for name in ("decode", "preprocess", "matte", "encode")]
+    assert min(stages) > 0
+    assert report["core_ms"]["all but the network"] >= 0.9 * sum(stages)  # both are medians
