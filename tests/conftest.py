@@ -28,7 +28,7 @@ def run_export(*argv: object) -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> None:
-    """The servers under test must not see the settings of whoever runs the tests, nor may OpenVINO report its import."""
+    """The servers under test must not see the settings of whoever runs the tests, and OpenVINO reports no import."""
     for name in [name for name in os.environ if name.startswith("MATTEBOX_")]:
         del os.environ[name]
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # pyright: ignore

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import random
 import subprocess
 import sys
@@ -121,10 +122,14 @@ def test_a_batch_that_the_artifact_fixes(folder: Path, provider: ProviderName) -
     assert opened(folder / "fixed.onnx", provider, max_batch=4).max_batch == 1
 
 
+def compiled_of(loaded: Any) -> Any:
+    """OpenVINO's own object, which knows the options that it really uses."""
+    return loaded._request.get_compiled_model()
+
+
 def test_threads(colour_model: Path) -> None:
     pytest.importorskip("openvino")
-    loaded: Any = runtime_of("openvino").load(planned(colour_model, "openvino", threads=6, sessions=3), None)
-    compiled = loaded._request.get_compiled_model()
+    compiled = compiled_of(runtime_of("openvino").load(planned(colour_model, "openvino", threads=6, sessions=3), None))
     names = ("INFERENCE_NUM_THREADS", "NUM_STREAMS", "ENABLE_CPU_PINNING")
     assert [compiled.get_property(name) for name in names] == [2, 1, False]
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_dtype() == np.float32
@@ -157,8 +162,8 @@ def test_bf16_runs_where_it_passed_its_gate(colour_model: Path, tmp_path: Path) 
     path = altered_models.save_judged(colour_model, tmp_path / "judged.onnx", mean_levels=1.0)
     session = open_checked(read_artifact(path), find_device("openvino"), EngineConfig())
     assert session.precision == "bf16"
-    compiled: Any = session._loaded._request.get_compiled_model()  # type: ignore[attr-defined]  # pyright: ignore
-    assert str(compiled.get_property("INFERENCE_PRECISION_HINT")) == "<Type: 'bfloat16'>"
+    hint = compiled_of(session._loaded).get_property("INFERENCE_PRECISION_HINT")  # pyright: ignore[reportPrivateUsage]
+    assert str(hint) == "<Type: 'bfloat16'>"
 
 
 # Runs that are asked to end
@@ -272,6 +277,22 @@ def test_a_file_that_the_runtime_refuses(colour_model: Path, tmp_path: Path, pro
     path = altered_models.save_with_unknown_operation(colour_model, tmp_path / "unknown.onnx")
     with pytest.raises(ProviderUnavailable, match=f"{provider} can't load the network"):
         opened(path, provider)
+
+
+def test_the_instruction_sets_belong_to_the_device(tmp_path: Path) -> None:
+    """A virtual machine may hide some of a processor, whose name stays the same."""
+    runtime_openvino = pytest.importorskip("mattebox_server.engine.runtime_openvino")
+    for text, expected in (
+        ("processor: 0\nflags\t\t: sse2 avx512f fma\n\nprocessor: 1\nflags: x\n", "avx512f fma sse2"),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", "asimd bf16 fp"),
+        ("nothing of that kind\n", ""),
+    ):
+        (tmp_path / "cpuinfo").write_text(text)
+        assert runtime_openvino.instruction_sets(tmp_path / "cpuinfo") == expected
+    assert runtime_openvino.instruction_sets(tmp_path / "no file") == platform.processor()
+    here = find_device("openvino")
+    assert set(here.versions) == {"openvino"}
+    assert runtime_openvino.instruction_sets(Path("/proc/cpuinfo")) in here.name
 
 
 def test_openvino_sends_no_usage_data(tmp_path: Path) -> None:

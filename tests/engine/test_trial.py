@@ -86,6 +86,13 @@ def test_without_a_cache_it_is_tried_at_each_start(colour_model: Path, auto: Eng
         assert (provider, phases(logs)[0], caches(logs)) == ("openvino", "trial", ["none"])
 
 
+def test_a_cache_that_cannot_be_written_costs_a_trial(colour_model: Path, auto: EngineConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    provider, logs = start(colour_model, replace(auto, cache_dir=tmp_path / "file" / "cache"))
+    assert (provider, phases(logs)[0], caches(logs)) == ("openvino", "trial", ["none"])
+    assert "compiled models can't be kept" in [entry["event"] for entry in logs]
+
+
 def test_who_asks_by_name_needs_no_trial(
     colour_model: Path, auto: EngineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

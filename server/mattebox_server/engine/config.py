@@ -95,7 +95,7 @@ def openvino_options(precision: RunningPrecision, threads: int) -> dict[str, str
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": str(threads),
         "NUM_STREAMS": "1",  # one run at a time gets all threads; more streams would each get a share
-        # Threads that are bound to cores would wait for the threads of pixels there; alone they are no faster.
+        # Threads that are bound to cores can't move out of the way of those of pixels, and are no faster otherwise.
         "ENABLE_CPU_PINNING": "NO",
     }
 

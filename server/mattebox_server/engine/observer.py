@@ -8,7 +8,7 @@ class EngineObserver:
     """
 
     def phase(self, phase: str, model: str, seconds: float) -> None:
-        """Takes note of the duration of a phase (compile, check or warm up) in the start of a model's session."""
+        """Takes note of the duration of a phase (trial, compile, check or warm up) in the start of a session."""
 
     def run(self, model: str, provider: str, photos: int, seconds: float) -> None:
         """Takes note of the duration of a run, in which a model has answered a batch of so many photos."""
