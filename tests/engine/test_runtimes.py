@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import altered_models
 import networks
 from conftest import run_export
+from mattebox_server.engine import processor
 from mattebox_server.engine.artifact import read_artifact
 from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable
 from mattebox_server.engine.inference import Abandoned, run_session
@@ -281,18 +282,34 @@ def test_a_file_that_the_runtime_refuses(colour_model: Path, tmp_path: Path, pro
 
 def test_the_instruction_sets_belong_to_the_device(tmp_path: Path) -> None:
     """A virtual machine may hide some of a processor, whose name stays the same."""
-    runtime_openvino = pytest.importorskip("mattebox_server.engine.runtime_openvino")
+    pytest.importorskip("openvino")
     for text, expected in (
         ("processor: 0\nflags\t\t: sse2 avx512f fma\n\nprocessor: 1\nflags: x\n", "avx512f fma sse2"),
         ("processor\t: 0\nFeatures\t: fp asimd bf16\n", "asimd bf16 fp"),
         ("nothing of that kind\n", ""),
     ):
         (tmp_path / "cpuinfo").write_text(text)
-        assert runtime_openvino.instruction_sets(tmp_path / "cpuinfo") == expected
-    assert runtime_openvino.instruction_sets(tmp_path / "no file") == platform.processor()
+        assert processor.instruction_sets(tmp_path / "cpuinfo") == expected
+    assert processor.instruction_sets(tmp_path / "no file") == platform.processor()
     here = find_device("openvino")
     assert set(here.versions) == {"openvino"}
-    assert runtime_openvino.instruction_sets(Path("/proc/cpuinfo")) in here.name
+    assert processor.instruction_sets() in here.name
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("sse2 avx2", True),
+        ("sse2 avx2 avx512f", True),
+        ("sse2 avx2 avx_vnni", False),
+        ("avx2 avx512_vnni", False),
+        ("avx2 amx_int8", False),
+        ("asimd", False),
+    ],
+)
+def test_which_processors_saturate(tmp_path: Path, flags: str, expected: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    assert processor.saturates(tmp_path / "cpuinfo") is expected
 
 
 def test_openvino_sends_no_usage_data(tmp_path: Path) -> None:

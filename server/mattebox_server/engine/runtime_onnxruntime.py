@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mattebox_server.engine.config import ABILITIES, ProviderName, ProviderUnavailable, cuda_options
 from mattebox_server.engine.nvidia import find_gpu
 from mattebox_server.engine.plan import Device, Plan
+from mattebox_server.engine.processor import instruction_sets, saturates
 from mattebox_server.engine.session import Port, Stop
 from mattebox_server.imaging.pixels import Pixels
 
@@ -35,7 +36,7 @@ def find_device(provider: ProviderName) -> Device:
     # Some builds of onnxruntime send usage data to Microsoft.
     ort.disable_telemetry_events()  # type: ignore[attr-defined]  # pyright: ignore
     if provider == "cpu":
-        return Device(provider, platform.processor() or platform.machine(), {"onnxruntime": ort.__version__})
+        return Device(provider, f"{platform.machine()} {instruction_sets()}", {"onnxruntime": ort.__version__})
     if _EP_NAMES[provider] not in ort.get_available_providers():
         raise ProviderUnavailable(f"this onnxruntime has no {_EP_NAMES[provider]}: {_INSTALL_CUDA}")
     gpu = find_gpu()
@@ -50,6 +51,8 @@ def find_device(provider: ProviderName) -> Device:
 def load(plan: Plan, cache: Path | None) -> "OnnxNetwork":
     """Loads a network, as `Runtime` describes."""
     common = session_options(plan.config.threads_per_run, plan.fixed)
+    if plan.precision == "int8" and saturates():
+        common.add_session_config_entry("session.x64quantprecision", "1")  # slower kernels, which add in 32 bits
     providers = [(_EP_NAMES[plan.provider], plan.options(cache))]
     if plan.provider == "tensorrt":  # nodes that TensorRT has no layers for (there are none so far) may run on CUDA
         providers.append((_EP_NAMES["cuda"], cuda_options(plan.config, plan.precision)))
@@ -69,8 +72,6 @@ def session_options(threads: int, fixed: Mapping[str, int]) -> ort.SessionOption
     # Threads that spin would save microseconds a run, and take whole cores from decoding and blending.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    # Without VNNI int8 products would be added up in 16 bits, which may overflow; with VNNI this changes nothing.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3  # errors; `check_placement` looks for what the warnings would be about
     return options
 

@@ -3,7 +3,6 @@
 A compiled network is kept as one file, which OpenVINO exports and imports.
 """
 
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from mattebox_server.engine.config import ProviderName
 from mattebox_server.engine.inference import is_out_of_memory
 from mattebox_server.engine.plan import Device, Plan
+from mattebox_server.engine.processor import instruction_sets
 from mattebox_server.engine.session import Port, Stop
 from mattebox_server.imaging.pixels import Pixels
 
@@ -23,26 +23,15 @@ log = structlog.stdlib.get_logger(__name__)
 
 _CPU = "CPU"
 _BLOB = "network.blob"
-_PROCESSOR = Path("/proc/cpuinfo")
 
 
 def find_device(provider: ProviderName) -> Device:
     """The CPU. Its instruction sets are part of its name, because a virtual machine may hide some of them."""
     core = openvino.Core()
     abilities: Sequence[str] = core.get_property(_CPU, "OPTIMIZATION_CAPABILITIES")
-    parts = str(core.get_property(_CPU, "FULL_DEVICE_NAME")).strip(), *sorted(abilities), instruction_sets(_PROCESSOR)
+    parts = str(core.get_property(_CPU, "FULL_DEVICE_NAME")).strip(), *sorted(abilities), instruction_sets()
     native = frozenset({"bf16"} if "BF16" in abilities else ())
     return Device(provider, " ".join(parts), {"openvino": openvino.get_version()}, native)
-
-
-def instruction_sets(path: Path) -> str:
-    """The instruction sets that a file like /proc/cpuinfo lists; where there is none, as on macOS, the processor."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    found = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
-    return " ".join(sorted(next(found, list[str]())))
 
 
 def load(plan: Plan, cache: Path | None) -> "OpenVinoNetwork":
