@@ -18,6 +18,6 @@ def instruction_sets(path: Path = CPUINFO) -> str:
 
 
 def saturates(path: Path = CPUINFO) -> bool:
-    """Whether this is an x86 processor without VNNI, where fast int8 kernels add products in 16 bits, which overflow."""
+    """Whether this is an x86 processor without VNNI: fast int8 kernels add products in 16 bits, and overflow."""
     found = instruction_sets(path).split()
     return "avx2" in found and not _VNNI.intersection(found)
