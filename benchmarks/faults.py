@@ -21,7 +21,7 @@ from chaos.callers import Outcome, Photo, closed_loop, offered, photo_of, quanti
 from chaos.report import Report
 from chaos.watching import METRICS, memory, metric, processor
 from machine import describe_machine
-from material import light_model, small_model
+from material import shipped_model, small_model
 
 from mattebox_server.local import LocalServer
 
@@ -198,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     reports: list[Report] = []
     for name in arguments.only:
-        model = arguments.model or (small_model() if name == "fuzz" else light_model())
+        model = arguments.model or (small_model() if name == "fuzz" else shipped_model())
         seconds = 60 * arguments.soak_minutes if name == "soak" else arguments.seconds
         reports.append(SCENARIOS[name](model, seconds))
         reports[-1].show()

@@ -12,7 +12,7 @@ from statistics import median
 
 from chaos.callers import closed_loop, photo_of
 from machine import describe_machine
-from material import light_model
+from material import shipped_model
 
 from mattebox_server.local import LocalServer
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     photo = photo_of(*SIZE_PX)
     ratios: list[float] = []
-    with tempfile.TemporaryDirectory() as name, LocalServer([arguments.model or light_model()]) as server:
+    with tempfile.TemporaryDirectory() as name, LocalServer([arguments.model or shipped_model()]) as server:
         folder = Path(name) / "photos"
         folder.mkdir()
         for number in range(arguments.photos):

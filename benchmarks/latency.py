@@ -26,7 +26,7 @@ from load.results import VERSION, Measured, Results, load_results
 from load.selftest import self_test
 from load.subjects import subjects
 from machine import describe_machine
-from material import light_model
+from material import light_model, shipped_model
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -115,14 +115,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace, size: Size) -> None:
-    model: Path = arguments.model or light_model()
     photos = _photos(arguments)
     scope = _scope(arguments, size, photos)
     comparisons: Sequence[str] = arguments.comparisons or size.comparisons
     if unknown := set(comparisons) - set(get_args(Comparison)):
         raise SystemExit(f"load: --comparisons knows {' and '.join(get_args(Comparison))}, not {sorted(unknown)}")
     chosen = cast("Sequence[Comparison]", comparisons)
-    who = [(each, subject) for each in chosen for subject in subjects(each, model, arguments.subjects or size.subjects)]
+    names = arguments.subjects or size.subjects
+    models = {each: arguments.model or _default_model(each) for each in chosen}
+    who = [(each, subject) for each in chosen for subject in subjects(each, models[each], names)]
     began = datetime.now(UTC)
     machine = describe_machine()
     generator = {} if arguments.no_selftest else self_test(3 if arguments.quick else 10)
@@ -138,6 +139,10 @@ def _run(arguments: argparse.Namespace, size: Size) -> None:
         results.save(folder)  # after each subject, so that a run that is ended early keeps its results
         write_report(results, folder)
     _say(str(folder / "report.md"))
+
+
+def _default_model(comparison: Comparison) -> Path:
+    return light_model() if comparison == "same engine" else shipped_model()
 
 
 def _scope(arguments: argparse.Namespace, size: Size, photos: Photos) -> Scope:

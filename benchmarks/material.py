@@ -10,9 +10,17 @@ from mattebox_export.artifact import export
 CACHE = Path(__file__).parent / ".cache"
 
 
+def shipped_model() -> Path:
+    """Returns U²-Net-p as `mattebox-export u2netp` makes it on this machine.
+
+    It is exported anew, as all models here, because a cached file may be of an older version.
+    """
+    return exported("u2netp-shipped", "u2netp")
+
+
 def light_model() -> Path:
-    """Returns U²-Net-p, exported anew, because a cached file may be of an older version."""
-    return exported("u2netp")
+    """Returns U²-Net-p in fp32 for the CPU provider."""
+    return exported("u2netp", "u2netp", "--target", "cpu", "--precision", "fp32")
 
 
 def small_model() -> Path:
@@ -29,15 +37,15 @@ def small_model() -> Path:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     core.write_bytes(model.SerializeToString())
-    words = ("--core", str(core), "--mean", "0,0,0", "--std", "1,1,1", "--resize", "stretch:64x64")
+    words = ("--core", str(core), "--mean", "0,0,0", "--std", "1,1,1", "--resize", "stretch:64x64", "--target", "cpu")
     return exported("small", "custom", *words)
 
 
 def exported(name: str, *words: str) -> Path:
-    """Returns the artifact that `mattebox-export` makes of these arguments, for the CPU provider."""
+    """Returns the artifact that `mattebox-export` makes of these arguments."""
     CACHE.mkdir(exist_ok=True)
     artifact = CACHE / f"{name}.onnx"
-    arguments = parse_arguments([*(words or (name,)), "--target", "cpu", "-o", str(artifact)])
+    arguments = parse_arguments([*words, "-o", str(artifact)])
     if arguments is not None:
         list(export(arguments))
     return artifact

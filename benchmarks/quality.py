@@ -139,7 +139,7 @@ def default_models(folder: Path) -> list[Path]:
     if not core.exists():
         return [light_model()]
     words = ("custom", "--core", str(core), "--labels", "voc", "--mean", half, "--std", half, "--name", "deeplab257")
-    return [light_model(), exported("deeplab257", *words)]
+    return [light_model(), exported("deeplab257", *words, "--target", "cpu", "--precision", "fp32")]
 
 
 def find(engine: Engine, name: str, photo: Pixels) -> Found:
