@@ -15,7 +15,7 @@ import networks
 from cuda_kernels import missing_kernels
 from mattebox_export.catalogue import Activation
 from mattebox_export.core import Core, Normalisation
-from mattebox_export.forms import bring_to_form
+from mattebox_export.forms import forms_for
 from mattebox_export.onnx_core import u2netp_core
 from mattebox_export.wrap import prepare, wrap
 from mattebox_server.spec import ModelSpec, Precision, ShortSide, Target, Weights
@@ -38,8 +38,8 @@ def core_of(model: onnx.ModelProto, activation: Activation = "none", by_maximum:
     return Core(model, normalisation, activation, lambda image: image, "0" * 64)
 
 
-def artifact(core: Core, labels: int, target: Target, precision: Precision) -> onnx.ModelProto:
-    """The graph that the exporter writes for a form; one label makes a saliency network."""
+def missing(core: Core, labels: int, target: Target, precision: Precision) -> list[str]:
+    """What all graphs that the exporter may write for a target lack; one label makes a saliency network."""
     spec = ModelSpec(
         name="any",
         kind="semantic" if labels > 1 else "saliency",
@@ -51,8 +51,8 @@ def artifact(core: Core, labels: int, target: Target, precision: Precision) -> o
         licence="MIT",
         tools={},
     )
-    model, _ = bring_to_form(prepare(core.model), target, precision)
-    return wrap(replace(core, model=model), spec)
+    forms = forms_for(prepare(core.model), target, precision)
+    return [line for model, _ in forms for line in missing_kernels(wrap(replace(core, model=model), spec))]
 
 
 @every_form
@@ -60,26 +60,26 @@ def artifact(core: Core, labels: int, target: Target, precision: Precision) -> o
 def test_saliency(tmp_path: Path, activation: Activation, target: Target, precision: Precision) -> None:
     model = load(networks.save_brightness_core(tmp_path / "core.onnx"))
     core = core_of(model, activation, by_maximum=activation == "minmax")
-    assert missing_kernels(artifact(core, 1, target, precision)) == []
+    assert missing(core, 1, target, precision) == []
 
 
 @every_form
 @pytest.mark.parametrize("save", [networks.save_colour_core, networks.save_half_size_core])
 def test_semantic(tmp_path: Path, save: Callable[[Path], Path], target: Target, precision: Precision) -> None:
     model = load(save(tmp_path / "core.onnx"))
-    assert missing_kernels(artifact(core_of(model), 4, target, precision)) == []
+    assert missing(core_of(model), 4, target, precision) == []
 
 
 @every_form
 def test_rewritten_convolutions(target: Target, precision: Precision) -> None:
     for model, labels in ((networks.atrous_network((9, 12)), 5), (networks.joined_network((2, 3), bias=True), 4)):
-        assert missing_kernels(artifact(core_of(model), labels, target, precision)) == []
+        assert missing(core_of(model), labels, target, precision) == []
 
 
 @every_form
 def test_u2netp(target: Target, precision: Precision) -> None:
     core = u2netp_core(Path.home() / ".cache" / "mattebox")
-    assert missing_kernels(artifact(core, 1, target, precision)) == []
+    assert missing(core, 1, target, precision) == []
 
 
 def test_mobilenet() -> None:
@@ -89,7 +89,7 @@ def test_mobilenet() -> None:
 
     core = torchvision_core("deeplabv3_mobilenet_v3_large", "random", 21)
     for target, precision in FORMS:
-        assert missing_kernels(artifact(core, 21, target, precision)) == []
+        assert missing(core, 21, target, precision) == []
 
 
 def test_resnet(flagship: Path) -> None:
@@ -101,7 +101,7 @@ def test_head_and_tail_of_a_core_of_any_opset(tmp_path: Path, opset: int) -> Non
     """The head and the tail take the opset of the user's core."""
     model = load(networks.save_half_size_core(tmp_path / "core.onnx"))
     model.opset_import[0].version = opset
-    assert missing_kernels(artifact(core_of(model), 4, "cuda", "fp32")) == []
+    assert missing(core_of(model), 4, "cuda", "fp32") == []
 
 
 def quantised(activation_dtype: int, bias_dtype: int) -> onnx.ModelProto:
@@ -138,14 +138,14 @@ def quantised(activation_dtype: int, bias_dtype: int) -> onnx.ModelProto:
 def test_int8_has_kernels_if_its_biases_are_float(activation_dtype: int) -> None:
     """DequantizeLinear takes int32 on the CPU only, and onnxruntime doesn't turn it into a constant beforehand."""
     model = quantised(activation_dtype, TensorProto.FLOAT)
-    assert missing_kernels(artifact(core_of(model), 4, "cuda", "fp32")) == []
+    assert missing(core_of(model), 4, "cuda", "fp32") == []
     model = quantised(activation_dtype, TensorProto.INT32)
-    (missing,) = missing_kernels(artifact(core_of(model), 4, "cuda", "fp32"))
-    assert missing == "of_bias: DequantizeLinear-13 has no CUDA kernel for T = int32, tensor(float) = float"
+    (line,) = missing(core_of(model), 4, "cuda", "fp32")
+    assert line == "of_bias: DequantizeLinear-13 has no CUDA kernel for T = int32, tensor(float) = float"
 
 
 @pytest.mark.parametrize(
-    ("node", "dtype", "opset", "missing"),
+    ("node", "dtype", "opset", "lacks"),
     [
         (helper.make_node("Atan", ["x"], ["y"]), TensorProto.FLOAT, 18, "Atan has no CUDA kernel"),
         (helper.make_node("Relu", ["x"], ["y"], domain="mine"), TensorProto.FLOAT, 18, "Relu has no CUDA kernel"),
@@ -165,8 +165,8 @@ def test_int8_has_kernels_if_its_biases_are_float(activation_dtype: int) -> None
         ),
     ],
 )
-def test_what_has_no_kernel_is_named(node: onnx.NodeProto, dtype: int, opset: int, missing: str | None) -> None:
+def test_what_has_no_kernel_is_named(node: onnx.NodeProto, dtype: int, opset: int, lacks: str | None) -> None:
     inputs, outputs = ([helper.make_tensor_value_info(name, dtype, ["n", 3, "h", "w"])] for name in ("x", "y"))
     graph = helper.make_graph([node], "one_node", inputs, outputs)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("mine", 1)])
-    assert missing_kernels(model) == ([] if missing is None else [f"y: {missing}"])
+    assert missing_kernels(model) == ([] if lacks is None else [f"y: {lacks}"])

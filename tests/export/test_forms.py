@@ -16,7 +16,7 @@ import networks
 from conftest import run_export
 from mattebox_export.atrous import rewrite_atrous
 from mattebox_export.errors import ExportError
-from mattebox_export.forms import bring_to_form
+from mattebox_export.forms import forms_for
 from mattebox_server.engine.artifact import read_artifact
 from mattebox_server.engine.providers import best_target
 
@@ -79,19 +79,19 @@ def test_taps_run_on_openvino_itself(folder: Path) -> None:
 
 
 def test_weights_of_rewritten_convolutions_are_not_kept_twice() -> None:
-    form, about = bring_to_form(PLAIN, "openvino", "fp32")
+    (form, about), (plain, _) = forms_for(PLAIN, "openvino", "fp32")
     assert about == "3 atrous convolutions as taps"
+    assert plain == PLAIN
     assert not {"kernel0", "kernel1", "kernel2"} & {weights.name for weights in form.graph.initializer}
     assert len(form.SerializeToString()) < 2 * len(PLAIN.SerializeToString()) + 30_000
-    as_it_is, about = bring_to_form(PLAIN, "cpu", "fp32")
-    assert (as_it_is, about) == (PLAIN, "unchanged")
+    assert forms_for(PLAIN, "cpu", "fp32") == [(PLAIN, "unchanged")]
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("parts", [(2, 3), (5, 1, 4), (1, 1, 1, 1, 1)])
 def test_convolutions_of_joined_channels_are_sums(parts: tuple[int, ...], bias: bool) -> None:
     plain = networks.joined_network(parts, bias)
-    form, about = bring_to_form(plain, "cpu", "fp32")
+    ((form, about),) = forms_for(plain, "cpu", "fp32")
     onnx.checker.check_model(form)  # pyright: ignore[reportUnknownMemberType]
     assert about == "1 convolutions of concatenations split"
     assert not [node for node in form.graph.node if node.op_type == "Concat"]
@@ -115,13 +115,13 @@ def test_joined_channels_that_somebody_else_needs_stay_joined() -> None:
                 convolution.attribute.append(onnx.helper.make_attribute("group", 2))
             case _:
                 join.attribute[0].i = 2
-        form, about = bring_to_form(model, "cpu", "fp32")
+        ((form, about),) = forms_for(model, "cpu", "fp32")
         assert about == "unchanged", change
         assert form == model, change
 
 
 def test_half_precision_is_written_in_the_graph_and_fp32_goes_in_and_out() -> None:
-    form, _ = bring_to_form(PLAIN, "cuda", "fp16")
+    ((form, _),) = forms_for(PLAIN, "cuda", "fp16")
     onnx.checker.check_model(form)  # pyright: ignore[reportUnknownMemberType]
     kernels = [weights for weights in form.graph.initializer if len(weights.dims) == 4]
     assert kernels

@@ -142,14 +142,15 @@ def rpc(*names: str) -> set[str]:
             "onnxruntime",
             {
                 "mattebox_server.engine.runtime_onnxruntime",
-                *(f"mattebox_export.{name}" for name in ("forms", "onnx_core", "parity")),
+                *(f"mattebox_export.{name}" for name in ("forms", "onnx_core", "parity", "quantise.judging")),
             },
         ),
         ("openvino", {"mattebox_server.engine.runtime_openvino"}),
         ("torch", {"mattebox_export.torchvision_core"}),
         ("torchvision", {"mattebox_export.torchvision_core"}),
         ("typer", {"mattebox.cli"}),
-        ("rich", {"mattebox.cli"}),
+        ("rich", {"mattebox.cli", "mattebox_export.quantise.calibrate"}),
+        ("nncf", {"mattebox_export.quantise.calibrate"}),
         ("pydantic_settings", {"mattebox_server.settings"}),
         ("prometheus_client", {"mattebox_server.telemetry.metrics"}),
         ("opentelemetry", {"mattebox_server.telemetry.tracing"}),
@@ -192,11 +193,14 @@ def test_the_client_knows_arrays_where_it_must() -> None:
 
 
 def test_export_takes_little_of_the_server() -> None:
-    """The artifact's description, its check photo, and the question which provider this machine has."""
+    """The artifact's description and its check photo; photos as the server sees them; one session of an artifact."""
+    engine = ("config", "inference", "opening", "plan", "precisions", "providers", "selfcheck")
     allowed = (
         "mattebox_server.spec",
-        "mattebox_server.engine.selfcheck",
-        "mattebox_server.engine.providers.best_target",
+        "mattebox_server.errors.MatteboxError",
+        "mattebox_server.engine.artifact.Artifact",
+        *(f"mattebox_server.engine.{name}" for name in engine),
+        *(f"mattebox_server.imaging.{name}" for name in ("codec", "headers", "pixels", "preprocess")),
     )
     for name, path in MODULES.items():
         if within(name, "mattebox_export"):
@@ -212,5 +216,16 @@ def test_the_environment_is_read_only_in_the_settings() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
-    # __main__ sets two of OpenCV's own; the exporter looks up the user's cache folder.
-    assert readers == {"mattebox_server.settings", "mattebox_server.__main__", "mattebox_export.arguments"}
+    # __main__ sets two of OpenCV's own; the exporter looks up the user's cache folder, and sets one of NNCF's own.
+    assert readers == {
+        "mattebox_server.settings",
+        "mattebox_server.__main__",
+        "mattebox_export.arguments",
+        "mattebox_export.quantise.calibrate",
+    }
+
+
+def test_the_exporter_opens_sessions_in_one_module() -> None:
+    openers = {"mattebox_server.engine.opening.open_session", "mattebox_server.engine.plan.Plan"}
+    found = {name for name, path in MODULES.items() if within(name, "mattebox_export") and openers & imports(path)}
+    assert found == {"mattebox_export.race"}
