@@ -44,7 +44,7 @@ def forms_for(model: onnx.ModelProto, target: Target, precision: Precision) -> l
     else:
         forms.append((copy, "unchanged"))
     for form, _ in forms:
-        _drop_unused_weights(form.graph)
+        drop_unused_weights(form.graph)
     return forms
 
 
@@ -54,7 +54,7 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _drop_unused_weights(graph: onnx.GraphProto) -> None:
+def drop_unused_weights(graph: onnx.GraphProto) -> None:
     """Deletes the weights of nodes that were rewritten, and of outputs that were cut off."""
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     inner = any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from mattebox_export.errors import ExportError
+from mattebox_export.forms import drop_unused_weights
 from mattebox_export.quantise.table import Int8
 
 _WEIGHT_AXES: dict[str, Callable[[onnx.NodeProto, int], int]] = {
@@ -23,6 +24,7 @@ _WEIGHT_AXES: dict[str, Callable[[onnx.NodeProto, int], int]] = {
 }
 """The axis of a node's weights along which its output channels lie, by operator."""
 
+_SIZES = frozenset({"Shape", "Size"})  # their results say nothing about the values
 _MOVING = frozenset({"Concat", "MaxPool", "Resize"})
 _INT8_MAX, _UINT8_MAX = 127, 255
 
@@ -43,14 +45,15 @@ def outer_layers(model: onnx.ModelProto) -> frozenset[str]:
     graph = model.graph
     all_layers = {node.name for node in layers(model)}
     from_photo, first = {graph.input[0].name}, set[str]()
-    for node in graph.node:
+    nodes = [node for node in graph.node if node.op_type not in _SIZES]
+    for node in nodes:
         if from_photo.intersection(node.input):
             if node.name in all_layers:
                 first.add(node.name)
             else:
                 from_photo.update(node.output)
     to_answer, last = {graph.output[0].name}, set[str]()
-    for node in reversed(graph.node):
+    for node in reversed(nodes):
         if to_answer.intersection(node.output):
             if node.name in all_layers:
                 last.add(node.name)
@@ -129,10 +132,7 @@ class _Quantiser:
                 self._quantise_activation(name)
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
-        used = {name for node in self.graph.node for name in node.input}
-        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
+        drop_unused_weights(self.graph)
         del self.graph.value_info[:]
 
     def _quantise_activation(self, name: str) -> None:
@@ -182,8 +182,11 @@ def activation_scale(low: float, high: float, symmetric: bool) -> tuple[NDArray[
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if symmetric:
-        scale = max(-low, high) / _INT8_MAX
-        return np.array(scale or 1, np.float32), np.array(0, np.int8)
-    scale = (high - low) / _UINT8_MAX
-    zero_point = round(-low / scale) if scale else 0
-    return np.array(scale or 1, np.float32), np.array(zero_point, np.uint8)
+        return _positive(max(-low, high) / _INT8_MAX), np.array(0, np.int8)
+    scale = _positive((high - low) / _UINT8_MAX)
+    return scale, np.array(round(-low / float(scale)), np.uint8)
+
+
+def _positive(scale: float) -> NDArray[np.float32]:
+    """A scale as float32 (); 1 if that would be 0, as with an activation that is always 0."""
+    return np.array(np.float32(scale) or 1, np.float32)
