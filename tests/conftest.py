@@ -69,8 +69,8 @@ def brightness_model(folder: Path) -> Path:
 def flagship(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """deeplabv3_resnet101 with random weights, at half of its usual input size, its atrous convolutions rewritten.
 
-    The export takes 20 s, so that only one of pytest-xdist's workers makes it; the folder above theirs is shared. It has
-    the rewritten form on every machine, also where another one is faster.
+    The export takes 20 s, so that only one of pytest-xdist's workers makes it; the folder above theirs is shared. It
+    has the rewritten form on every machine, also where another one is faster.
     """
     pytest.importorskip("torchvision")
 

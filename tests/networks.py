@@ -1,5 +1,6 @@
 """Networks of a few nodes, whose answers can be computed by hand."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,7 @@ def atrous_network(rates: tuple[int, ...], channels: int = 5, seed: int = 0) -> 
         pads, dilations = [rate] * 4, [rate] * 2
         nodes.append(helper.make_node("Conv", names, [f"scores{index}"], pads=pads, dilations=dilations))
     nodes.append(helper.make_node("Sum", [f"scores{index}" for index in range(len(rates))], ["scores"]))
-    graph = helper.make_graph(
-        nodes,
-        "atrous",
-        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 3, "height", "width"])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", channels, "height", "width"])],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model)  # pyright: ignore[reportUnknownMemberType]
-    return model
+    return build(nodes, weights, channels)
 
 
 def joined_network(parts: tuple[int, ...], bias: bool, seed: int = 0) -> onnx.ModelProto:
@@ -80,16 +72,52 @@ def joined_network(parts: tuple[int, ...], bias: bool, seed: int = 0) -> onnx.Mo
         weights.append(numpy_helper.from_array(rng.normal(0, 1, 4).astype(np.float32), "bias"))
         names.append("bias")
     nodes.append(helper.make_node("Conv", names, ["scores"], pads=[1, 1, 1, 1]))
+    return build(nodes, weights, 4)
+
+
+def build(
+    nodes: Sequence[onnx.NodeProto], weights: Sequence[onnx.TensorProto], channels: int, sides: str = ""
+) -> onnx.ModelProto:
+    """Builds a core from `pixels`, float32 (N, 3, height, width), to `scores`, float32 (N, channels, height, width).
+
+    `sides` stands before the names of the result's height and width, where these aren't those of the photo.
+    """
     graph = helper.make_graph(
         nodes,
-        "joined",
+        "few_nodes",
         [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 3, "height", "width"])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 4, "height", "width"])],
+        [
+            helper.make_tensor_value_info(
+                "scores", TensorProto.FLOAT, ["batch", channels, f"{sides}height", f"{sides}width"]
+            )
+        ],
         weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)  # pyright: ignore[reportUnknownMemberType]
     return model
+
+
+def sensitive_network(count: int) -> onnx.ModelProto:
+    """Builds a saliency network that gives the mean of red, green and blue by 4 + `count` 1x1 convolutions.
+
+    The layers `choose0`, `choose1` ... get the mean beside a channel that is 200 times larger, which they leave out.
+    Both have one scale in int8, with steps that leave little of the mean. The other layers lose nothing in int8.
+    """
+    kernels = {"first": np.full((2, 3), 1 / 3, np.float32), "spread": np.array([[1, 0], [0, 200]], np.float32)}
+    kernels |= {f"choose{index}": np.array([[1, 0], [200, 0]], np.float32) for index in range(count - 1)}
+    kernels[f"choose{count - 1}"] = np.array([[1, 0], [1, 0]], np.float32)
+    kernels |= {"gather": np.full((2, 2), 0.5, np.float32), "last": np.full((1, 2), 0.5, np.float32)}
+    nodes: list[onnx.NodeProto] = []
+    source = "pixels"
+    for name in kernels:
+        target = "scores" if name == "last" else f"{name}_sums"
+        nodes.append(helper.make_node("Conv", [source, f"{name}_kernel"], [target], name=name))
+        if name != "last":
+            nodes.append(helper.make_node("Relu", [target], [f"{name}_values"], name=f"{name}_relu"))
+        source = f"{name}_values"
+    weights = [numpy_helper.from_array(k[..., np.newaxis, np.newaxis], f"{name}_kernel") for name, k in kernels.items()]
+    return build(nodes, weights, 1)
 
 
 def _save(
