@@ -149,7 +149,9 @@ class _Quantiser:
         axis = weight_axis(node, weights.ndim)
         values, scales = quantise_weights(weights, axis)
         name = f"{node.name}/weights"
-        constants = [self._constant(f"{name}/{part}", value) for part, value in (("int8", values), ("scale", scales))]
+        # The zero points could be left out, but onnxruntime's option for processors without VNNI needs them.
+        parts = ("int8", values), ("scale", scales), ("zero_point", np.zeros(scales.shape, np.int8))
+        constants = [self._constant(f"{name}/{part}", value) for part, value in parts]
         self.nodes.append(helper.make_node("DequantizeLinear", constants, [name], name=f"{name}/back", axis=axis))
         node.input[1] = name
         bias = self.int8.bias(node.name)
