@@ -47,9 +47,6 @@ def export(arguments: Arguments) -> Iterator[str]:
     table = None
     if arguments.precision != "fp16":
         table = yield from find_table(core, spec, Wanted(arguments.precision, arguments.calibration))
-    if arguments.save_table is not None and table is not None:
-        write_whole(table.model_dump_json(indent=1).encode() + b"\n", arguments.save_table)
-        yield f"wrote the calibration table {arguments.save_table}"
     chosen, why = fastest(_forms(arguments, core, spec, table), target, arguments.cache)
     whose = "" if arguments.target else " (the best of this machine; --target chooses another)"
     yield f"form for {target}{whose}: {why}"
@@ -60,6 +57,9 @@ def export(arguments: Arguments) -> Iterator[str]:
         yield f"int8: {chosen.spec.quantisation.fidelity}"
         expectation = expectation_of(chosen.artifact, chosen.spec, expectation)
     describe(chosen.artifact, chosen.spec.model_copy(update={"expectation": expectation}))
+    if arguments.save_table is not None and table is not None:
+        write_whole(table.model_dump_json(indent=1).encode() + b"\n", arguments.save_table)
+        yield f"wrote the calibration table {arguments.save_table}"
     write_whole(chosen.artifact.SerializeToString(), arguments.output)
     yield f"wrote {arguments.output} ({arguments.output.stat().st_size / 1e6:.1f} MB)"
 
