@@ -8,10 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
+from pydantic import TypeAdapter, ValidationError
 
 from mattebox_export.files import write_whole
 from mattebox_server.engine.artifact import Artifact
@@ -106,13 +106,13 @@ def _remembered(forms: Sequence[Form], device: Device, cache: Path) -> list[floa
     digests = [hashlib.sha256(form.artifact.SerializeToString()).hexdigest() for form in forms]
     key = hashlib.sha256(json.dumps([facts, digests], sort_keys=True).encode()).hexdigest()
     try:
-        kept: dict[str, Any] = json.loads((cache / _FILE).read_bytes())
-    except (OSError, ValueError):  # there is none yet, or it is damaged
+        kept = TypeAdapter(dict[str, list[float]]).validate_json((cache / _FILE).read_bytes())
+    except (OSError, ValidationError):  # there is none yet, or it is damaged
         kept = {}
-    if key not in kept:
+    if len(kept.get(key, ())) != len(forms):
         kept[key] = _race(forms, device)
         write_whole(json.dumps(kept, indent=1).encode(), cache / _FILE)
-    return [float(taken_s) for taken_s in kept[key]]
+    return kept[key]
 
 
 def _race(forms: Sequence[Form], device: Device) -> list[float]:
