@@ -45,7 +45,7 @@ def find_table(core: Core, spec: ModelSpec, wanted: Wanted) -> Generator[str, No
         A line of text about each step.
 
     Returns:
-        The table; None if nothing is known, or its `int8` is None if int8 isn't wanted or fails.
+        The table, whose `int8` is None if int8 isn't wanted, fails or is for other targets; None if nothing is known.
 
     Raises:
         ExportError: the given photos or table can't be used, or int8 is asked for by name and can't be had.
@@ -62,11 +62,25 @@ def find_table(core: Core, spec: ModelSpec, wanted: Wanted) -> Generator[str, No
         if photos.source == "scikit-image's photos":
             yield _SKIMAGE_NOTE
         return (yield from calibrate(Task(core, spec, photos, symmetric), wanted.precision))
-    if wanted.precision == "int8" and (table.int8 is None or table.int8.symmetric != symmetric):
-        kind = "no int8" if table.int8 is None else f"no int8 for {spec.target}"
-        raise ExportError(f"the calibration table has {kind}: give photos by --calibration FOLDER")
-    yield f"calibration table of {table.source}"
-    return table
+    lack = _lack(table, spec, symmetric)
+    if lack is None or wanted.precision == "fp32":
+        yield f"calibration table of {table.source}"
+        return table
+    if wanted.precision == "int8":
+        raise ExportError(f"the calibration table has {lack}: give photos by --calibration FOLDER")
+    yield f"calibration table of {table.source}, which has {lack}"
+    return table.model_copy(update={"int8": None})
+
+
+def _lack(table: CalibrationTable, spec: ModelSpec, symmetric: bool) -> str | None:
+    """The reason why a table gives no int8 network, as what it has instead; None if it gives one."""
+    if table.int8 is None:
+        return "no int8"
+    if table.int8.symmetric != symmetric:
+        return f"no int8 for {spec.target}"
+    if spec.weights.trained and not table.int8.fidelity.passes:
+        return f"only an int8 that is too far from fp32: {table.int8.fidelity}"
+    return None
 
 
 def calibrate(task: Task, precision: str) -> Generator[str, None, CalibrationTable]:
