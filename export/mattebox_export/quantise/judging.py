@@ -89,7 +89,7 @@ def in_bf16(core: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(core)
     graph = copy.graph
     inferred = onnx.shape_inference.infer_shapes(copy).graph
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.output)}
+    maps = {value.name for value in (*inferred.value_info, *inferred.output) if _is_map(value.type.tensor_type)}
     nodes: list[onnx.NodeProto] = []
     rounded: dict[str, str] = {}
 
@@ -109,8 +109,13 @@ def in_bf16(core: onnx.ModelProto) -> onnx.ModelProto:
         nodes.append(node)
         if node.op_type not in _EXACT_IN_BF16:
             for name in node.output:
-                if kinds.get(name) == TensorProto.FLOAT and name != graph.output[0].name:
+                if name in maps and name != graph.output[0].name:
                     add_rounding(name)
     del graph.node[:]
     graph.node.extend(nodes)
     return copy
+
+
+def _is_map(tensor: onnx.TypeProto.Tensor) -> bool:
+    """Whether a value is float32 with two dimensions or more, or an unknown number; sizes have at most one."""
+    return tensor.elem_type == TensorProto.FLOAT and not (tensor.HasField("shape") and len(tensor.shape.dim) < 2)
