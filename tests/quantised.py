@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mattebox_export.core import Core, Normalisation
 from mattebox_export.quantise.calibrate import Task
+from mattebox_export.quantise.judging import float_session
 from mattebox_export.quantise.photos import PhotoSet
 from mattebox_export.quantise.table import Int8
 from mattebox_server.imaging.pixels import Pixels
@@ -43,6 +44,11 @@ def core_of(model: onnx.ModelProto) -> Core:
 def int8_of(ranges: dict[str, tuple[float, float]], *float_layers: str, symmetric: bool = False) -> Int8:
     """An int8 form without corrected biases."""
     return Int8(symmetric=symmetric, ranges=ranges, biases={}, float_layers=float_layers, fidelity=GOOD)
+
+
+def run(model: onnx.ModelProto, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The result of a core, computed by onnxruntime as the graph says, without fusing nodes."""
+    return float_session(model).run(None, {model.graph.input[0].name: image})[0]
 
 
 def discs(count: int, height: int = 48, width: int = 64) -> list[Pixels]:
