@@ -267,6 +267,24 @@ def test_the_note_of_scikit_images_photos(tmp_path: Path) -> None:
     assert quantisation.calibration == "scikit-image's photos"
 
 
+def test_u2netp_needs_neither_photos_nor_nncf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package has its table."""
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    monkeypatch.delenv("XDG_CACHE_HOME")  # the weights are in the user's own
+    options = ("--precision", "int8", "--target", "cpu", "-o", tmp_path / "u2netp.onnx")
+    lines = run_export("u2netp", *options)
+    quantisation = spec_of(tmp_path / "u2netp.onnx").quantisation
+    assert quantisation is not None
+    assert f"calibration table of {quantisation.calibration}" in lines
+    assert quantisation.fidelity.passes
+    session = opened(tmp_path / "u2netp.onnx", "cpu")
+    assert check_session(session)["mean_levels"] <= 1
+    session.close()
+    with pytest.raises(ExportError, match="no int8 for cuda: give photos by --calibration FOLDER"):
+        run_export("u2netp", "--precision", "int8", "--target", "cuda", "-o", tmp_path / "cuda.onnx")
+    assert not (tmp_path / "cuda.onnx").exists()
+
+
 # The command line.
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -45,7 +46,8 @@ def test_weights_lose_at_most_half_a_step(data: st.DataObject, shape: tuple[int,
     axis = data.draw(st.integers(0, len(shape) - 1))
     weights: Floats = data.draw(arrays.arrays(np.float32, shape, elements=ordinary))
     values, scales = quantise_weights(weights, axis)
-    assert (values.dtype, values.shape, scales.dtype, scales.shape) == (np.int8, shape, np.float32, (shape[axis],))
+    assert (values.dtype, scales.dtype) == (np.dtype(np.int8), np.dtype(np.float32))
+    assert (values.shape, scales.shape) == (shape, (shape[axis],))
     assert np.abs(values.astype(int)).max() <= 127
     steps = scales.reshape([-1 if index == axis else 1 for index in range(len(shape))]).astype(float)
     assert (np.abs(weights - values * steps) <= steps * (0.5 + 1e-5)).all()
@@ -63,7 +65,8 @@ def test_a_channel_of_zeros_stays_zero_and_the_others_use_all_levels() -> None:
 def test_a_range_is_covered_and_zero_is_exact(low: float, high: float, symmetric: bool) -> None:
     low, high = sorted((low, high))
     scale, zero_point = activation_scale(low, high, symmetric)
-    assert (scale.dtype, scale.shape, zero_point.shape) == (np.float32, (), ())
+    assert scale.dtype == np.float32
+    assert scale.shape == zero_point.shape == ()
     assert zero_point.dtype == (np.int8 if symmetric else np.uint8)
     assert scale > 0
     step, zero = float(scale), int(zero_point)
@@ -93,7 +96,7 @@ def test_the_range_of_a_dead_activation(limits: tuple[float, float], symmetric: 
     ],
 )
 def test_each_output_channel_has_a_scale_of_its_own(
-    op: str, shape: tuple[int, ...], attributes: dict[str, int], axis: int
+    op: str, shape: tuple[int, ...], attributes: dict[str, Any], axis: int
 ) -> None:
     """Channels whose weights are a thousand times apart all come within 127ths of their own largest weight."""
     rng = np.random.default_rng(0)
@@ -172,7 +175,8 @@ def convolve(x: NDArray[np.float64], weights: NDArray[np.float64], bias: NDArray
     side = weights.shape[-1] // 2
     padded = np.pad(x, [(0, 0), (0, 0), (side, side), (side, side)])
     windows = np.lib.stride_tricks.sliding_window_view(padded, weights.shape[2:], (2, 3))
-    return np.einsum("nchwij,kcij->nkhw", windows, weights) + bias[:, np.newaxis, np.newaxis]
+    sums: NDArray[np.float64] = np.einsum("nchwij,kcij->nkhw", windows, weights)
+    return sums + bias[:, np.newaxis, np.newaxis]
 
 
 def rounded(x: NDArray[np.float64], low: float, high: float, levels: int = 255) -> NDArray[np.float64]:
@@ -276,7 +280,7 @@ def test_a_table_of_another_graph_is_refused_by_name(wrong: Int8) -> None:
 
 def test_weights_that_an_inner_graph_uses_are_kept() -> None:
     """The branches of an If take the weights of the graph around it, of which they aren't inputs."""
-    branches = {
+    branches: dict[str, Any] = {
         f"{name}_branch": helper.make_graph(
             [helper.make_node(op, ["scores_before", "factor"], [f"{name}_scores"])],
             name,

@@ -16,7 +16,9 @@ import quantised
 from mattebox_export.quantise import calibrate
 from mattebox_export.quantise.calibrate import judge_bf16, loss
 from mattebox_export.quantise.judging import compare, foregrounds, in_bf16, overlap
+from mattebox_export.wrap import wrap
 from mattebox_server.engine.config import ProviderUnavailable
+from mattebox_server.engine.providers import find_device
 from mattebox_server.imaging.pixels import Pixels
 from mattebox_server.spec import Fidelity
 
@@ -146,7 +148,7 @@ def test_bf16_is_judged_by_the_processor_or_by_rounding(has_bf16: bool, monkeypa
     task = quantised.task_of(networks.sensitive_network(1))
     if has_bf16:
         try:
-            device = calibrate.find_device("openvino")
+            device = find_device("openvino")
         except ProviderUnavailable as error:
             pytest.skip(str(error))
         if "bf16" not in device.native:
@@ -176,7 +178,7 @@ def test_foregrounds_keep_every_class_but_the_background() -> None:
     spec = quantised.saliency_spec().model_copy(update={"kind": "semantic", "labels": networks.COLOUR_LABELS})
     core = quantised.core_of(model)
     photos = quantised.discs(2)
-    found = foregrounds(calibrate.wrap(core, spec), spec, photos)
+    found = foregrounds(wrap(core, spec), spec, photos)
     for photo, foreground in zip(photos, found, strict=True):
         rgb = (photo[..., ::-1] / 255).transpose(2, 0, 1)[np.newaxis].astype(np.float32)
         powers = np.exp(networks.colour_network(rgb)[0].astype(float))

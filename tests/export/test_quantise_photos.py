@@ -29,7 +29,8 @@ def grey_photos(folder: Path, count: int) -> Path:
 def levels(found: PhotoSet) -> tuple[list[int], list[int]]:
     """The grey levels of the photos that calibrate, and of those that judge."""
     for photo in (*found.calibration, *found.judging):
-        assert (photo.dtype, photo.shape) == (np.uint8, (3, 4, 3))
+        assert photo.dtype == np.uint8
+        assert photo.shape == (3, 4, 3)
         assert np.ptp(photo) == 0
     return [int(photo[0, 0, 0]) for photo in found.calibration], [int(photo[0, 0, 0]) for photo in found.judging]
 

@@ -17,6 +17,7 @@ from mattebox_export.race import Form, fastest
 from mattebox_export.wrap import wrap
 from mattebox_server.engine.config import ProviderName, ProviderUnavailable
 from mattebox_server.engine.plan import Device
+from mattebox_server.engine.providers import find_device
 
 DEVICE = Device("cpu", "a processor", {"onnxruntime": "1"})
 
@@ -133,7 +134,7 @@ def test_one_form_needs_no_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("target", ["cpu", "openvino"])
 def test_a_real_race(tmp_path: Path, target: ProviderName) -> None:
     try:
-        race.find_device(target)
+        find_device(target)
     except ProviderUnavailable as error:
         pytest.skip(str(error))
     entered = forms(2)

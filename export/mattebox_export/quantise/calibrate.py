@@ -198,7 +198,7 @@ def measure(
     """
     os.environ.setdefault("NNCF_CI", "1")  # else NNCF may send usage data to its makers
     try:
-        import nncf  # type: ignore[import-untyped]  # noqa: PLC0415 - optional, and its import takes seconds
+        import nncf  # noqa: PLC0415 - optional, and its import takes seconds
     except ImportError as error:
         raise ExportError("int8 without a calibration table needs NNCF: pip install 'mattebox[quantize]'") from error
     nncf.set_log_level(logging.ERROR)
