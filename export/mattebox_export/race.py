@@ -1,5 +1,6 @@
 """Finds which form of an artifact is the fastest on this machine, by running them in turns."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 from pydantic import TypeAdapter, ValidationError
 
+from mattebox_export.errors import ExportError
 from mattebox_export.files import write_whole
 from mattebox_server.engine.artifact import Artifact
 from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable, RunningPrecision
@@ -111,7 +113,8 @@ def _remembered(forms: Sequence[Form], device: Device, cache: Path) -> list[floa
         kept = {}
     if len(kept.get(key, ())) != len(forms):
         kept[key] = _race(forms, device)
-        write_whole(json.dumps(kept, indent=1).encode(), cache / _FILE)
+        with contextlib.suppress(ExportError):  # a home that can't be written to: the next export measures again
+            write_whole(json.dumps(kept, indent=1).encode(), cache / _FILE)
     return kept[key]
 
 

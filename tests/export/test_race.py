@@ -109,6 +109,15 @@ def test_a_damaged_file_of_times_is_made_anew(tmp_path: Path, monkeypatch: pytes
     assert races.count == 2
 
 
+def test_a_cache_that_cannot_be_written_to_does_not_stop_the_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a file").touch()
+    races = Races(monkeypatch, [0.2, 0.1])
+    assert fastest(forms(2), "cpu", tmp_path / "a file")[0].about == "form 1"
+    assert races.count == 1
+
+
 def test_without_the_targets_provider_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     races = Races(monkeypatch)
 

@@ -94,12 +94,12 @@ def find_int8(task: Task, expected: Sequence[Pixels]) -> Generator[str, None, In
 
     Random weights have no quality to lose, so that the first form is taken.
 
-    Yields:
-        A line of text about each trial.
-
     Args:
         task: the network.
         expected: the foregrounds that `Task.expected` returns.
+
+    Yields:
+        A line of text about each trial.
 
     Raises:
         GateFailed: there is none, even with a quarter of the layers in float.
