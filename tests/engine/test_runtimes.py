@@ -312,6 +312,28 @@ def test_which_processors_saturate(tmp_path: Path, flags: str, expected: bool) -
     assert processor.saturates(tmp_path / "cpuinfo") is expected
 
 
+def test_a_signal_after_sessions_of_openvino_are_closed_is_handled(colour_model: Path) -> None:
+    """Sessions that are closed in the order in which they were opened leave no stack for signals that is gone."""
+    pytest.importorskip("openvino")
+    code = f"""
+import faulthandler, os, signal
+from pathlib import Path
+from mattebox_server.engine.artifact import read_artifact
+from mattebox_server.engine.config import EngineConfig
+from mattebox_server.engine.providers import find_device
+from mattebox_server.engine.proving import open_checked
+faulthandler.enable()
+artifact = read_artifact(Path({str(colour_model)!r}))
+sessions = [open_checked(artifact, find_device("openvino"), EngineConfig()) for _ in range(3)]
+while sessions:
+    sessions.pop(0).close()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["handled"]), done.stderr[-2000:]
+
+
 def test_openvino_sends_no_usage_data(tmp_path: Path) -> None:
     """Its package would write into the home folder and report its import, in a thread of its own."""
     pytest.importorskip("openvino")

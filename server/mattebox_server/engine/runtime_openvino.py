@@ -3,6 +3,7 @@
 A compiled network is kept as one file, which OpenVINO exports and imports.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,20 @@ _CPU = "CPU"
 _BLOB = "network.blob"
 
 
+@functools.cache
+def _core() -> openvino.Core:
+    """The one `Core` of the process, which is never freed.
+
+    The CPU plugin of each gives the thread that makes it another stack for signals, and puts the earlier one back when
+    it is freed. If the first of two is freed first, a stack that is gone is put back, and the next signal (SIGTERM of
+    an operator, for example) crashes the process. Seen with 2026.4.1.
+    """
+    return openvino.Core()
+
+
 def find_device(provider: ProviderName) -> Device:
     """The CPU. Its instruction sets are part of its name, because a virtual machine may hide some of them."""
-    core = openvino.Core()
+    core = _core()
     abilities: Sequence[str] = core.get_property(_CPU, "OPTIMIZATION_CAPABILITIES")
     parts = str(core.get_property(_CPU, "FULL_DEVICE_NAME")).strip(), *sorted(abilities), instruction_sets()
     native = frozenset({"bf16"} if "BF16" in abilities else ())
@@ -36,7 +48,7 @@ def find_device(provider: ProviderName) -> Device:
 
 def load(plan: Plan, cache: Path | None) -> "OpenVinoNetwork":
     """Loads a network, as `Runtime` describes."""
-    core, options = openvino.Core(), plan.options(cache)
+    core, options = _core(), plan.options(cache)
     blob = None if cache is None else cache / _BLOB
     if blob is not None and blob.exists():
         # Not mapped into memory, because a mapped file that somebody cuts short ends the process.
