@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from mattebox_export.errors import ExportError
 from mattebox_export.files import write_whole
 from mattebox_server.engine.artifact import Artifact
-from mattebox_server.engine.config import EngineConfig, ProviderName, ProviderUnavailable, RunningPrecision
+from mattebox_server.engine.config import EngineConfig, ProviderUnavailable, RunningPrecision
 from mattebox_server.engine.inference import run_session
 from mattebox_server.engine.opening import ArtifactSession, open_session
 from mattebox_server.engine.plan import Device, Plan
@@ -29,7 +29,6 @@ from mattebox_server.spec import ModelSpec, Resize, ShortSide, Target
 _ROUNDS = 5
 _WORTH_IT = 0.97  # a later form must take at most so much of an earlier one's time
 _FILE = "races.json"
-_PROVIDERS: dict[Target, ProviderName] = {"cpu": "cpu", "openvino": "openvino", "cuda": "cuda"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def fastest(forms: Sequence[Form], target: Target, cache: Path) -> tuple[Form, s
     if len(forms) == 1:
         return forms[0], forms[0].about
     try:
-        device = find_device(_PROVIDERS[target])
+        device = find_device(target)
     except ProviderUnavailable as error:
         return forms[0], f"{forms[0].about} (not measured, as this machine can't run it: {error})"
     seconds = _remembered(forms, device, cache)

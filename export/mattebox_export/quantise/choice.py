@@ -7,7 +7,7 @@ from pathlib import Path
 from mattebox_export.core import Core
 from mattebox_export.errors import ExportError
 from mattebox_export.quantise.calibrate import GateFailed, Task, find_int8, judge_bf16
-from mattebox_export.quantise.photos import PhotoSet, folder_photos, skimage_photos, synthetic_photos
+from mattebox_export.quantise.photos import SKIMAGE, PhotoSet, folder_photos, skimage_photos, synthetic_photos
 from mattebox_export.quantise.table import CalibrationTable, packaged_table, read_table
 from mattebox_server.spec import ModelSpec
 
@@ -59,7 +59,7 @@ def find_table(core: Core, spec: ModelSpec, wanted: Wanted) -> Generator[str, No
         photos = _photos(spec, wanted)
         if photos is None:
             return None
-        if photos.source == "scikit-image's photos":
+        if photos.source == SKIMAGE:
             yield _SKIMAGE_NOTE
         return (yield from calibrate(Task(core, spec, photos, symmetric), wanted.precision))
     lack = _lack(table, spec, symmetric)

@@ -16,6 +16,9 @@ from mattebox_server.imaging.preprocess import preprocess
 from mattebox_server.spec import Resize
 
 MIN_PHOTOS, MAX_PHOTOS = 10, 200
+SKIMAGE = "scikit-image's photos"
+"""The source of the photos that are the last resort."""
+
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp"})
 _LIMITS = PhotoLimits(max_bytes=200_000_000, max_pixels=200_000_000)
 _SYNTHETIC_PHOTOS = 12
@@ -53,7 +56,7 @@ def folder_photos(folder: Path, resize: Resize) -> PhotoSet:
         raise ExportError(f"--calibration {folder}: has {len(files)} photos, at least {MIN_PHOTOS} are needed")
     count = min(len(files), MAX_PHOTOS)
     chosen = [files[index * len(files) // count] for index in range(count)]
-    photos = [_read(path, resize) for path in chosen]
+    photos = [preprocess(_decode(path), resize).image for path in chosen]
     return PhotoSet(photos[::2], photos[1::2], f"{count} photos of a folder")
 
 
@@ -69,7 +72,7 @@ def skimage_photos(resize: Resize) -> PhotoSet | None:
     whole = [_decode(folder / name) for name in _SKIMAGE_PHOTOS if (folder / name).exists()]
     parts = [part for photo in whole for part in _parts(photo)]
     photos = [preprocess(photo, resize).image for photo in parts]
-    return PhotoSet(photos[::2], photos[1::2], "scikit-image's photos")
+    return PhotoSet(photos[::2], photos[1::2], SKIMAGE)
 
 
 def synthetic_photos(resize: Resize) -> PhotoSet:
@@ -86,10 +89,6 @@ def _parts(photo: Pixels) -> Iterator[Pixels]:
     for rows in (slice(None, height), slice(-height, None)):
         for columns in (slice(None, width), slice(-width, None)):
             yield photo[rows, columns]
-
-
-def _read(path: Path, resize: Resize) -> Pixels:
-    return preprocess(_decode(path), resize).image
 
 
 def _decode(path: Path) -> Pixels:
