@@ -9,7 +9,7 @@ ENGINE := $(shell [ -e /proc/driver/nvidia/version ] && echo cuda || echo cpu)
 PACKAGES := clients/python/mattebox server/mattebox_server export/mattebox_export
 CHECKED := $(PACKAGES) tests examples benchmarks docs tools
 
-DEMO := $(VENV)/installed-$(ENGINE)+export-onnx+demo
+DEMO := $(VENV)/installed-$(ENGINE)+demo
 EXPORT := $(VENV)/installed-$(ENGINE)+export
 BENCH := $(VENV)/installed-$(ENGINE)+export+quantize+bench
 DOCS := $(VENV)/installed-$(ENGINE)+docs
@@ -28,9 +28,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(DEMO) ## cut the subject out of real photos into demo/ [MODEL=name] [PHOTO=path]
-	@model="$$($(BIN)/python examples/choose_model.py $(MODEL))" && \
-	case "$$model" in deeplabv3_*) $(MAKE) --no-print-directory $(EXPORT) ;; esac && \
-	$(BIN)/python examples/demo.py --model "$$model" $(if $(PHOTO),--photo "$(PHOTO)")
+	$(BIN)/python examples/demo.py --model "$(or $(MODEL),u2netp)" $(if $(PHOTO),--photo "$(PHOTO)")
 
 test: $(ALL) ## run all tests [ARGS="-k name"]
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)

@@ -156,7 +156,7 @@ def open_session(model: str, how: Combination, options: EngineConfig, cache: Pat
         weights = [] if model == "u2netp" else ["--weights", "random"]
         form = ["--target", how.target, "--precision", how.artifact]
         parsed = parse_arguments([model, *weights, *form, "-o", str(path)])
-        if parsed is None:
+        if isinstance(parsed, Path):
             raise ValueError(model)
         for line in export(parsed):
             print(line)

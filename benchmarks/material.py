@@ -6,6 +6,8 @@ from onnx import TensorProto, helper
 
 from mattebox_export.arguments import parse_arguments
 from mattebox_export.artifact import export
+from mattebox_export.catalogue import CATALOGUE
+from mattebox_export.fetching import fetch
 
 CACHE = Path(__file__).parent / ".cache"
 
@@ -21,6 +23,13 @@ def shipped_model() -> Path:
 def light_model() -> Path:
     """Returns U²-Net-p in fp32 for the CPU provider."""
     return exported("u2netp", "u2netp", "--target", "cpu", "--precision", "fp32")
+
+
+def u2netp_file(folder: Path) -> Path:
+    """Returns U²-Net-p's own ONNX file, which is downloaded to a folder if it isn't there."""
+    source = CATALOGUE["u2netp"].source
+    list(fetch(source, folder, (), offline=False))
+    return folder / source.file
 
 
 def small_model() -> Path:
@@ -46,6 +55,7 @@ def exported(name: str, *words: str) -> Path:
     CACHE.mkdir(exist_ok=True)
     artifact = CACHE / f"{name}.onnx"
     arguments = parse_arguments([*words, "-o", str(artifact)])
-    if arguments is not None:
-        list(export(arguments))
+    if isinstance(arguments, Path):
+        raise TypeError(words)
+    list(export(arguments))
     return artifact

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from material import u2netp_file
 from numpy.typing import NDArray
 from ways import Run, Way
 
-from mattebox_export.onnx_core import u2netp_core
+from mattebox_export.catalogue import CATALOGUE
+from mattebox_export.named_core import named_core
 from mattebox_server.engine.config import ProviderUnavailable
 from mattebox_server.engine.providers import runtime_of
 
@@ -62,7 +64,8 @@ def plain_graph(model: str, cache: Path) -> Path:
 
             export_plain(path)
         else:
-            core = u2netp_core(Path(tempfile.gettempdir()) / "mattebox-bench")
+            file = u2netp_file(Path(tempfile.gettempdir()) / "mattebox-bench")
+            core = named_core(CATALOGUE["u2netp"], file)
             path.write_bytes(core.model.SerializeToString())
     return path
 

@@ -144,7 +144,7 @@ def exported(model: str, target: str, precision: str, cache: Path) -> Path:
         return path
     weights = ["--weights", "random"] if model == FLAGSHIP else []
     parsed = parse_arguments([model, *weights, "--target", target, "--precision", precision, "-o", str(path)])
-    if parsed is None:
+    if isinstance(parsed, Path):
         raise ValueError(model)
     for line in export(parsed):
         print(line)

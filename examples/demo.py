@@ -1,7 +1,6 @@
-"""`make demo`: exports a model, starts the server, removes backgrounds with the SDK, and prints the times."""
+"""`make demo`: makes a model, starts the server, removes backgrounds with the SDK, and prints the times."""
 
 import argparse
-import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -15,9 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 import mattebox
+from mattebox_server import logs
+from mattebox_server.errors import StartupError
 from mattebox_server.local import LocalServer
+from mattebox_server.named import Maker
+from mattebox_server.settings import load_settings
 
 FOLDER = Path("demo")
+OTHERS = ("deeplabv3_resnet101", "selfie")
 CELL = 320  # side of a contact sheet's cell, in pixels
 STAGES = [field.name for field in fields(mattebox.Timings)]
 
@@ -27,11 +31,11 @@ Image = NDArray[np.uint8]
 def main() -> int:
     """Writes composites and a contact sheet into demo/; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="the name of a model, as mattebox-export --list prints it")
+    parser.add_argument("--model", required=True, help="name of a network, as mattebox-server --list-models says")
     parser.add_argument("--photo", type=Path, help="a photo of yours, in addition to the two of scikit-image")
     arguments = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
-    artifact = export(arguments.model)
+    model = make(arguments.model)
     photos = {"astronaut": to_png(skimage.data.astronaut()), "chelsea": to_png(skimage.data.chelsea())}
     if arguments.photo:
         photos[arguments.photo.stem] = arguments.photo.read_bytes()
@@ -40,7 +44,7 @@ def main() -> int:
     for stage in STAGES:
         table.add_column(stage, justify="right", no_wrap=True)
     rows: list[list[Image]] = []
-    with LocalServer([artifact]) as server, mattebox.Client(server.address) as client:
+    with LocalServer([model]) as server, mattebox.Client(server.address) as client:
         for name, photo in photos.items():
             row = [decode(photo, cv2.IMREAD_COLOR)]
             for title, background in backgrounds(picture).items():
@@ -53,19 +57,19 @@ def main() -> int:
     sheet = FOLDER / "contact-sheet.png"
     cv2.imwrite(str(sheet), np.vstack([np.hstack([cell(image) for image in row]) for row in rows]))
     print(f"wrote {len(rows) * 3} composites and {sheet}: photo, on white, on a picture, transparent")
+    others = [f"make demo MODEL={name}" for name in OTHERS if name != arguments.model]
+    print(f"other networks: {', '.join(others)}; mattebox-server --list-models shows all")
     return 0
 
 
-def export(name: str) -> Path:
-    """Returns the model's artifact, and exports it if it doesn't exist."""
-    artifact = FOLDER / f"{name}.onnx"
-    if artifact.exists():
-        print(f"using {artifact} of an earlier run")
-        return artifact
-    command = [sys.executable, "-m", "mattebox_export.cli", name, "-o", str(artifact)]
-    if subprocess.run(command, check=False).returncode != 0:
-        raise SystemExit(f"demo: mattebox-export failed for {name}; make demo MODEL=u2netp needs the least")
-    return artifact
+def make(name: str) -> Path:
+    """Returns the model's file in the cache folder, as `mattebox-server --model NAME` finds or makes it."""
+    logs.configure("console", "info")
+    try:
+        (model,) = Maker(load_settings(["--model", name]).making).files([name])
+    except StartupError as error:
+        raise SystemExit(f"demo: {error}") from error
+    return model
 
 
 def backgrounds(picture: bytes) -> dict[str, mattebox.Background]:

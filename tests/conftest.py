@@ -24,7 +24,7 @@ Export = Callable[..., list[str]]
 def run_export(*argv: object) -> list[str]:
     """`mattebox-export` in this process; returns the lines that it prints."""
     arguments = parse_arguments([str(word) for word in argv])
-    assert arguments is not None
+    assert not isinstance(arguments, Path)
     return list(export(arguments))
 
 

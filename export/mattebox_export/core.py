@@ -7,22 +7,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mattebox_export.catalogue import Activation, Triple
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """How pixels become the core's input: they are divided by 255, `mean` is subtracted, the rest is divided by `std`.
-
-    Args:
-        mean: mean of red, green and blue, of values in [0, 1].
-        std: standard deviation of red, green and blue, of values in [0, 1].
-        by_maximum: whether pixels are divided by the photo's largest value instead of 255, as in U2-Net's own code.
-    """
-
-    mean: Triple
-    std: Triple
-    by_maximum: bool = False
+from mattebox_export.catalogue import Activation, Normalisation
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from mattebox_export.catalogue import Activation
-from mattebox_export.core import Core, Normalisation
+from mattebox_export.catalogue import Activation, Normalisation
+from mattebox_export.core import Core
 from mattebox_export.errors import ExportError
 from mattebox_export.wrap import CORE_OUTPUT, with_core_output
 from mattebox_server.engine.selfcheck import expect, synthetic_photo

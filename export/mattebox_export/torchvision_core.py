@@ -18,8 +18,8 @@ from torch import nn
 from torchvision.models import segmentation
 from torchvision.models.resnet import Bottleneck
 
-from mattebox_export.catalogue import IMAGENET_MEAN, IMAGENET_STD
-from mattebox_export.core import Core, Normalisation
+from mattebox_export.catalogue import IMAGENET_MEAN, IMAGENET_STD, Normalisation
+from mattebox_export.core import Core
 from mattebox_export.errors import ExportError
 from mattebox_export.wrap import OPSET
 from mattebox_server.engine.selfcheck import synthetic_photo

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mattebox_export.catalogue import Activation
-from mattebox_export.core import Core, Normalisation
+from mattebox_export.catalogue import Activation, Normalisation
+from mattebox_export.core import Core
 from mattebox_export.errors import ExportError
 from mattebox_server.spec import METADATA_KEY, ModelSpec
 

@@ -22,6 +22,11 @@ def _main(argv: list[str]) -> int:
     except StartupError as error:
         sys.stderr.write(f"mattebox-server: {error}\n")
         return 2
+    if settings.list_models:
+        from mattebox_export.listing import listing  # noqa: PLC0415
+
+        sys.stdout.writelines(f"{line}\n" for line in listing(settings.cache))
+        return 0
     # OpenCV reads these when it is loaded, so before the imports below. The first is a second line of defence against
     # files whose header says one thing to the size check and another to the decoder; the second keeps hostile files
     # from filling the log.

@@ -28,6 +28,7 @@ from mattebox_server.engine.reloading import Reloader
 from mattebox_server.errors import MatteboxError, StartupError
 from mattebox_server.imaging.headers import PhotoLimits
 from mattebox_server.memory import give_back_when_idle, tune_malloc
+from mattebox_server.named import Maker
 from mattebox_server.removal.pipeline import Pipeline
 from mattebox_server.rpc.access import Callers, TokenInterceptor
 from mattebox_server.rpc.calls import Calls
@@ -86,7 +87,8 @@ async def _serve(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(_cut_off, front.server)
         await stack.enter_async_context(telemetry.published(front.service.levels))
-        engine = await _load(settings, telemetry, signals.stop)
+        maker = stack.enter_context(contextlib.closing(Maker(replace(settings.making, observer=telemetry.engine))))
+        engine = await _load(settings, telemetry, maker, signals.stop)
         if engine is None:
             log.info("stopped while loading")
             return
@@ -222,14 +224,14 @@ async def _cut_off(server: aio.Server) -> None:
     await asyncio.wait({asyncio.ensure_future(server.stop(0))}, timeout=_CUT_OFF_S)
 
 
-async def _load(settings: Settings, telemetry: Telemetry, stop: asyncio.Event) -> Engine | None:
-    """Loads the models, off the event loop so that health checks are answered; None if a signal came first."""
+async def _load(settings: Settings, telemetry: Telemetry, maker: Maker, stop: asyncio.Event) -> Engine | None:
+    """Makes and loads the models, off the event loop, which answers health checks; None if a signal came first."""
     engine: Future[Engine] = Future()
     options = replace(settings.engine, observer=telemetry.engine)
 
     def load() -> None:
         try:
-            engine.set_result(load_engine(settings.model, options))
+            engine.set_result(load_engine(maker.files(settings.model), options))
         except BaseException as error:  # noqa: BLE001 - for whoever waits
             engine.set_exception(error)
 

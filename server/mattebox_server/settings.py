@@ -23,9 +23,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from mattebox_export.catalogue import find_entry, require_accepted
 from mattebox_server.engine.config import ABILITIES, EngineConfig, ProviderName, RequestedPrecision
+from mattebox_server.engine.observer import EngineObserver
 from mattebox_server.errors import StartupError
 from mattebox_server.memory import available_bytes
+from mattebox_server.named import Making, is_name
 from mattebox_server.request import BYTES_A_PIXEL
 from mattebox_server.security.proxies import TrustedProxies
 from mattebox_server.security.secret_files import TlsFiles
@@ -52,12 +55,12 @@ class Memory(NamedTuple):
 
 
 def _default_cache() -> Path | None:
-    """The folder `mattebox/compiled` in the user's cache; None for a user without a home."""
+    """The folder `mattebox` in the user's cache; None for a user without a home."""
     try:
         user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
         return None
-    return user / "mattebox" / "compiled"
+    return user / "mattebox"
 
 
 def _is_host_and_port(value: str) -> bool:
@@ -82,10 +85,19 @@ class Settings(BaseSettings):
     )
 
     config: Path | None = Field(default=None, description="TOML file with any of these settings")
-    model: Annotated[list[Path], NoDecode] = Field(
-        min_length=1,
-        description="model file made by mattebox-export; repeat it (environment: separate by commas) for several,"
-        " the first is the default",
+    model: Annotated[list[str], NoDecode] = Field(
+        default=[],
+        description="name of a network, which is made if it isn't there, or model file made by mattebox-export (a path"
+        " has a dot or a slash); repeat it (environment: separate by commas) for several, the first is the default",
+    )
+    list_models: CliImplicitFlag[bool] = Field(
+        default=False, description="list the networks that have a name, and do nothing else"
+    )
+    offline: CliImplicitFlag[bool] = Field(default=False, description="download nothing")
+    accept_licence: Annotated[list[str], NoDecode] = Field(
+        default=[],
+        description="name of a network whose licence you accept although it forbids commercial use; repeat it"
+        " (environment: separate by commas) for several",
     )
     address: str = Field(
         default="127.0.0.1:50051", description="HOST:PORT to listen on, where port 0 takes a free port; or unix:PATH"
@@ -123,8 +135,8 @@ class Settings(BaseSettings):
     )
     cache_dir: Path | None = Field(
         default=None,
-        description="folder where openvino and tensorrt keep compiled models; off keeps none; by default"
-        " mattebox/compiled in the user's cache",
+        description="folder for downloads, models that are asked for by name, and what openvino and tensorrt compile;"
+        " off keeps nothing; by default mattebox in the user's cache",
     )
     sessions: int = Field(
         default=1, ge=1, le=64, description="number of runs of networks at once; each has a copy of every model"
@@ -224,11 +236,20 @@ class Settings(BaseSettings):
         runs = self.sessions * max(self.engine.max_batch_on(provider) for provider in providers)
         return max(3 * runs, runs + self.threads)
 
-    @field_validator("model", "trusted_proxies", mode="before")
+    @field_validator("model", "accept_licence", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Splits what flags and environment give as one string with commas; a file gives a list."""
         return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+    @field_validator("model", "accept_licence")
+    @classmethod
+    def _are_known(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        """Refuses names that no network has."""
+        for name in value:
+            if info.field_name == "accept_licence" or is_name(name):
+                find_entry(name)
+        return value
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -258,6 +279,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Settings":
+        if not self.model and not self.list_models:
+            raise ValueError("model is missing: the name of a network (--list-models shows all) or a model file")
+        for name in filter(is_name, self.model):
+            require_accepted(find_entry(name), self.accept_licence)
         if self.gpu_memory_bytes is not None and self.provider != "auto" and not ABILITIES[self.provider].on_gpu:
             raise ValueError(f"gpu_memory_bytes would have no effect with the provider {self.provider}")
         if self.trusted_proxies and self.token_file is not None:
@@ -281,6 +306,16 @@ class Settings(BaseSettings):
         return TlsFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
     @property
+    def cache(self) -> Path | None:
+        """The cache folder; None without one."""
+        return None if self.cache_dir == _OFF else self.cache_dir or _default_cache()
+
+    @property
+    def making(self) -> Making:
+        """How models that are asked for by name are made."""
+        return Making(self.cache, self.provider, self.precision, self.offline, self.accept_licence, EngineObserver())
+
+    @property
     def engine(self) -> EngineConfig:
         """The engine's part of the settings."""
         return EngineConfig(
@@ -288,7 +323,7 @@ class Settings(BaseSettings):
             precision=self.precision,
             threads=self.threads,
             gpu_memory_bytes=self.gpu_memory_bytes,
-            cache_dir=None if self.cache_dir == _OFF else self.cache_dir or _default_cache(),
+            cache_dir=None if self.cache is None else self.cache / "compiled",
             sessions=self.sessions,
             max_batch=self.max_batch,
         )

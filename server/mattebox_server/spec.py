@@ -148,6 +148,7 @@ class ModelSpec(_Frozen):
     `channel_order` is the order of the colours in the input `image`: bgr, as OpenCV decodes photos. The graph itself
     reorders them if the network inside needs RGB. `quantisation` is there for int8 only. `bf16` says how near the
     network comes to fp32 in bf16, and is None where that wasn't judged; an fp32 model runs in bf16 only if it passes.
+    `non_commercial` says that the licence forbids commercial use.
     """
 
     spec_version: Literal[3] = 3
@@ -162,6 +163,7 @@ class ModelSpec(_Frozen):
     bf16: Fidelity | None = None
     weights: Weights
     licence: str
+    non_commercial: bool = False
     tools: dict[str, str]
     expectation: Expectation | None = None  # None only until the exporter has run the network
 

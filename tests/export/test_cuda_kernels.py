@@ -13,10 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import networks
 from cuda_kernels import missing_kernels
-from mattebox_export.catalogue import Activation
-from mattebox_export.core import Core, Normalisation
+from mattebox_export.catalogue import Activation, Normalisation
+from mattebox_export.core import Core
 from mattebox_export.forms import forms_for
-from mattebox_export.onnx_core import u2netp_core
 from mattebox_export.wrap import prepare, wrap
 from mattebox_server.spec import ModelSpec, Precision, ShortSide, Target, Weights
 
@@ -78,7 +77,7 @@ def test_rewritten_convolutions(target: Target, precision: Precision) -> None:
 
 @every_form
 def test_u2netp(target: Target, precision: Precision) -> None:
-    core = u2netp_core(Path.home() / ".cache" / "mattebox")
+    core = networks.u2netp_core()
     assert missing(core, 1, target, precision) == []
 
 

@@ -18,10 +18,8 @@ import networks
 from conftest import run_export
 from mattebox_export import parity as parity_module
 from mattebox_export.arguments import parse_arguments, parse_labels, parse_resize
-from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
-from mattebox_export.core import Normalisation
+from mattebox_export.catalogue import CATALOGUE, VOC_LABELS, Normalisation
 from mattebox_export.errors import ExportError
-from mattebox_export.onnx_core import u2netp_core
 from mattebox_server.spec import METADATA_KEY, Letterbox, ModelSpec, ShortSide, SpecError, Stretch
 
 UNNORMALISED = ("--mean", "0,0,0", "--std", "1,1,1")
@@ -45,7 +43,7 @@ def test_u2netp(folder: Path) -> None:
     session = ort.InferenceSession(folder / "u2netp.onnx", providers=["CPUExecutionProvider"])
     (foreground,) = session.run(None, {"image": photos[..., ::-1]})
     mean, std = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
-    core = u2netp_core(Path.home() / ".cache" / "mattebox")
+    core = networks.u2netp_core()
     for photo, found in zip(photos, foreground, strict=True):
         tensor = ((photo / photo.max() - mean) / std).transpose(2, 0, 1)[np.newaxis].astype(np.float32)
         saliency = core.reference(tensor)[0, 0]
@@ -212,16 +210,20 @@ def test_list_shows_licence_and_size() -> None:
     for entry in CATALOGUE.values():
         (line,) = [line for line in listed.splitlines() if line.startswith(entry.name + " ")]
         assert entry.licence in line
-        assert f"{entry.megabytes} MB" in line
+        assert f"{entry.source.megabytes} MB" in line
+        assert entry.about in line
 
 
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["nope"], "invalid choice"),
+        (["nope"], "no network has the name nope; the nearest names are"),
         ([], "which MODEL"),
         (["custom"], "--core"),
-        (["u2netp", "--weights", "random"], "--weights is not for u2netp"),
+        (["u2netp", "--weights", "random"], "--weights random is not for u2netp"),
+        (["custom", "--core", "c", "--weights", "f"], "--weights is not for custom"),
+        (["bria-rmbg"], "forbids commercial use"),
+        (["bria-rmbg", "--accept-licence", "u2net"], "--accept-licence bria-rmbg"),
         (["u2netp", "--labels", "voc"], "no classes"),
         (["u2netp", "--mean", "0,0,0"], "--mean is for custom only"),
         (["deeplabv3_resnet50", "--labels", "background,cat"], "Pascal VOC labels"),

@@ -290,11 +290,11 @@ def test_u2netp_needs_neither_photos_nor_nncf(tmp_path: Path, monkeypatch: pytes
 
 def test_defaults_of_the_command_line(tmp_path: Path) -> None:
     arguments = parse_arguments(["u2netp"])
-    assert arguments is not None
+    assert not isinstance(arguments, Path)
     assert (arguments.precision, arguments.calibration, arguments.save_table) == ("auto", None, None)
     words = ["u2netp", "--precision", "int8", "--calibration", str(tmp_path), "--save-table", "t.json"]
     arguments = parse_arguments(words)
-    assert arguments is not None
+    assert not isinstance(arguments, Path)
     assert (arguments.precision, arguments.calibration) == ("int8", tmp_path)
     assert arguments.save_table == Path("t.json")
 

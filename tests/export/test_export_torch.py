@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import urllib.error
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,6 @@ from numpy.typing import NDArray
 
 import images
 from conftest import run_export
-from mattebox_export.arguments import parse_arguments
-from mattebox_export.artifact import export as export_artifact
 from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
 from mattebox_export.core import Core
 from mattebox_export.errors import ExportError
@@ -178,49 +174,11 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
     refused("fewer or more classes")
 
 
-@pytest.mark.parametrize("name", [name for name, entry in CATALOGUE.items() if entry.source == "torchvision"])
+@pytest.mark.parametrize("name", [name for name, entry in CATALOGUE.items() if entry.form == "torchvision"])
 def test_the_catalogue_says_what_torchvision_says(name: str) -> None:
     enum = torchvision_core.WEIGHTS[name]
-    assert CATALOGUE[name].weights == enum.url
-    assert CATALOGUE[name].megabytes == pytest.approx(enum.meta["_file_size"], abs=0.1)
+    source = CATALOGUE[name].source
+    assert source.place == enum.url
+    assert source.megabytes == pytest.approx(enum.meta["_file_size"] * 2**20 / 1e6, abs=0.1)
+    assert CATALOGUE[name].gmacs == pytest.approx(enum.meta["_ops"], abs=0.1)
     assert [label.strip("_") for label in enum.meta["categories"]] == list(VOC_LABELS)
-
-
-def test_official_weights_come_from_torchs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    saved = state(aux=True)
-    torch.save(saved, folder / Path(CATALOGUE[SMALL].weights).name)
-    network = torchvision_core.build_network(SMALL, "official", 21)
-    assert torch.equal(network.state_dict()["classifier.4.bias"], saved["classifier.4.bias"])
-
-
-def test_official_weights_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise urllib.error.URLError("Name or service not known")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "urlopen", unreachable)
-    arguments = parse_arguments([SMALL, "-o", str(tmp_path / "out.onnx")])
-    assert arguments is not None
-    with pytest.raises(ExportError) as caught:
-        list(export_artifact(arguments))
-    for part in (CATALOGUE[SMALL].weights, str(tmp_path / "hub" / "checkpoints"), "--weights FILE"):
-        assert part in str(caught.value)
-    assert not (tmp_path / "out.onnx").exists()
-
-
-def test_a_damaged_download_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision checks the hash itself, and refuses bytes that are not the checkpoint."""
-    (tmp_path / "bytes").write_bytes(b"not the weights")
-    fake = (tmp_path / "bytes").as_uri()
-
-    def elsewhere(*_: object, **__: object) -> object:
-        return urllib.request.urlopen(fake)
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "urlopen", elsewhere)
-    with pytest.raises(ExportError, match="damaged"):
-        torchvision_core.build_network(SMALL, "official", 21)
-    assert not list((tmp_path / "hub" / "checkpoints").iterdir())

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 import networks
 import quantised
 from mattebox_export.errors import ExportError
-from mattebox_export.onnx_core import u2netp_core
 from mattebox_export.quantise import choice
 from mattebox_export.quantise.choice import Wanted, find_table
 from mattebox_export.quantise.graph import name_nodes, quantise
@@ -104,7 +103,7 @@ def test_the_packages_tables_are_for_their_weights_only(tmp_path: Path, monkeypa
 
 
 def test_the_table_of_u2netp_fits_its_graph_and_passes_the_gate() -> None:
-    core = u2netp_core(Path.home() / ".cache" / "mattebox")
+    core = networks.u2netp_core()
     found = packaged_table("u2netp", core.weights_sha256, Stretch(width_px=320, height_px=320))
     assert found is not None
     assert found.int8 is not None

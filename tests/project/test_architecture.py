@@ -26,11 +26,12 @@ ALLOWED: dict[str, set[str]] = {
     "removal": {"admission", "engine", "imaging", "matting", "records", *WORDS},
     "telemetry": {"admission", "engine", "errors", "records", "removal"},
     "rpc": {"admission", "engine", "matting", "records", "removal", "security", "telemetry", *WORDS},
-    "settings": {"engine", "errors", "memory", "request", "security"},
+    "named": {"engine", "errors", "spec"},
+    "settings": {"engine", "errors", "memory", "named", "request", "security"},
 }
 ALLOWED["app"] = {*ALLOWED, "rpc"}
 ALLOWED["__main__"] = {"app", "errors", "settings"}
-MAX_ROOT_MODULES = 9
+MAX_ROOT_MODULES = 10
 
 
 def modules() -> dict[str, Path]:
@@ -173,7 +174,7 @@ def test_a_library_is_known_only_where_it_belongs(package: str, allowed: set[str
     ("module", "forbidden"),
     [
         ("mattebox", ["cv2", "mattebox_server", "mattebox_export"]),
-        ("mattebox_server", ["mattebox_export", "mattebox.client", "mattebox.aio", "mattebox.options"]),
+        ("mattebox_server", ["mattebox.client", "mattebox.aio", "mattebox.options"]),
         ("mattebox_server.errors", ["mattebox", "mattebox_server"]),
         ("mattebox_server.engine.config", ["onnxruntime", "numpy"]),
         ("mattebox_server.engine.batcher", ["onnxruntime", "asyncio"]),
@@ -192,9 +193,27 @@ def test_the_client_knows_arrays_where_it_must() -> None:
     assert {name for name in importers("numpy") if within(name, "mattebox")} == ARRAYS_AND_PICTURES
 
 
+def test_the_server_asks_the_exporter_for_names_only() -> None:
+    """What it imports of the exporter is plain data; models are made in another process."""
+    found = {
+        (name, imported.split(".")[1])
+        for name, path in MODULES.items()
+        if within(name, "mattebox_server")
+        for imported in imports(path)
+        if within(imported, "mattebox_export")
+    }
+    assert found == {
+        ("mattebox_server.__main__", "listing"),
+        ("mattebox_server.named", "cached"),
+        ("mattebox_server.named", "catalogue"),
+        ("mattebox_server.named", "files"),
+        ("mattebox_server.settings", "catalogue"),
+    }
+
+
 def test_export_takes_little_of_the_server() -> None:
     """The artifact's description and its check photo; photos as the server sees them; one session of an artifact."""
-    engine = ("config", "inference", "opening", "plan", "precisions", "providers", "selfcheck")
+    engine = ("config", "inference", "opening", "plan", "precisions", "processor", "providers", "selfcheck")
     allowed = (
         "mattebox_server.spec",
         "mattebox_server.errors.MatteboxError",

@@ -1,4 +1,4 @@
-"""`make demo` after its installation: the choice of the model, the composites, the contact sheet."""
+"""`make demo` after its installation: the model, the composites, the contact sheet."""
 
 import re
 import subprocess
@@ -12,11 +12,9 @@ import images
 ROOT = Path(__file__).parents[2]
 
 
-def run(
-    script: str, *argv: str, cwd: Path, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def run(script: str, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "examples" / script), *argv]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def test_demo(tmp_path: Path) -> None:
@@ -29,24 +27,25 @@ def test_demo(tmp_path: Path) -> None:
             assert (tmp_path / "demo" / f"{name}-{background}.png").exists()
     assert re.search(r"\b(cpu|cuda|openvino) (fp32|int8)\b", done.stdout)
     assert images.decode((tmp_path / "demo" / "contact-sheet.png").read_bytes()).shape == (960, 1280, 3)
+    assert "make demo MODEL=deeplabv3_resnet101" in done.stdout
     white = images.decode((tmp_path / "demo" / "astronaut-white.png").read_bytes())
     assert (white[:20, 300:500] == 255).all()  # the shuttle is gone
     assert np.abs(white[300:400, 200:250].astype(int).mean((0, 1)) - (230, 90, 60)).max() < 60  # the suit is not
 
 
-def test_choice(tmp_path: Path) -> None:
-    checkpoints = tmp_path / "hub" / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    (checkpoints / "deeplabv3_resnet101_coco-586e9e4e.pth").touch()
-    cached = run("choose_model.py", cwd=tmp_path, environment={"TORCH_HOME": str(tmp_path)})
-    assert cached.stdout.strip() == "deeplabv3_resnet101"
-    assert len(cached.stderr.splitlines()) == 1
-    offline = {"TORCH_HOME": "/nowhere", "https_proxy": "http://127.0.0.1:1"}
-    light = run("choose_model.py", cwd=tmp_path, environment=offline)
-    assert light.stdout.strip() == "u2netp"
-    assert "because the official weights of deeplabv3_resnet101 are not cached" in light.stderr
-    assert run("choose_model.py", "deeplabv3_resnet50", cwd=tmp_path).stdout.strip() == "deeplabv3_resnet50"
-    assert run("choose_model.py", "nope", cwd=tmp_path).returncode == 2
+def test_a_name_that_is_not_known(tmp_path: Path) -> None:
+    done = run("demo.py", "--model", "u2netq", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the nearest names are u2net" in done.stderr
+
+
+def test_the_demo_takes_u2netp_and_no_torch() -> None:
+    """Whatever the machine reaches, the demo installs nothing heavy before it shows something."""
+    planned = subprocess.run(
+        ["make", "--no-print-directory", "--dry-run", "demo"], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert '--model "u2netp"' in planned
+    assert not re.search(r"\[[^]]*\bexport\b", planned)
 
 
 def test_make_help_lists_every_target() -> None:

@@ -198,7 +198,7 @@ def test_the_largest_photo_fits_into_the_containers_memory(monkeypatch: pytest.M
     assert (CONTAINER["resources"]["limits"]["memory"], COMPOSE["mem_limit"]) == ("4Gi", "4g")
     limit_bytes = 4 * 2**30
     monkeypatch.setattr("mattebox_server.settings.available_bytes", lambda: limit_bytes)
-    settings = Settings(model=[Path("model.onnx")])
+    settings = Settings(model=["model.onnx"])
     assert settings.least_memory_bytes < 0.75 * limit_bytes
     assert settings.memory.work_bytes == 0.75 * 0.75 * limit_bytes
     (alert,) = [

@@ -9,7 +9,6 @@ import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -55,7 +54,7 @@ class Scene:
 
         self.monkeypatch.setattr(app, "load_engine", load)
         self.monkeypatch.setattr(app, "_bind", note_port)
-        settings = Settings(model=[Path("any.onnx")], address="127.0.0.1:0")
+        settings = Settings(model=["any.onnx"], address="127.0.0.1:0")
         serving = asyncio.create_task(app._serve(settings))  # pyright: ignore[reportPrivateUsage]
         while not self.ports:
             await asyncio.sleep(0.01)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -42,7 +41,7 @@ def test_not_serving_is_unavailable_with_a_time_to_come_back(state: str) -> None
         service = BackgroundRemovalService(*parts())
         if state == "shutting down":
             service.drain()
-        server = grpc_server(Settings(model=[Path("any.onnx")]), service, health.aio.HealthServicer())
+        server = grpc_server(Settings(model=["any.onnx"]), service, health.aio.HealthServicer())
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with mattebox.AsyncClient(f"127.0.0.1:{port}", retries=0) as client:
@@ -62,7 +61,7 @@ def test_a_fault_of_the_server_tells_nothing_of_itself() -> None:
             raise RuntimeError("/secret/path: token 1234")
 
     async def scenario() -> None:
-        server = grpc_server(Settings(model=[Path("any.onnx")]), Broken(*parts()), health.aio.HealthServicer())
+        server = grpc_server(Settings(model=["any.onnx"]), Broken(*parts()), health.aio.HealthServicer())
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with mattebox.AsyncClient(f"127.0.0.1:{port}", retries=0) as client:
@@ -99,7 +98,7 @@ def test_health_says_when_the_server_serves(monkeypatch: pytest.MonkeyPatch) -> 
         return {(await stub.Check(health_pb2.HealthCheckRequest(service=name))).status for name in ("", SERVICE_NAME)}
 
     async def scenario() -> None:
-        settings = Settings(model=[Path("any.onnx")], address="127.0.0.1:0", drain_seconds=0)
+        settings = Settings(model=["any.onnx"], address="127.0.0.1:0", drain_seconds=0)
         serving = asyncio.create_task(app._serve(settings))  # pyright: ignore[reportPrivateUsage]
         while not loading.is_set():
             await asyncio.sleep(0.001)
@@ -135,7 +134,7 @@ def test_a_signal_while_models_load_ends_the_server_at_once() -> None:
     code = (
         "import sys, time; from pathlib import Path; from mattebox_server import app, settings\n"
         "app.load_engine = lambda *_: time.sleep(600)\n"
-        "sys.exit(app.run(settings.Settings(model=[Path('any.onnx')], address='127.0.0.1:0')))"
+        "sys.exit(app.run(settings.Settings(model=['any.onnx'], address='127.0.0.1:0')))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

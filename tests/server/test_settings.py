@@ -18,23 +18,33 @@ def test_flags_beat_environment_beats_file(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("MATTEBOX_ADDRESS", "e:1")
     monkeypatch.setenv("MATTEBOX_MAX_QUEUE", "4")
     settings = load_settings(["--max-queue", "5"])
-    assert settings.model == [Path("f.onnx"), Path("g.onnx")]
+    assert settings.model == ["f.onnx", "g.onnx"]
     assert (settings.address, settings.max_queue, settings.grace_seconds) == ("e:1", 5, 1.5)
     assert load_settings(["--config", str(file), "--address", "c:1"]).address == "c:1"
 
 
 def test_models_by_flag_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_settings([*MODEL, "--model", "b.onnx"]).model == [Path("a.onnx"), Path("b.onnx")]
+    assert load_settings([*MODEL, "--model", "b.onnx"]).model == ["a.onnx", "b.onnx"]
     monkeypatch.setenv("MATTEBOX_MODEL", "c.onnx,d.onnx")
-    assert load_settings([]).model == [Path("c.onnx"), Path("d.onnx")]
-    assert load_settings(MODEL).model == [Path("a.onnx")]
+    assert load_settings([]).model == ["c.onnx", "d.onnx"]
+    assert load_settings(MODEL).model == ["a.onnx"]
+
+
+def test_names_of_networks_and_accepted_licences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MATTEBOX_MODEL", "u2netp,bria-rmbg,./modnet")
+    monkeypatch.setenv("MATTEBOX_ACCEPT_LICENCE", "bria-rmbg")
+    settings = load_settings(["--offline"])
+    assert settings.model == ["u2netp", "bria-rmbg", "./modnet"]
+    assert (settings.making.offline, settings.making.accepted) == (True, ["bria-rmbg"])
+    monkeypatch.delenv("MATTEBOX_MODEL")
+    assert load_settings(["--list-models"]).model == []
 
 
 def test_the_engine_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--precision", "bf16", "--sessions", "2", "--max-batch", "3", "--cache-dir", "c"]
     options = load_settings([*MODEL, *flags, "--threads", "6"]).engine
     assert (options.precision, options.sessions, options.max_batch) == ("bf16", 2, 3)
-    assert (options.cache_dir, options.threads) == (Path("c"), 6)
+    assert (options.cache_dir, options.threads) == (Path("c/compiled"), 6)
     gpu = load_settings([*MODEL, "--provider", "cuda", "--gpu-memory-bytes", "2000000000"]).engine
     assert (gpu.provider, gpu.gpu_memory_bytes) == ("cuda", 2_000_000_000)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -59,7 +69,7 @@ def test_unknown_variables_are_found_but_those_of_the_client(monkeypatch: pytest
 
 
 def test_few_settings() -> None:
-    assert len(Settings.model_fields) <= 28
+    assert len(Settings.model_fields) <= 31
 
 
 def test_memory_is_divided_so_that_its_worst_case_is_the_setting() -> None:
@@ -88,7 +98,10 @@ def test_who_is_a_proxy() -> None:
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        ([], "model: Field required"),
+        ([], "model is missing"),
+        (["--model", "u2nett"], "model: Value error, no network has the name u2nett; the nearest names are u2net,"),
+        (["--model", "bria-rmbg"], "bria-rmbg, CC-BY-NC-4.0, forbids commercial use; --accept-licence bria-rmbg"),
+        ([*MODEL, "--accept-licence", "bria"], "accept_licence: Value error, no network has the name bria"),
         ([*MODEL, "--threads", "0"], "threads"),
         ([*MODEL, "--max-photo-pixels", "200000000"], "max_photo_pixels"),
         ([*MODEL, "--memory-bytes", "5"], "memory_bytes is below 179"),

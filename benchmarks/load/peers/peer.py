@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from material import u2netp_file
 
 from load.drivers import CannotRun
 from load.peers.callers import OK, PeerCaller
 from load.peers.environment import CACHE, Environment
-from mattebox_export.onnx_core import u2netp_core
 
 SERVERS = Path(__file__).parent / "servers"
 
@@ -111,7 +111,7 @@ class Peer:
             CannotRun: the environment can't be made.
         """
         self.environment.prepare()
-        u2netp_core(_WEIGHTS.parent)
+        u2netp_file(_WEIGHTS.parent)
 
     @contextmanager
     def start(self) -> Generator[RunningPeer]:

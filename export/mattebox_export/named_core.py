@@ -1,0 +1,39 @@
+"""The cores of the networks that are known by name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from mattebox_export.catalogue import Entry
+from mattebox_export.core import Core
+from mattebox_export.onnx_core import file_core
+
+
+def named_core(entry: Entry, path: Path) -> Core:
+    """Builds the core of a network.
+
+    Args:
+        entry: the network's entry in the catalogue.
+        path: the file of its weights.
+
+    Raises:
+        ExportError: the file can't be read, or doesn't hold this network.
+    """
+    if entry.form == "torchvision":
+        from mattebox_export.torchvision_core import torchvision_core  # noqa: PLC0415 - its import takes seconds
+
+        return torchvision_core(entry.name, str(path), 21)
+    core = file_core(path, entry.normalisation, entry.activation)
+    return replace(core, model=_free_batch(core.model)) if entry.frees_batch else core
+
+
+def _free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Frees the batch, which the file fixes at 1, and keeps only the first output, which fuses the other six."""
+    freed = onnx.ModelProto()
+    freed.CopyFrom(model)
+    for value in (freed.graph.input[0], freed.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del freed.graph.output[1:]
+    del freed.graph.value_info[:]  # shapes that were inferred for batch 1
+    return freed
