@@ -10,7 +10,7 @@ ONE_AT_A_TIME = "settings.Settings.active_on = lambda *_: 1"
 
 
 def altered_server(
-    models: Sequence[Path], flags: Sequence[str], *statements: str, environment: dict[str, str] | None = None
+    models: Sequence[Path | str], flags: Sequence[str], *statements: str, environment: dict[str, str] | None = None
 ) -> LocalServer:
     """A server that runs these statements before it starts; they find `app` and `settings`."""
     code = ["from mattebox_server import __main__, app, settings", *statements, "raise SystemExit(__main__.main())"]

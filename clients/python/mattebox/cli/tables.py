@@ -17,7 +17,8 @@ def show_models(found: Models) -> None:
     for model in found.models:
         name = f"{model.name} (default)" if model.name == found.default else model.name
         trained = "no" if model.untrained else "yes"
-        table.add_row(name, model.kind, model.provider, model.precision, trained, model.licence)
+        licence = f"{model.licence}, not for commercial use" if model.non_commercial else model.licence
+        table.add_row(name, model.kind, model.provider, model.precision, trained, licence)
     console = Console()
     console.print(table)
     for model in found.models:

@@ -797,6 +797,7 @@ class Model(_message.Message):
     LICENCE_FIELD_NUMBER: _builtins.int
     FIDELITY_FIELD_NUMBER: _builtins.int
     FLOAT_LAYERS_FIELD_NUMBER: _builtins.int
+    NON_COMMERCIAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name to ask for."""
     kind: Global___ModelKind.ValueType
@@ -811,6 +812,8 @@ class Model(_message.Message):
     """The weights are random: its mattes mean nothing."""
     licence: _builtins.str
     """SPDX identifier or name of the licence of the weights."""
+    non_commercial: _builtins.bool
+    """The licence of the weights forbids commercial use, which the operator has accepted."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Class labels, in the order of their indices. A SALIENCY model has the one label "subject"."""
@@ -841,10 +844,11 @@ class Model(_message.Message):
         licence: _builtins.str = ...,
         fidelity: Global___Fidelity | None = ...,
         float_layers: _abc.Iterable[_builtins.str] | None = ...,
+        non_commercial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fidelity", b"fidelity", "input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fidelity", b"fidelity", "float_layers", b"float_layers", "input", b"input", "kind", b"kind", "labels", b"labels", "licence", b"licence", "name", b"name", "precision", b"precision", "provider", b"provider", "untrained", b"untrained", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fidelity", b"fidelity", "float_layers", b"float_layers", "input", b"input", "kind", b"kind", "labels", b"labels", "licence", b"licence", "name", b"name", "non_commercial", b"non_commercial", "precision", b"precision", "provider", b"provider", "untrained", b"untrained", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -370,6 +370,8 @@ export interface Model {
     | undefined;
   /** Names of the network's layers that compute in float, although the precision is int8. */
   floatLayers: string[];
+  /** The licence of the weights forbids commercial use, which the operator has accepted. */
+  nonCommercial: boolean;
 }
 
 /** How near a reduced precision comes to fp32 of the same network, on photos that it was not calibrated with. */
@@ -1716,6 +1718,7 @@ function createBaseModel(): Model {
     licence: "",
     fidelity: undefined,
     floatLayers: [],
+    nonCommercial: false,
   };
 }
 
@@ -1753,6 +1756,9 @@ export const Model: MessageFns<Model> = {
     }
     for (const v of message.floatLayers) {
       writer.uint32(90).string(v!);
+    }
+    if (message.nonCommercial !== false) {
+      writer.uint32(96).bool(message.nonCommercial);
     }
     return writer;
   },
@@ -1856,6 +1862,14 @@ export const Model: MessageFns<Model> = {
             }
 
             message.floatLayers.push(reader.string());
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.nonCommercial = reader.bool();
             continue;
           }
         }
