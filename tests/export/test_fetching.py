@@ -5,8 +5,9 @@ import importlib.util
 import resource
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -150,15 +151,21 @@ def test_several_at_once_download_once(tmp_path: Path) -> None:
     assert len(files.asked) == 1
 
 
-def test_a_disk_that_is_full_keeps_nothing(tmp_path: Path) -> None:
-    """A limit of the system for the size of a file stands for the disk."""
+@contextmanager
+def largest_file(size_bytes: int) -> Generator[None]:
+    """Has the system refuse larger files, as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with serve(Files(DATA)) as url, pytest.raises(ExportError, match=r"can't write .*\.part: File too large"):
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-            list(fetch(source(url), tmp_path, (), offline=False))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_keeps_nothing(tmp_path: Path) -> None:
+    full = pytest.raises(ExportError, match=r"can't write .*\.part: File too large")
+    with serve(Files(DATA)) as url, full, largest_file(100_000):
+        list(fetch(source(url), tmp_path, (), offline=False))
     assert [each.name for each in tmp_path.iterdir()] == ["net.onnx.lock"]
 
 
