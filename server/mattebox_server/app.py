@@ -26,6 +26,7 @@ from mattebox_server.engine.engine import Engine
 from mattebox_server.engine.loading import load_engine
 from mattebox_server.engine.reloading import Reloader
 from mattebox_server.errors import MatteboxError, StartupError
+from mattebox_server.imaging import heif
 from mattebox_server.imaging.headers import PhotoLimits
 from mattebox_server.memory import give_back_when_idle, tune_malloc
 from mattebox_server.named import Maker
@@ -66,6 +67,7 @@ def run(settings: Settings) -> int:
         log.warning("an environment variable is no setting of the server", variable=name, did_you_mean=near or None)
     warnings.filterwarnings("ignore", module="PIL")  # hostile files must not fill the log
     tune_malloc()
+    heif.enable()
     cv2.setNumThreads(1)  # photos are the unit of parallelism: one thread each, as many at once as there are threads
     with asyncio.Runner() as runner:
         try:

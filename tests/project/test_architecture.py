@@ -155,12 +155,13 @@ def rpc(*names: str) -> set[str]:
         ("pydantic_settings", {"mattebox_server.settings"}),
         ("prometheus_client", {"mattebox_server.telemetry.metrics"}),
         ("opentelemetry", {"mattebox_server.telemetry.tracing"}),
+        ("pi_heif", {"mattebox_server.imaging.heif"}),
         ("isal", {"mattebox_server.imaging.png"}),
         ("cryptography", {"mattebox_server.security.certificates"}),
         (
             "PIL",
             {
-                *(f"mattebox_server.imaging.{name}" for name in ("codec", "colors", "headers", "tiff")),
+                *(f"mattebox_server.imaging.{name}" for name in ("codec", "colors", "headers", "heif", "tiff")),
                 *ARRAYS_AND_PICTURES,
             },
         ),

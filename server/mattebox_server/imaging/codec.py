@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from mattebox_server.errors import BadPhoto, Violation
-from mattebox_server.imaging import colors, headers, orientation, png, tiff
-from mattebox_server.imaging.headers import FORMATS, Decoder, Header
+from mattebox_server.imaging import colors, headers, heif, orientation, png, tiff
+from mattebox_server.imaging.headers import Decoder, Header
 from mattebox_server.imaging.pixels import Floats, Pixels
 from mattebox_server.request import ImageFormat, PixelFormat, RawPhoto
 
@@ -134,7 +134,7 @@ def _levels(samples: Floats, white: int) -> Pixels:
 
 def _decode_with_pillow(data: bytes, header: Header) -> tuple[Pixels, Pixels | None]:
     width, height = header.stored_size
-    with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+    with Image.open(io.BytesIO(data), formats=headers.formats()) as file:
         image = _load(file, header)
         to_eight_bits = _to_eight_bits(image, header.stored_size)
         bgr = np.empty((height, width, 3), np.uint8)
@@ -162,6 +162,8 @@ def _load(file: Image.Image, header: Header) -> Image.Image:
         if header.format != "GIF" or header.pixels > 1:
             raise
         return Image.new("L", (1, 1))  # browsers also show a GIF of one pixel that has no data
+    if header.format == heif.FORMAT and file.size != header.stored_size:
+        raise ValueError("has another size than its header says")
     return file
 
 

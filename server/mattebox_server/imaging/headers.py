@@ -8,12 +8,12 @@ from typing import cast
 from PIL import Image, TiffImagePlugin
 
 from mattebox_server.errors import BadPhoto, PhotoTooLarge, Violation
-from mattebox_server.imaging import colors, orientation, tiff
+from mattebox_server.imaging import colors, heif, orientation, tiff
 
-# The formats that both libraries read. The list is closed, because Pillow's other plugins (EPS, PSD, ICNS …) are open
-# to attacks.
+# The formats that are always read. The list is closed, because Pillow's other plugins (EPS, PSD, ICNS …) are open to
+# attacks.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
-_UNKNOWN = f"is not an image, of {', '.join(FORMATS)}, with a sound header"
+_NO_HEIF = "is a HEIC file, which this server doesn't read: it has no pi-heif, which is in the extra heif"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _PNG_DEPTH_AT = 24  # the offset of the byte that holds the number of bits of a channel
@@ -52,7 +52,7 @@ class Decoder(Enum):
 class Header:
     """The facts about an image file that are known before it is decoded."""
 
-    format: str  # one of `FORMATS`
+    format: str  # one of `formats()`
     width_px: int  # of the upright photo
     height_px: int
     decoder: Decoder
@@ -86,7 +86,7 @@ def probe(data: bytes, limits: PhotoLimits, field: str) -> Header:
         raise BadPhoto(Violation(field, "is empty"))
     check_bytes(len(data), limits, field)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
             width_px, height_px = _stored_size(image)
             check_pixels(width_px, height_px, limits, field)
             return _read(image, data, field)
@@ -97,8 +97,19 @@ def probe(data: bytes, limits: PhotoLimits, field: str) -> Header:
         raise PhotoTooLarge(Violation(field, what)) from error
     except Exception as error:  # a hostile header can make Pillow fail in any way
         if data[:4] not in tiff.SIGNATURES:
-            raise BadPhoto(Violation(field, _UNKNOWN)) from error
+            raise BadPhoto(Violation(field, _unknown(data))) from error
     return _read_unnamed_tiff(data, limits, field)
+
+
+def formats() -> tuple[str, ...]:
+    """Returns Pillow's names of the formats that are read."""
+    return (*FORMATS, heif.FORMAT) if heif.is_enabled() else FORMATS
+
+
+def _unknown(data: bytes) -> str:
+    if heif.is_heif(data) and not heif.is_enabled():
+        return _NO_HEIF
+    return f"is not an image, of {', '.join(formats())}, with a sound header"
 
 
 def broken(image_format: str) -> str:
@@ -161,7 +172,7 @@ def _read_unnamed_tiff(data: bytes, limits: PhotoLimits, field: str) -> Header:
     try:
         tags = tiff.read_tags(data)
     except ValueError as error:
-        raise BadPhoto(Violation(field, _UNKNOWN)) from error
+        raise BadPhoto(Violation(field, _unknown(data))) from error
     width_px, height_px = tiff.first(tags, tiff.WIDTH, 0), tiff.first(tags, tiff.HEIGHT, 0)
     check_pixels(width_px, height_px, limits, field)
     if not tiff.is_float_rgb(tags):
@@ -193,6 +204,8 @@ def _orientation(image: Image.Image, data: bytes, late_exif: bytes | None) -> in
         # The directory of a TIFF file has the form of EXIF, except in the variant with 64-bit offsets.
         found = orientation.from_exif(data)
         return orientation.sane(image.tag_v2.get(orientation.TAG)) if found is None else found
+    if image.format == heif.FORMAT:
+        return 1  # its decoder turns the photo by a property of the format, which overrules EXIF
     exif, xmp = image.info.get("exif", late_exif), image.info.get("xmp")
     found = orientation.from_exif(exif) if isinstance(exif, bytes) else None
     if found is None and isinstance(xmp, bytes) and image.format != "AVIF":  # AVIF has a property of its own for it
@@ -217,7 +230,7 @@ def _deep_key(image: Image.Image, data: bytes) -> tuple[int, ...] | None:
 
 
 def _decoder(image: Image.Image) -> Decoder:
-    if image.format == "AVIF" or (image.has_transparency_data and image.format != "WEBP"):
+    if image.format in ("AVIF", heif.FORMAT) or (image.has_transparency_data and image.format != "WEBP"):
         return Decoder.PILLOW
     # Pillow would take five times the memory of the pixels for WebP.
     return Decoder.OPENCV_BGRA if image.has_transparency_data else Decoder.OPENCV

@@ -13,7 +13,7 @@ from mattebox.options import ImageFormat
 
 STANDARD = "-"
 SUFFIXES: dict[str, ImageFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-_PHOTO_SUFFIXES = {*SUFFIXES, ".avif", ".tif", ".tiff", ".bmp", ".gif"}
+_PHOTO_SUFFIXES = {*SUFFIXES, ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif"}
 _OUT_SUFFIXES: dict[ImageFormat, str] = {"png": "png", "jpeg": "jpg", "webp": "webp", "raw": "raw"}
 _PLACEHOLDERS = ("stem", "old_suffix", "suffix")
 

@@ -94,8 +94,9 @@ export interface RemoveBackgroundRequest {
   photo:
     | //
     /**
-     * A whole image file: JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF; of several frames the first is taken. EXIF
-     * orientation is applied. Transparency is respected: the matte never exceeds the photo's own alpha.
+     * A whole image file: JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF or, where the server has its decoder, HEIC; of several
+     * frames the first is taken. EXIF orientation is applied. Transparency is respected: the matte never exceeds the
+     * photo's own alpha.
      * 1 byte to Limits.max_photo_bytes; 1 to Limits.max_photo_pixels pixels.
      */
     { $case: "encoded"; value: Buffer }
