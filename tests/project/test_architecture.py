@@ -144,8 +144,10 @@ def rpc(*names: str) -> set[str]:
             {
                 "mattebox_server.engine.runtime_onnxruntime",
                 *(f"mattebox_export.{name}" for name in ("forms", "onnx_core", "parity", "quantise.judging")),
+                "mattebox_export.tflite.importer",
             },
         ),
+        ("tflite", {"mattebox_export.tflite.reader"}),
         ("openvino", {"mattebox_server.engine.runtime_openvino"}),
         ("torch", {"mattebox_export.torchvision_core"}),
         ("torchvision", {"mattebox_export.torchvision_core"}),
