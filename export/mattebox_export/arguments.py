@@ -4,15 +4,15 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args
 
 from mattebox_export.catalogue import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     VOC_LABELS,
     Activation,
     Entry,
+    Layout,
     Triple,
     find_entry,
     require_accepted,
@@ -42,9 +42,12 @@ class Arguments:
         resize: how photos get the network's size; None means the network's own size, or the default.
         labels: class names; None means Pascal VOC's, or a saliency network if the model is custom.
         core: file of a custom network.
-        mean: mean that is subtracted from a custom network's input.
-        std: standard deviation by which a custom network's input is divided.
-        activation: function that turns a saliency network's values into probabilities.
+        mean: mean that is subtracted from a custom network's input; None means that its input decides.
+        std: standard deviation by which a custom network's input is divided; None means that its input decides.
+        activation: function that turns a custom saliency network's values into probabilities; None means none, if its
+            values are probabilities.
+        layout: order of the dimensions of a custom network's input; None means that they show it.
+        output_name: the output of a custom network that is used; None means the first.
         name: the model's name on the server.
         licence: licence of the weights; None means the catalogue's, or "unknown".
         cache: folder of downloads and of measured times.
@@ -62,9 +65,11 @@ class Arguments:
     resize: Resize | None
     labels: tuple[str, ...] | None
     core: Path | None
-    mean: Triple
-    std: Triple
-    activation: Activation
+    mean: Triple | None
+    std: Triple | None
+    activation: Activation | None
+    layout: Layout | None
+    output_name: str | None
     name: str
     licence: str | None
     cache: Path
@@ -124,10 +129,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--cache-dir", type=Path, metavar="FOLDER", help="folder for downloads (default: mattebox in the user's cache)")
     custom = parser.add_argument_group("your own network (MODEL is custom)").add_argument
-    custom("--core", type=Path, metavar="FILE", help="ONNX: float32 RGB (N, 3, H, W) to logits, or to a saliency map")
+    custom(
+        "--core",
+        type=Path,
+        metavar="FILE",
+        help="ONNX: RGB (N, 3, H, W) or (N, H, W, 3) to logits, or to a saliency map",
+    )
     custom("--mean", metavar="R,G,B", help="mean of its input, of values in [0, 1] (default: ImageNet's)")
-    custom("--std", metavar="R,G,B", help="standard deviation of its input, of values in [0, 1] (default: ImageNet's)")
+    custom("--std", metavar="R,G,B", help="standard deviation of its input; 1/255,1/255,1/255 leaves 0 to 255")
     custom("--activation", choices=get_args(Activation), help="turns saliency into probabilities (default: none)")
+    custom("--layout", choices=get_args(Layout), help="order of its input's dimensions (default: they show it)")
+    custom("--output-name", metavar="NAME", help="the output that is used (default: the first)")
     custom("--name", help="name of the model on the server (default: the name of the core's file)")
     custom("--licence", help="licence of the weights, for --weights FILE too (default: unknown)")
     return parser
@@ -141,9 +153,9 @@ def _check(namespace: argparse.Namespace) -> Arguments:
     """
     custom = namespace.model == CUSTOM
     entry = None if custom else find_entry(namespace.model)
-    for option in ("core", "mean", "std", "activation", "name"):
+    for option in ("core", "mean", "std", "activation", "layout", "output_name", "name"):
         if not custom and getattr(namespace, option) is not None:
-            raise ValueError(f"--{option} is for custom only")
+            raise ValueError(f"--{option.replace('_', '-')} is for custom only")
     if custom and namespace.core is None:
         raise ValueError("custom needs --core FILE")
     if namespace.weights is not None and entry is None:
@@ -171,9 +183,11 @@ def _check(namespace: argparse.Namespace) -> Arguments:
         None if namespace.resize is None else parse_resize(namespace.resize),
         labels,
         namespace.core,
-        IMAGENET_MEAN if namespace.mean is None else parse_triple(namespace.mean, "--mean"),
-        IMAGENET_STD if namespace.std is None else parse_triple(namespace.std, "--std"),
-        namespace.activation or "none",
+        None if namespace.mean is None else parse_triple(namespace.mean, "--mean"),
+        None if namespace.std is None else parse_triple(namespace.std, "--std"),
+        namespace.activation,
+        namespace.layout,
+        namespace.output_name,
         name,
         namespace.licence,
         _cache_folder(namespace),
@@ -289,15 +303,15 @@ def parse_triple(text: str, option: str) -> Triple:
     """Parses a mean or a standard deviation of red, green and blue.
 
     Args:
-        text: three numbers, separated by commas.
+        text: three numbers or fractions, separated by commas.
         option: `--mean` or `--std`, which have different ranges.
 
     Raises:
         ValueError: the text is not three numbers, or one is out of range.
     """
     try:
-        red, green, blue = (float(part) for part in text.split(","))
-    except ValueError as error:
+        red, green, blue = (float(Fraction(part.strip())) for part in text.split(","))
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"{option} {text}: must be three numbers, such as 0.5,0.5,0.5") from error
     if option == "--std" and not all(_MIN_STD <= value <= _MAX_STD for value in (red, green, blue)):
         raise ValueError(

@@ -11,21 +11,22 @@ from pydantic import ValidationError
 
 from mattebox_export.arguments import Arguments, default_short_side
 from mattebox_export.cached import downloads
-from mattebox_export.catalogue import CATALOGUE, VOC_LABELS, Normalisation
+from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
 from mattebox_export.core import Core
 from mattebox_export.errors import ExportError
 from mattebox_export.fetching import fetch, has_digest
 from mattebox_export.files import write_whole
 from mattebox_export.forms import forms_for
 from mattebox_export.named_core import named_core
-from mattebox_export.onnx_core import file_core
+from mattebox_export.normal_form import prepare
+from mattebox_export.own_core import Wishes, own_core
 from mattebox_export.parity import check_parity
 from mattebox_export.quantise.choice import Wanted, find_table
 from mattebox_export.quantise.graph import name_nodes, quantise
 from mattebox_export.quantise.judging import expectation_of
 from mattebox_export.quantise.table import CalibrationTable, Int8
 from mattebox_export.race import Form, fastest
-from mattebox_export.wrap import describe, prepare, wrap
+from mattebox_export.wrap import describe, wrap
 from mattebox_server.engine.providers import best_target
 from mattebox_server.spec import Kind, ModelSpec, Quantisation, Resize, Stretch, Target, Weights
 
@@ -45,6 +46,7 @@ def export(arguments: Arguments) -> Iterator[str]:
     """
     core, weights = yield from _build_core(arguments)
     yield f"built {arguments.name}: weights {weights.source}, sha256 {core.weights_sha256}"
+    yield from core.notes
     target = arguments.target or best_target()
     spec = _spec(arguments, core, weights, target)
     core = replace(core, model=name_nodes(prepare(core.model)))
@@ -99,7 +101,7 @@ class _Origin:
 
 def _build_core(arguments: Arguments) -> Generator[str, None, tuple[Core, _Origin]]:
     if arguments.core is not None:
-        core = file_core(arguments.core, Normalisation(arguments.mean, arguments.std), arguments.activation)
+        core = own_core(arguments.core, _wishes(arguments))
         return core, _Origin(arguments.core.name, arguments.licence or _UNKNOWN)
     entry = CATALOGUE[arguments.model]
     if arguments.weights == "random":
@@ -120,6 +122,18 @@ def _random_core(arguments: Arguments) -> Core:
     from mattebox_export.torchvision_core import RANDOM, torchvision_core  # noqa: PLC0415 - its import takes seconds
 
     return torchvision_core(arguments.model, RANDOM, len(arguments.labels or VOC_LABELS))
+
+
+def _wishes(arguments: Arguments) -> Wishes:
+    return Wishes(
+        mean=arguments.mean,
+        std=arguments.std,
+        activation=arguments.activation,
+        layout=arguments.layout,
+        output=arguments.output_name,
+        labels=None if arguments.labels is None else len(arguments.labels),
+        resize=arguments.resize,
+    )
 
 
 def _spec(arguments: Arguments, core: Core, origin: _Origin, target: Target) -> ModelSpec:

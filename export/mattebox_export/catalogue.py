@@ -11,6 +11,9 @@ from typing import Literal
 Activation = Literal["none", "sigmoid", "minmax"]
 """The function that turns a saliency network's values into probabilities."""
 
+Layout = Literal["nchw", "nhwc"]
+"""The order of a network's dimensions: photos, channels, rows, columns; or the channels last."""
+
 Triple = tuple[float, float, float]
 """One number each for red, green and blue."""
 

@@ -21,6 +21,8 @@ class Core:
         reference: the unchanged network (torch in eager mode, or the given file), from normalised float32
             (N, 3, H, W) to its output float32 (N, C, h, w). The parity check compares the artifact with it.
         weights_sha256: digest of the file that the weights come from, or of the random weights themselves.
+        notes: lines of text about what was found in the network's file, for whoever exports it.
+        half: whether the reference computes in half precision, so that it is less exact than the artifact.
     """
 
     model: onnx.ModelProto
@@ -28,3 +30,5 @@ class Core:
     activation: Activation
     reference: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     weights_sha256: str
+    notes: tuple[str, ...] = ()
+    half: bool = False

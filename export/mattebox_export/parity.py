@@ -125,7 +125,7 @@ def check_parity(artifact: onnx.ModelProto, core: Core, spec: ModelSpec) -> Pari
         raise ExportError(f"ONNX Runtime doesn't run the artifact: {error}") from error
     shares = [each.classes for each in found if each.classes is not None]
     parity = Parity(
-        limits=LIMITS[spec.precision],
+        limits=LIMITS["fp16" if core.half else spec.precision],
         sizes=tuple(sizes),
         batch=batch,
         core=max(each.core for each in found),

@@ -22,7 +22,7 @@ from mattebox_server.spec import METADATA_KEY, ModelSpec
 OPSET = 18
 _IR_VERSION = 10
 CORE_OUTPUT = "mattebox/resized"  # the core's output at the size of the input, which the parity check compares
-_RESERVED = ("image", "keep", "foreground", "classes")  # the artifact's own inputs and outputs
+RESERVED = ("image", "keep", "foreground", "classes")  # the artifact's own inputs and outputs
 _FREE = ("batch", "height", "width")  # names of the image's free lengths, by which the server may fix them
 _TINY = 1e-6  # keeps a black photo and a flat map from dividing by zero
 
@@ -57,15 +57,7 @@ def wrap(core: Core, spec: ModelSpec) -> onnx.ModelProto:
     """
     model = core.model
     (core_input,), core_output = model.graph.input, model.graph.output[0]
-    batch, channels, height, width = _dimensions(core_input, "input")
-    if channels != 3 and isinstance(channels, int):
-        raise ExportError(
-            f"the core's input must have 3 channels, (N, 3, H, W); it has {[batch, channels, height, width]}"
-        )
-    if isinstance(height, int) != isinstance(width, int):
-        raise ExportError(f"the core's height and width must both be fixed or both be free, not {[height, width]}")
-    if isinstance(batch, int) and batch != 1:
-        raise ExportError(f"the core's batch must be free or 1, not {batch}")
+    batch, _, height, width = _dimensions(core_input, "input")
     same_size = isinstance(height, int) and _dimensions(core_output, "output")[2:] == [height, width]
     graph = _Graph()
     _head(graph, core.normalisation, core_input.name)
@@ -115,55 +107,10 @@ def with_core_output(artifact: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a core with one input, opset 18 or newer, and no names that the artifact uses itself.
-
-    Raises:
-        ExportError: the core can't be brought to this form.
-    """
-    if len(model.functions) or any(opset.domain not in ("", "ai.onnx") for opset in model.opset_import):
-        raise ExportError("the core uses operators that are not ONNX's own")
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        raise ExportError(f"the core must have one input, it has {[value.name for value in inputs]}")
-    prepared = onnx.ModelProto()
-    prepared.CopyFrom(model)
-    del prepared.graph.input[:]
-    prepared.graph.input.extend(inputs)
-    prepared.ir_version = max(prepared.ir_version, 4)  # before 4, initializers had to be inputs too
-    version = max((opset.version for opset in prepared.opset_import), default=0)
-    if version == 0:
-        raise ExportError("the core doesn't say which opset it uses")
-    if not prepared.graph.output:
-        raise ExportError("the core has no output")
-    if version < OPSET:
-        try:
-            prepared = onnx.version_converter.convert_version(prepared, OPSET)
-        except Exception as error:  # the converter raises whatever its adapters raise
-            raise ExportError(f"the core can't be converted from opset {version} to {OPSET}: {error}") from error
-    _rename(prepared.graph, {name: f"core/{name}" for name in _RESERVED})
-    return prepared
-
-
 def _is_shaped(value: onnx.ValueInfoProto) -> bool:
     """Whether every dimension has a length or a name."""
     tensor = value.type.tensor_type
     return tensor.HasField("shape") and all(d.HasField("dim_value") or d.dim_param for d in tensor.shape.dim)
-
-
-def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
-    """Renames values in a graph and in the graphs inside its nodes."""
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        value.name = names.get(value.name, value.name)
-    for tensor in graph.initializer:
-        tensor.name = names.get(tensor.name, tensor.name)
-    for node in graph.node:
-        for values in (node.input, node.output):
-            values[:] = [names.get(name, name) for name in values]
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                _rename(inner, names)
 
 
 def _dimensions(value: onnx.ValueInfoProto, what: str) -> list[int | str | None]:

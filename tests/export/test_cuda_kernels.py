@@ -16,7 +16,8 @@ from cuda_kernels import missing_kernels
 from mattebox_export.catalogue import Activation, Normalisation
 from mattebox_export.core import Core
 from mattebox_export.forms import forms_for
-from mattebox_export.wrap import prepare, wrap
+from mattebox_export.normal_form import prepare
+from mattebox_export.wrap import wrap
 from mattebox_server.spec import ModelSpec, Precision, ShortSide, Target, Weights
 
 FORMS: tuple[tuple[Target, Precision], ...] = (

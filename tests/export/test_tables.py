@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 import networks
 import quantised
 from mattebox_export.errors import ExportError
+from mattebox_export.normal_form import prepare
 from mattebox_export.quantise import choice
 from mattebox_export.quantise.choice import Wanted, find_table
 from mattebox_export.quantise.graph import name_nodes, quantise
 from mattebox_export.quantise.table import CalibrationTable, Int8, encode_bias, packaged_table, read_table
-from mattebox_export.wrap import prepare
 from mattebox_server.spec import Fidelity, ModelSpec, ShortSide, Stretch, Target
 
 OTHER_RESIZE = ShortSide(short_side_px=32, max_long_side_px=128)

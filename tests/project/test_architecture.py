@@ -143,7 +143,10 @@ def rpc(*names: str) -> set[str]:
             "onnxruntime",
             {
                 "mattebox_server.engine.runtime_onnxruntime",
-                *(f"mattebox_export.{name}" for name in ("forms", "onnx_core", "parity", "quantise.judging")),
+                *(
+                    f"mattebox_export.{name}"
+                    for name in ("forms", "onnx_core", "own_core", "parity", "quantise.judging")
+                ),
                 "mattebox_export.tflite.importer",
             },
         ),
@@ -215,8 +218,8 @@ def test_the_server_asks_the_exporter_for_names_only() -> None:
 
 
 def test_export_takes_little_of_the_server() -> None:
-    """The artifact's description and its check photo; photos as the server sees them; one session of an artifact."""
-    engine = ("config", "inference", "opening", "plan", "precisions", "processor", "providers", "selfcheck")
+    """An artifact's description, check photo and session; photos as the server sees them; what no network is."""
+    engine = ("config", "formats", "inference", "opening", "plan", "precisions", "processor", "providers", "selfcheck")
     allowed = (
         "mattebox_server.spec",
         "mattebox_server.errors.MatteboxError",

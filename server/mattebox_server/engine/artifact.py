@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
+from mattebox_server.engine.formats import foreign_format
 from mattebox_server.errors import StartupError
 from mattebox_server.spec import ModelSpec, SpecError
 
@@ -57,6 +58,8 @@ def read_artifact(path: Path) -> Artifact:
         StartupError: the file can't be read, or is no Mattebox artifact.
     """
     try:
+        if (foreign := foreign_format(path)) is not None:
+            raise StartupError(f"{path} is no Mattebox model, it is {foreign}")
         with path.open("rb") as file:
             metadata = read_metadata(file)
     except OSError as error:
