@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from mattebox_export.weightless import without_weights
+
 
 def split_concatenations(model: onnx.ModelProto) -> int:
     """Rewrites, in place, every convolution whose input is a concatenation of channels that no other node uses.
@@ -50,7 +52,7 @@ def split_concatenations(model: onnx.ModelProto) -> int:
 
 def _channels(model: onnx.ModelProto) -> dict[str, int]:
     """The number of channels of every value (N, C, H, W) for which it is known."""
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
     found: dict[str, int] = {}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         dims = value.type.tensor_type.shape.dim

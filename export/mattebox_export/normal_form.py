@@ -12,11 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mattebox_export.errors import ExportError
 from mattebox_export.ordering import inner_graphs, sort_nodes
+from mattebox_export.weightless import as_inputs, is_heavy
 from mattebox_export.wrap import OPSET, RESERVED
 
 _STANDARD = ("", "ai.onnx")
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-_HEAVY_BYTES = 4096  # the converter of opsets never needs to know a larger weight
 _FIRST_WITH_MODES = 11  # the opset since which Resize says how it finds its places; before, it was one way
 
 
@@ -181,12 +181,12 @@ def _raise_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     if version >= OPSET:
         return model
     graph = model.graph
-    heavy = [tensor for tensor in graph.initializer if len(tensor.raw_data) > _HEAVY_BYTES]
-    light = [tensor for tensor in graph.initializer if len(tensor.raw_data) <= _HEAVY_BYTES]
+    heavy = [tensor for tensor in graph.initializer if is_heavy(tensor)]
+    light = [tensor for tensor in graph.initializer if not is_heavy(tensor)]
     names = {tensor.name for tensor in heavy}
     del graph.initializer[:]
     graph.initializer.extend(light)
-    graph.input.extend(helper.make_tensor_value_info(each.name, each.data_type, each.dims) for each in heavy)
+    graph.input.extend(as_inputs(heavy))
     try:
         raised = onnx.version_converter.convert_version(model, OPSET)
     except Exception as error:  # the converter raises whatever its adapters raise

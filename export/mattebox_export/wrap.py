@@ -7,6 +7,8 @@ Head and tail are nodes of the graph, so that they run on the same device as the
 if the core is in fp16. `mattebox_server.spec` describes the artifact's inputs and outputs.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mattebox_export.catalogue import Activation, Normalisation
 from mattebox_export.core import Core
 from mattebox_export.errors import ExportError
+from mattebox_export.weightless import as_inputs, is_heavy
 from mattebox_server.spec import METADATA_KEY, ModelSpec
 
 OPSET = 18
@@ -81,17 +84,27 @@ def wrap(core: Core, spec: ModelSpec) -> onnx.ModelProto:
     # only where it can see that both have the same, which saves 3 % of a ResNet-101.
     known = shape == [batch, height, width]  # else the core's shapes have other names for these lengths
     shapes = [value for value in model.graph.value_info if known and _is_shaped(value)]
-    whole = helper.make_graph(
-        graph.nodes, spec.name, inputs, outputs, [*model.graph.initializer, *graph.constants], value_info=shapes
-    )
+    # The heavy weights come last, because each step before copies the graph.
+    heavy = [tensor for tensor in model.graph.initializer if is_heavy(tensor)]
+    light = [tensor for tensor in model.graph.initializer if not is_heavy(tensor)]
+    whole = helper.make_graph(graph.nodes, spec.name, inputs, outputs, [*light, *graph.constants], value_info=shapes)
     artifact = helper.make_model(whole, opset_imports=model.opset_import, ir_version=_IR_VERSION)
     artifact.producer_name = "mattebox-export"
     describe(artifact, spec)
+    _check(artifact, heavy)
+    artifact.graph.initializer.extend(heavy)
+    return artifact
+
+
+def _check(artifact: onnx.ModelProto, heavy: list[onnx.TensorProto]) -> None:
+    """Checks an artifact whose heavy weights are missing, for which inputs stand meanwhile."""
+    inputs = len(artifact.graph.input)
+    artifact.graph.input.extend(as_inputs(heavy))
     try:
         onnx.checker.check_model(artifact)  # pyright: ignore[reportUnknownMemberType]
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the core is not valid ONNX: {error}") from error
-    return artifact
+    del artifact.graph.input[inputs:]
 
 
 def describe(artifact: onnx.ModelProto, spec: ModelSpec) -> None:
@@ -99,12 +112,14 @@ def describe(artifact: onnx.ModelProto, spec: ModelSpec) -> None:
     helper.set_model_props(artifact, {METADATA_KEY: spec.to_json()})
 
 
-def with_core_output(artifact: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of an artifact that also gives the core's output at the size of the input, float32 (N, C, H, W)."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(artifact)
-    copy.graph.output.append(helper.make_tensor_value_info(CORE_OUTPUT, TensorProto.FLOAT, None))
-    return copy
+@contextmanager
+def with_core_output(artifact: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
+    """An artifact that for a while also gives the core's output at the size of the input, float32 (N, C, H, W)."""
+    artifact.graph.output.append(helper.make_tensor_value_info(CORE_OUTPUT, TensorProto.FLOAT, None))
+    try:
+        yield artifact
+    finally:
+        del artifact.graph.output[-1]
 
 
 def _is_shaped(value: onnx.ValueInfoProto) -> bool:

@@ -44,10 +44,8 @@ def eager(network: Any, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def test_flagship_against_torchvision_in_eager_mode(flagship: Path) -> None:
     """Logits are equal within 1e-4 at several sizes and batches, also with maps smaller than the atrous rates."""
-    session = ort.InferenceSession(
-        with_core_output(onnx.load_model_from_string(flagship.read_bytes())).SerializeToString(),
-        providers=["CPUExecutionProvider"],
-    )
+    with with_core_output(onnx.load_model_from_string(flagship.read_bytes())) as model:
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     network = torchvision_core.build_network("deeplabv3_resnet101", "random", 21)
     for width, height, batch in ((301, 225, 3), (193, 257, 1), (450, 80, 1), (40, 300, 1)):
         photos = np.stack([images.textured(width, height, seed) for seed in range(batch)])
@@ -88,12 +86,13 @@ def test_each_form_of_the_smallest_network(
     out = tmp_path / "small.onnx"
     lines = run_export(SMALL, "--weights", "random", "--resize", "short_side:64", "--target", target, "-o", out)
     (about,) = (line for line in lines if line.startswith(f"form for {target}: "))
-    model = with_core_output(onnx.load_model_from_string(out.read_bytes()))
+    model = onnx.load_model_from_string(out.read_bytes())
     dilated = [node for node in model.graph.node for a in node.attribute if a.name == "dilations" and max(a.ints) > 8]
     rewritten = target == "openvino" and times_s == (0.1, 0.3)
     assert about.startswith(f"form for {target}: fp32, " + ("3 atrous convolutions as taps" if rewritten else ""))
     assert len(dilated) == (0 if rewritten else 3)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    with with_core_output(model):
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     network = torchvision_core.build_network(SMALL, "random", 21)
     for width, height, batch in ((64, 64, 1), (250, 90, 3), (33, 410, 1), (600, 450, 1)):
         photos = np.stack([images.textured(width, height, seed) for seed in range(batch)])

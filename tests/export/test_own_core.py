@@ -79,7 +79,7 @@ def shrunk_and_grown(photo: images.Bytes) -> NDArray[np.float64]:
 
 
 def repeated(photo: images.Bytes) -> NDArray[np.float64]:
-    return np.kron(brightness(photo)[::2, ::2], np.ones((2, 2)))
+    return np.asarray(np.kron(brightness(photo)[::2, ::2], np.ones((2, 2))), np.float64)
 
 
 MIX = (node("Conv", ["x", "k"], ["y"]), weights("k", MEAN))
@@ -422,6 +422,17 @@ def test_weights_outside_the_folder_are_refused(tmp_path: Path) -> None:
     core = Net([MIX[0]], [tensor]).save(tmp_path / "inner" / "core.onnx")
     with pytest.raises(ExportError, match="outside its own folder"):
         run_export("custom", "--core", core)
+
+
+def test_weights_of_more_than_a_file_can_have_are_refused(tmp_path: Path) -> None:
+    tensor = weights("k", MEAN)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights")
+    with (tmp_path / "weights").open("wb") as file:
+        file.truncate(2**31)  # a hole, which takes no room
+    with pytest.raises(ExportError, match="more than 2 GB of weights"):
+        run_export("custom", "--core", Net([MIX[0]], [tensor]).save(tmp_path / "core.onnx"))
 
 
 def test_a_cut_file_is_not_whole(tmp_path: Path) -> None:
