@@ -1,17 +1,16 @@
-"""Cores that are ONNX files already."""
+"""Cores that are ONNX files already, of which everything is known."""
 
-import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from mattebox_export.catalogue import Activation, Normalisation
 from mattebox_export.core import Core
-from mattebox_export.errors import ExportError
+from mattebox_export.normal_form import is_half
+from mattebox_export.onnx_file import read_onnx
 
 
 def file_core(path: Path, normalisation: Normalisation, activation: Activation) -> Core:
@@ -25,25 +24,18 @@ def file_core(path: Path, normalisation: Normalisation, activation: Activation) 
     Raises:
         ExportError: the file can't be read.
     """
-    try:
-        data = path.read_bytes()
-        model = onnx.load_model_from_string(data)
-        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-            model = onnx.load(path)  # pyright: ignore[reportUnknownMemberType] - reads the weights beside it too
-            data = model.SerializeToString()
-    except OSError as error:
-        raise ExportError(f"can't read the core {path}: {error.strerror}") from error
-    except Exception as error:  # protobuf's and onnx's own types
-        raise ExportError(f"{path} is not a whole ONNX file: {error}") from error
-    return Core(model, normalisation, activation, _reference(model), hashlib.sha256(data).hexdigest())
+    file = read_onnx(path)
+    half = is_half(file.model.graph)
+    return Core(file.model, normalisation, activation, _reference(path), file.sha256, half=half)
 
 
-def _reference(model: onnx.ModelProto) -> Any:
-    """A function that runs the unchanged file on one photo at a time."""
+def _reference(path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """A function that runs the unchanged file on one photo at a time; it holds no weights between two runs."""
 
     def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
         name, output = session.get_inputs()[0].name, session.get_outputs()[0].name
-        return np.concatenate([session.run([output], {name: image[i : i + 1]})[0] for i in range(len(image))])
+        answers = [np.asarray(session.run([output], {name: image[i : i + 1]})[0]) for i in range(len(image))]
+        return np.concatenate(answers)
 
     return run

@@ -7,7 +7,7 @@ Head and tail are nodes of the graph, so that they run on the same device as the
 if the core is in fp16. `mattebox_server.spec` describes the artifact's inputs and outputs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,7 +113,7 @@ def describe(artifact: onnx.ModelProto, spec: ModelSpec) -> None:
 
 
 @contextmanager
-def with_core_output(artifact: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
+def with_core_output(artifact: onnx.ModelProto) -> Generator[onnx.ModelProto]:
     """An artifact that for a while also gives the core's output at the size of the input, float32 (N, C, H, W)."""
     artifact.graph.output.append(helper.make_tensor_value_info(CORE_OUTPUT, TensorProto.FLOAT, None))
     try:
