@@ -4,17 +4,14 @@ The file is run as it is, by onnxruntime, before anything is built of it. So wha
 the file, and the parity check has the file's own answer to compare with.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
-from numpy.typing import NDArray
 from onnx import TensorProto
 
-from mattebox_export.arguments import default_short_side
+from mattebox_export.asking import Answer, ask, reference_of, size_of
 from mattebox_export.catalogue import IMAGENET_MEAN, IMAGENET_STD, Activation, Layout, Normalisation, Triple
 from mattebox_export.core import Core
 from mattebox_export.ends import INPUT_TYPES, Giving, Taking, with_ends
@@ -22,13 +19,10 @@ from mattebox_export.errors import ExportError
 from mattebox_export.normal_form import is_half, photo_inputs, prepare
 from mattebox_export.onnx_file import OnnxFile, read_onnx
 from mattebox_export.ordering import drop_dead_nodes
-from mattebox_export.parity import normalise
 from mattebox_export.verdicts import are_probabilities, check_saliency, check_semantic
-from mattebox_server.engine.selfcheck import synthetic_photo
-from mattebox_server.spec import Resize, ShortSide
+from mattebox_server.spec import Resize
 
 _BYTES = Normalisation((0, 0, 0), (1 / 255, 1 / 255, 1 / 255))  # values 0 to 255, as they are in the photo
-_STRIDE = 32  # of nearly all networks that don't take every size
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ def own_core(path: Path, wishes: Wishes) -> Core:
     taking = _taking(file.model.graph, wishes)
     normalisation = _normalisation(taking, wishes)
     output = _choose_output(file.model.graph, wishes)
-    taking, answer, more = _ask(path, taking, normalisation, output.name, wishes)
+    taking, answer, more = ask(path, taking, normalisation, output.name, wishes.resize)
     giving = _giving(answer, output.name, taking, wishes)
     maps = giving.read(answer)
     if wishes.labels is None:
@@ -81,7 +75,7 @@ def own_core(path: Path, wishes: Wishes) -> Core:
     if half:
         notes = (*notes, "half precision: written in single precision, which CPUs compute faster")
     model = _build(file, taking, giving, maps.shape)
-    reference = _reference(path, taking, giving)
+    reference = reference_of(path, taking, giving)
     return Core(model, normalisation, wishes.activation or "none", reference, file.sha256, notes, half)
 
 
@@ -153,80 +147,6 @@ def _choose_output(graph: onnx.GraphProto, wishes: Wishes) -> onnx.ValueInfoProt
     return graph.output[names.index(wishes.output or names[0])]
 
 
-def _open(path: Path) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what is wrong with it comes as an exception
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-Answer = NDArray[np.generic]
-
-
-def _ask(
-    path: Path, taking: Taking, normalisation: Normalisation, output: str, wishes: Wishes
-) -> tuple[Taking, Answer, tuple[str, ...]]:
-    """The file's answer to check photos: what it takes (one photo, if it can't take two), the answer, and notes."""
-    try:
-        session = _open(path)
-    except Exception as error:  # onnxruntime's own types
-        raise ExportError(f"ONNX Runtime doesn't load {path}: {_first_line(error)}") from error
-
-    def run(batch: int, height: int, width: int) -> Answer:
-        photos = np.stack([synthetic_photo(height, width, seed) for seed in range(batch)])
-        return np.asarray(session.run([output], {taking.name: taking.feed(normalise(photos, normalisation))})[0])
-
-    height, width = _size(taking, wishes)
-    if taking.batch is None:
-        two = _try(run, 2, height, width)
-        if not isinstance(two, Exception) and two.shape[:1] == (2,):
-            return taking, two, ()
-    one = _try(run, 1, height, width)
-    if isinstance(one, Exception):
-        raise ExportError(_why_not(path, one, taking, run, (height, width))) from one
-    if taking.batch == 1:
-        return taking, one, ()
-    return (
-        replace(taking, batch=1),
-        one,
-        ("batch: fixed at 1, as the core doesn't run two photos at once, although its input says so",),
-    )
-
-
-def _try(run: Callable[[int, int, int], Answer], batch: int, height: int, width: int) -> Answer | Exception:
-    try:
-        return run(batch, height, width)
-    except Exception as error:  # noqa: BLE001 - onnxruntime's own types; the caller says what it means
-        return error
-
-
-def _size(taking: Taking, wishes: Wishes) -> tuple[int, int]:
-    if taking.height is not None and taking.width is not None:
-        return taking.height, taking.width
-    resize = wishes.resize or default_short_side()
-    if isinstance(resize, ShortSide):
-        return resize.short_side_px, resize.short_side_px * 4 // 3
-    return resize.height_px, resize.width_px
-
-
-def _why_not(
-    path: Path,
-    error: Exception,
-    taking: Taking,
-    run: Callable[[int, int, int], Answer],
-    size: tuple[int, int],
-) -> str:
-    """The sentence about a file that doesn't run; many networks of free size take multiples of 32 only."""
-    height, width = size
-    rounded = [max(1, round(side / _STRIDE)) * _STRIDE for side in size]
-    says = f"ONNX Runtime doesn't run {path} on a photo of {width}x{height}"
-    if taking.height is None and rounded != [height, width] and not isinstance(_try(run, 1, *rounded), Exception):
-        return (
-            f"{says}, but on one of {rounded[1]}x{rounded[0]}: give it sides that are multiples of {_STRIDE},"
-            " as by --resize stretch:512x512"
-        )
-    return f"{says}: {_first_line(error)}"
-
-
 def _giving(answer: Answer, name: str, taking: Taking, wishes: Wishes) -> Giving:
     channels = wishes.labels or 1
     about = f"the core's output {name}"
@@ -236,7 +156,7 @@ def _giving(answer: Answer, name: str, taking: Taking, wishes: Wishes) -> Giving
             " ArgMax, or name another output by --output-name"
         )
     shape = answer.shape
-    missing = _missing(shape, taking, _size(taking, wishes), channels)
+    missing = _missing(shape, taking, size_of(taking, wishes.resize), channels)
     if missing is None:
         raise ExportError(
             f"{about} has the shape {list(shape)}: it must be a map, (N, C, h, w), (N, h, w, C) or (N, h, w)"
@@ -290,18 +210,3 @@ def _say_giving(giving: Giving, graph: onnx.GraphProto) -> str:
     more = f"; not used: {', '.join(others)} (--output-name chooses)" if others else ""
     inside = "; its softmax is inside" if giving.probabilities else ""
     return f"output {giving.name}{inside}{more}"
-
-
-def _reference(path: Path, taking: Taking, giving: Giving) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """A function that runs the unchanged file on one photo at a time; it holds no weights between two runs."""
-
-    def run(photos: NDArray[np.float32]) -> NDArray[np.float32]:
-        session = _open(path)
-        answers = (session.run([giving.name], {taking.name: taking.feed(photo[np.newaxis])})[0] for photo in photos)
-        return np.concatenate([giving.read(np.asarray(answer)) for answer in answers])
-
-    return run
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
