@@ -22,7 +22,7 @@ SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 TYPESCRIPT := clients/typescript
 NODE_MODULES := $(TYPESCRIPT)/node_modules/.package-lock.json
 
-.PHONY: help demo test lint hooks format proto bench bench-quick bench-compare bench-selftest bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check calibrate docs docs-pictures package release clean
+.PHONY: help demo test lint hooks format proto bench bench-quick bench-compare bench-selftest bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check calibrate skeletons docs docs-pictures package release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -89,6 +89,9 @@ gpu-check: $(BENCH) ## measure parity, latency and throughput of cuda and tensor
 calibrate: $(CALIBRATE) ## find how a network becomes int8, for the package: MODEL=name DATA=folder of photos [ARGS="--weights FILE"]
 	@test -n "$(MODEL)" -a -n "$(DATA)" || { echo "say what: make calibrate MODEL=name DATA=folder"; exit 2; }
 	$(BIN)/mattebox-export "$(MODEL)" --calibration "$(DATA)" --save-table "export/mattebox_export/tables/$(MODEL).json" -o "build/$(MODEL).onnx" $(ARGS)
+
+skeletons: $(EXPORT) ## make the graphs of torchvision's networks without weights again, for the package
+	$(BIN)/python tools/skeletons.py
 
 docs: $(DOCS) $(PROTO) ## build the documentation into build/docs/
 	$(SITE)

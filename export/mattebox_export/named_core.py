@@ -8,6 +8,7 @@ import onnx
 from mattebox_export.catalogue import Entry
 from mattebox_export.core import Core
 from mattebox_export.onnx_core import file_core
+from mattebox_export.skeleton_core import skeleton_core
 
 
 def named_core(entry: Entry, path: Path) -> Core:
@@ -21,9 +22,7 @@ def named_core(entry: Entry, path: Path) -> Core:
         ExportError: the file can't be read, or doesn't hold this network.
     """
     if entry.form == "torchvision":
-        from mattebox_export.torchvision_core import torchvision_core  # noqa: PLC0415 - its import takes seconds
-
-        return torchvision_core(entry.name, str(path), 21)
+        return skeleton_core(entry.name, path)
     core = file_core(path, entry.normalisation, entry.activation)
     return replace(core, model=_free_batch(core.model)) if entry.frees_batch else core
 

@@ -1,11 +1,13 @@
-"""torchvision's DeepLabV3 networks as ONNX cores. No other module imports torch."""
+"""torchvision's DeepLabV3 networks as ONNX cores by torch: with random weights, and as the proof of `skeleton_core`.
+
+No other module imports torch.
+"""
 
 # pyright: reportUnknownMemberType=false
 # torch's own annotations leave much open.
 
 import hashlib
 import logging
-import urllib.error
 import warnings
 from pathlib import Path
 from typing import Any, TypeGuard, cast
@@ -24,14 +26,8 @@ from mattebox_export.errors import ExportError
 from mattebox_export.wrap import OPSET
 from mattebox_server.engine.selfcheck import synthetic_photo
 
-OFFICIAL, RANDOM = "official", "random"
+RANDOM = "random"
 _RESIDUAL_GAIN = 0.2
-
-WEIGHTS: dict[str, Any] = {
-    "deeplabv3_resnet101": segmentation.DeepLabV3_ResNet101_Weights.DEFAULT,
-    "deeplabv3_resnet50": segmentation.DeepLabV3_ResNet50_Weights.DEFAULT,
-    "deeplabv3_mobilenet_v3_large": segmentation.DeepLabV3_MobileNet_V3_Large_Weights.DEFAULT,
-}
 
 
 class LowResolution(nn.Module):
@@ -49,19 +45,19 @@ class LowResolution(nn.Module):
 
 
 def torchvision_core(name: str, weights: str, classes: int, seed: int = 0) -> Core:
-    """Builds a network with official, random or a file's weights, and converts it to ONNX.
+    """Builds a network with random or a file's weights, and converts it to ONNX.
 
     Args:
         name: the network's name in the catalogue.
-        weights: "official", "random" or the path of a state dict, with or without the auxiliary head.
-        classes: number of classes; the official weights have 21.
+        weights: "random" or the path of a state dict, with or without the auxiliary head.
+        classes: number of classes.
         seed: seed of random weights.
 
     Raises:
         ExportError: the weights can't be loaded, or are not this network's.
     """
     network = build_network(name, weights, classes, seed)
-    digest = state_sha256(network) if weights == RANDOM else _file_sha256(_weights_path(name, weights))
+    digest = state_sha256(network) if weights == RANDOM else _file_sha256(Path(weights))
     normalisation = Normalisation(IMAGENET_MEAN, IMAGENET_STD)
     return Core(_to_onnx(network), normalisation, "none", _reference(network), digest)
 
@@ -71,7 +67,7 @@ def build_network(name: str, weights: str, classes: int, seed: int = 0) -> nn.Mo
 
     Args:
         name: the network's name in the catalogue.
-        weights: "official", "random" or the path of a state dict.
+        weights: "random" or the path of a state dict.
         classes: number of classes.
         seed: seed of random weights.
 
@@ -85,7 +81,7 @@ def build_network(name: str, weights: str, classes: int, seed: int = 0) -> nn.Mo
     if weights == RANDOM:
         _calibrate(network)
     else:
-        _load(network, _official_state(name) if weights == OFFICIAL else _file_state(Path(weights)), weights)
+        _load(network, _file_state(Path(weights)), weights)
     return network.eval()
 
 
@@ -105,21 +101,6 @@ def _calibrate(network: nn.Module) -> None:
     image = (photos - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
     with torch.no_grad():
         network.train()(image)
-
-
-def _official_state(name: str) -> dict[str, torch.Tensor]:
-    weights = WEIGHTS[name]
-    try:
-        state: dict[str, torch.Tensor] = weights.get_state_dict(progress=True, check_hash=True)
-    except (urllib.error.URLError, OSError) as error:  # no network
-        raise ExportError(
-            f"can't download the official weights: {error}\n  from  {weights.url}\n  into  {_cache_folder()}\n"
-            f"Put the file there by hand, name it with --weights FILE, or use --weights {RANDOM} to test speed."
-        ) from error
-    except Exception as error:  # of torch.hub's hash check, or of a damaged file in its cache
-        file = _weights_path(name, OFFICIAL)
-        raise ExportError(f"the download of {weights.url} is damaged, delete {file} if it is there: {error}") from error
-    return state
 
 
 def _file_state(path: Path) -> dict[str, torch.Tensor]:
@@ -158,7 +139,12 @@ def _load(network: nn.Module, state: dict[str, torch.Tensor], source: str) -> No
     network.load_state_dict(state)
 
 
-def _to_onnx(network: nn.Module) -> onnx.ModelProto:
+def export_program(network: nn.Module) -> torch.onnx.ONNXProgram:
+    """Converts a network to ONNX as it is; its `optimize()` folds batch norms, constants and computations of shapes.
+
+    Raises:
+        ExportError: torch's exporter returned no graph.
+    """
     # Torch's exporter makes constants of a batch of 1 and of equal sides, so the example has neither.
     example = torch.rand(2, 3, 193, 257)
     dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
@@ -174,9 +160,16 @@ def _to_onnx(network: nn.Module) -> onnx.ModelProto:
             output_names=["logits"],
             opset_version=OPSET,
             verbose=False,
+            optimize=False,
         )
     if program is None:
         raise ExportError("torch's exporter returned no graph")
+    return program
+
+
+def _to_onnx(network: nn.Module) -> onnx.ModelProto:
+    program = export_program(network)
+    program.optimize()
     return program.model_proto
 
 
@@ -187,14 +180,6 @@ def _reference(network: nn.Module) -> Any:
         return logits
 
     return run
-
-
-def _weights_path(name: str, weights: str) -> Path:
-    return _cache_folder() / Path(WEIGHTS[name].url).name if weights == OFFICIAL else Path(weights)
-
-
-def _cache_folder() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def _file_sha256(path: Path) -> str:

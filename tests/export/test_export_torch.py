@@ -173,11 +173,17 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
     refused("fewer or more classes")
 
 
-@pytest.mark.parametrize("name", [name for name, entry in CATALOGUE.items() if entry.form == "torchvision"])
-def test_the_catalogue_says_what_torchvision_says(name: str) -> None:
-    enum = torchvision_core.WEIGHTS[name]
-    source = CATALOGUE[name].source
-    assert source.place == enum.url
-    assert source.megabytes == pytest.approx(enum.meta["_file_size"] * 2**20 / 1e6, abs=0.1)
-    assert CATALOGUE[name].gmacs == pytest.approx(enum.meta["_ops"], abs=0.1)
-    assert [label.strip("_") for label in enum.meta["categories"]] == list(VOC_LABELS)
+@pytest.mark.parametrize(
+    ("name", "enum"),
+    [
+        ("deeplabv3_resnet101", segmentation.DeepLabV3_ResNet101_Weights),
+        ("deeplabv3_resnet50", segmentation.DeepLabV3_ResNet50_Weights),
+        ("deeplabv3_mobilenet_v3_large", segmentation.DeepLabV3_MobileNet_V3_Large_Weights),
+    ],
+)
+def test_the_catalogue_says_what_torchvision_says(name: str, enum: Any) -> None:
+    official, entry = enum.DEFAULT, CATALOGUE[name]
+    assert entry.source.place == official.url
+    assert entry.source.megabytes == pytest.approx(official.meta["_file_size"] * 2**20 / 1e6, abs=0.1)
+    assert entry.gmacs == pytest.approx(official.meta["_ops"], abs=0.1)
+    assert [label.strip("_") for label in official.meta["categories"]] == list(VOC_LABELS)

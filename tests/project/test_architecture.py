@@ -145,7 +145,7 @@ def rpc(*names: str) -> set[str]:
                 "mattebox_server.engine.runtime_onnxruntime",
                 *(
                     f"mattebox_export.{name}"
-                    for name in ("asking", "forms", "onnx_core", "parity", "quantise.judging")
+                    for name in ("asking", "forms", "onnx_core", "parity", "quantise.judging", "skeleton_core")
                 ),
                 "mattebox_export.tflite.importer",
             },

@@ -32,6 +32,8 @@ def test_contents(wheel: Path) -> None:
         assert f"{package}/py.typed" in names
     for generated in ("background_removal_pb2.py", "background_removal_pb2.pyi", "background_removal_pb2_grpc.pyi"):
         assert f"mattebox/v1/{generated}" in names
+    for network in ("deeplabv3_resnet101", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large"):
+        assert f"mattebox_export/skeletons/{network}.onnx.gz" in names
 
 
 def test_the_client_needs_only_the_base_install(wheel: Path, tmp_path: Path) -> None:
