@@ -9,9 +9,9 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from mattebox_export.checkpoint_pickle import View, printable
 from mattebox_export.checkpoint_safetensors import is_safetensors, read_safetensors
 from mattebox_export.checkpoint_torch import TorchFile, is_legacy, item_bytes, read_legacy, read_zip
+from mattebox_export.checkpoint_values import View, printable
 from mattebox_export.errors import ExportError
 
 State = dict[str, NDArray[np.generic]]

@@ -9,60 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
+from mattebox_export.checkpoint_values import (
+    ALLOWED,
+    LARGEST,
+    Function,
+    Inert,
+    Storage,
+    StorageType,
+    number,
+    numbers,
+    printable,
+)
 from mattebox_export.errors import ExportError
 
 _MOST_OPERATIONS = 1_000_000  # a ResNet-101 with its optimizer's state takes 50,000
-_LARGEST = 2**48  # of lengths, strides and offsets, in elements; the file bounds them more closely later
-_MOST_DIMENSIONS = 16
-_LONGEST_NAME = 80
-
-BFLOAT16 = "bfloat16"
-
-
-@dataclass(frozen=True)
-class StorageType:
-    """The element type of a storage: a numpy type without byte order, or `BFLOAT16`."""
-
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Storage:
-    """A run of elements elsewhere in the file.
-
-    Args:
-        dtype: as in `StorageType`.
-        key: its name in the file.
-        numel: number of elements of the whole storage.
-        part: first element and number of elements of the part that is meant.
-    """
-
-    dtype: str
-    key: str
-    numel: int
-    part: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class View:
-    """A tensor before its elements are read: a strided view of a storage, all in elements."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Inert:
-    """An object of which nothing is kept, such as the options of a training script."""
-
-
-@dataclass(frozen=True)
-class _Function:
-    """What a name of the allowlist stands for; `call` gets the arguments of the pickle."""
-
-    call: Callable[[tuple[object, ...]], object]
 
 
 @dataclass(frozen=True)
@@ -96,12 +56,6 @@ def read_pickle(stream: IO[bytes]) -> Pickle:
         return Pickle(machine.pop(), machine.storages)
     except (ValueError, LookupError, OverflowError) as error:  # of pickletools, or of an empty stack
         raise ExportError("the file's pickle is damaged") from error
-
-
-def printable(name: str) -> str:
-    """A name from a file, short and without characters that a terminal would obey."""
-    text = ascii(name)[1:-1]
-    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
 
 
 @dataclass
@@ -176,7 +130,7 @@ def _update(target: object, pairs: list[tuple[object, object]]) -> None:
     table = cast(dict[object, object], target)
     for key, value in pairs:
         # Hashes of other types, and of long numbers, can be made to take forever.
-        if not (isinstance(key, str) or (isinstance(key, int) and abs(key) < _LARGEST)):
+        if not (isinstance(key, str) or (isinstance(key, int) and abs(key) < LARGEST)):
             raise ExportError(f"the file's pickle has a key of type {type(key).__name__}, a state dict's are texts")
         table[key] = value
 
@@ -209,7 +163,7 @@ def _stack_global(machine: _Machine, _: object) -> None:
 def _find(module: object, name: object) -> object:
     if not isinstance(module, str) or not isinstance(name, str):
         raise ExportError("the file wants to import something without a name")
-    found = _ALLOWED.get(f"{module}.{name}")
+    found = ALLOWED.get(f"{module}.{name}")
     if found is None:
         raise ExportError(
             f"the file wants to import {printable(f'{module}.{name}')}, which a state dict never needs:"
@@ -220,7 +174,7 @@ def _find(module: object, name: object) -> object:
 
 def _call(machine: _Machine, _: object) -> None:
     arguments, function = machine.pop(), machine.pop()
-    if not isinstance(function, _Function) or not isinstance(arguments, tuple):
+    if not isinstance(function, Function) or not isinstance(arguments, tuple):
         raise ExportError("the file's pickle calls something that is not a function")
     machine.stack.append(function.call(cast(tuple[object, ...], arguments)))
 
@@ -231,15 +185,20 @@ def _build(machine: _Machine, _: object) -> None:
         raise ExportError("the file's pickle sets the state of an object, which a state dict never needs")
 
 
+def _items(value: object) -> tuple[object, ...]:
+    """The items of a tuple or a list; nothing else has any."""
+    return tuple(cast(list[object], value)) if isinstance(value, (tuple, list)) else ()
+
+
 def _persistent(machine: _Machine, _: object) -> None:
     match _items(machine.pop()):
         case ("storage", StorageType(dtype), str(key), str(), numel) | (
             "storage", StorageType(dtype), str(key), str(), numel, None
         ):  # fmt: skip
-            storage = Storage(dtype, key, _number(numel), (0, _number(numel)))
+            storage = Storage(dtype, key, number(numel), (0, number(numel)))
         case ("storage", StorageType(dtype), str(key), str(), numel, view) if len(_items(view)) == 3:
-            start, length = _numbers(_items(view)[1:])
-            storage = Storage(dtype, key, _number(numel), (start, length))
+            start, length = numbers(_items(view)[1:])
+            storage = Storage(dtype, key, number(numel), (start, length))
         case ("module", *_):
             raise ExportError("the file holds a whole network, not its state dict: save network.state_dict()")
         case _:
@@ -248,51 +207,6 @@ def _persistent(machine: _Machine, _: object) -> None:
     if (known.dtype, known.numel) != (dtype, storage.numel):
         raise ExportError(f"the file's pickle describes its storage {printable(key)} in two ways")
     machine.stack.append(storage)
-
-
-def _number(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
-        raise ExportError("the file's pickle describes a tensor by something that is not a length")
-    return value
-
-
-def _numbers(value: object) -> tuple[int, ...]:
-    if not isinstance(value, tuple) or len(cast(tuple[object, ...], value)) > _MOST_DIMENSIONS:
-        raise ExportError("the file's pickle describes a tensor by something that is not a shape")
-    return tuple(_number(item) for item in cast(tuple[object, ...], value))
-
-
-def _ordered_dict(arguments: tuple[object, ...]) -> object:
-    """An OrderedDict is a dict here, which is empty at first, as all items are set one by one."""
-    if arguments:
-        raise ExportError("the file's pickle has an OrderedDict as Python 2 wrote it: load and save it by Python 3")
-    return dict[object, object]()
-
-
-def _items(value: object) -> tuple[object, ...]:
-    """The items of a tuple or a list; nothing else has any."""
-    return tuple(cast(list[object], value)) if isinstance(value, (tuple, list)) else ()
-
-
-def _tensor(arguments: tuple[object, ...]) -> object:
-    """`_rebuild_tensor` gives these four, `_rebuild_tensor_v2` also says who needs a gradient, and hooks."""
-    match arguments:
-        case (Storage() as storage, offset, shape, strides, *_):
-            return View(storage, _number(offset), _numbers(shape), _numbers(strides))
-        case _:
-            raise ExportError("the file's pickle has a tensor without a storage")
-
-
-def _parameter(arguments: tuple[object, ...]) -> object:
-    match arguments:
-        case (View() as view, *_):
-            return view
-        case _:
-            raise ExportError("the file's pickle has a parameter without a tensor")
-
-
-def _inert(_: tuple[object, ...]) -> object:
-    return Inert()
 
 
 _LITERALS = frozenset((
@@ -326,21 +240,4 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "NEWOBJ": _call,
     "BUILD": _build,
     "BINPERSID": _persistent,
-}
-_ALLOWED: dict[str, object] = {
-    "collections.OrderedDict": _Function(_ordered_dict),
-    "torch._utils._rebuild_tensor": _Function(_tensor),
-    "torch._utils._rebuild_tensor_v2": _Function(_tensor),
-    "torch._utils._rebuild_parameter": _Function(_parameter),
-    "argparse.Namespace": _Function(_inert),  # torchvision's training script saves its options
-    "torch.DoubleStorage": StorageType("f8"),
-    "torch.FloatStorage": StorageType("f4"),
-    "torch.HalfStorage": StorageType("f2"),
-    "torch.BFloat16Storage": StorageType(BFLOAT16),
-    "torch.LongStorage": StorageType("i8"),
-    "torch.IntStorage": StorageType("i4"),
-    "torch.ShortStorage": StorageType("i2"),
-    "torch.CharStorage": StorageType("i1"),
-    "torch.ByteStorage": StorageType("u1"),
-    "torch.BoolStorage": StorageType("?"),
 }

@@ -12,8 +12,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mattebox_export.checkpoint_pickle import BFLOAT16, printable
 from mattebox_export.checkpoint_torch import from_bytes, item_bytes
+from mattebox_export.checkpoint_values import BFLOAT16, printable
 from mattebox_export.errors import ExportError
 
 _LONGEST_HEADER = 10_000_000  # bytes; a network of 10,000 tensors takes a tenth

@@ -15,7 +15,8 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mattebox_export.checkpoint_pickle import BFLOAT16, Storage, View, printable, read_pickle
+from mattebox_export.checkpoint_pickle import read_pickle
+from mattebox_export.checkpoint_values import BFLOAT16, Storage, View, printable
 from mattebox_export.errors import ExportError
 
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from mattebox_export.checkpoint import State
-from mattebox_export.checkpoint_pickle import printable
+from mattebox_export.checkpoint_values import printable
 from mattebox_export.errors import ExportError
 
 _PACKAGED = "skeletons"
