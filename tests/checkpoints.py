@@ -8,6 +8,11 @@ import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from mattebox_export.skeletons import load_skeleton, places
+
 ODICT = b"ccollections\nOrderedDict\n"
 REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
 FLOAT = b"ctorch\nFloatStorage\n"
@@ -76,3 +81,22 @@ def legacy(operations: bytes, storages: Mapping[str, tuple[int, bytes]]) -> byte
 
 def safetensors(header: bytes, body: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + body
+
+
+def random_state(name: str, classes: int = 21) -> dict[str, NDArray[np.float32]]:
+    """Random weights for all places of a skeleton, with variances above 0; torch isn't needed for them."""
+    rng = np.random.default_rng(3)
+    shapes = {key: tuple(place.dims) for key, place in places(load_skeleton(name)).items()}
+    shapes["classifier.4.weight"] = (classes, *shapes["classifier.4.weight"][1:])
+    shapes["classifier.4.bias"] = (classes,)
+    state = {key: (0.05 * rng.standard_normal(shape)).astype(np.float32) for key, shape in shapes.items()}
+    return {key: value + np.float32(key.endswith("_var")) for key, value in state.items()}
+
+
+def legacy_of(state: Mapping[str, NDArray[np.float32]]) -> bytes:
+    """A state dict in torch's format before 1.6, which the official files of DeepLabV3-ResNet101 have."""
+    entries = {
+        key: tensor(storage(key, value.size), value.shape, [step // 4 for step in value.strides])
+        for key, value in state.items()
+    }
+    return legacy(table(entries, call(ODICT)), {key: (value.size, value.tobytes()) for key, value in state.items()})

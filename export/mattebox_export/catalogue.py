@@ -102,6 +102,7 @@ class Entry:
 
 _IMAGENET = Normalisation(IMAGENET_MEAN, IMAGENET_STD)
 _U2NET = Normalisation(IMAGENET_MEAN, IMAGENET_STD, by_maximum=True)
+_UNIT = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 _HALF: Triple = (0.5, 0.5, 0.5)
 _ONE: Triple = (1.0, 1.0, 1.0)
 
@@ -116,6 +117,17 @@ def _torchvision(name: str, file: str, megabytes: float, about: str, gmacs: floa
 def _rembg(file: str, megabytes: float, digest: str) -> Source:
     """A file of rembg's release."""
     return Source(f"https://github.com/danielgatis/rembg/releases/download/v0.0.0/{file}", megabytes, digest)
+
+
+def _selfie(name: str, file: str, sha256: str) -> Entry:
+    """One of MediaPipe's networks for video calls."""
+    place = f"mediapipe/modules/selfie_segmentation/{file}"
+    source = Source(place, 0.25, f"sha256:{sha256}", "mediapipe==0.10.21")
+    landscape = name == "selfie_landscape"
+    about = f"people before a camera{', in wide pictures' if landscape else ''}; a few milliseconds"
+    size = (256, 144) if landscape else (256, 256)
+    gmacs = 0.03 if landscape else 0.06
+    return Entry(name, "saliency", "tflite", source, "Apache-2.0", about, size, _UNIT, "none", gmacs)
 
 
 # Sizes and digests are those of the published files. U2-Net's multiplications were counted in its graph, IS-Net's from
@@ -256,6 +268,12 @@ _ENTRIES = (
         _U2NET,
         "sigmoid",
         None,
+    ),
+    _selfie("selfie", "selfie_segmentation.tflite", "9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c"),
+    _selfie(
+        "selfie_landscape",
+        "selfie_segmentation_landscape.tflite",
+        "a77d03f4659b9f6b6c1f5106947bf40e99d7655094b6527f214ea7d451106edd",
     ),
     Entry(
         "modnet",

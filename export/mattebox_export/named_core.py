@@ -7,8 +7,10 @@ import onnx
 
 from mattebox_export.catalogue import Entry
 from mattebox_export.core import Core
+from mattebox_export.errors import ExportError
 from mattebox_export.onnx_core import file_core
 from mattebox_export.skeleton_core import skeleton_core
+from mattebox_export.tflite.importer import tflite_core
 
 
 def named_core(entry: Entry, path: Path) -> Core:
@@ -23,8 +25,17 @@ def named_core(entry: Entry, path: Path) -> Core:
     """
     if entry.form == "torchvision":
         return skeleton_core(entry.name, path)
+    if entry.form == "tflite":
+        return tflite_core(_read(path), entry.normalisation, entry.activation)
     core = file_core(path, entry.normalisation, entry.activation)
     return replace(core, model=_free_batch(core.model)) if entry.frees_batch else core
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"can't read {path}: {error.strerror}") from error
 
 
 def _free_batch(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -26,7 +26,7 @@ from mattebox_export.core import Core
 from mattebox_export.errors import ExportError
 from mattebox_export.parity import upsample
 from mattebox_export.skeleton_core import skeleton_core
-from mattebox_export.skeletons import fold, load_skeleton, places
+from mattebox_export.skeletons import fold, load_skeleton
 from mattebox_server.spec import ModelSpec
 
 NAMES = ("deeplabv3_resnet101", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large")
@@ -38,16 +38,6 @@ SIZES = ((301, 225), (193, 257))
 def test_every_network_of_torchvision_has_a_skeleton() -> None:
     assert {name for name, entry in CATALOGUE.items() if entry.form == "torchvision"} == set(NAMES)
     assert sum(len(load_skeleton(name).SerializeToString()) for name in NAMES) < 500_000
-
-
-def random_state(name: str, classes: int = 21) -> dict[str, NDArray[np.float32]]:
-    """Random weights for all places of a skeleton, with variances above 0; torch isn't needed for them."""
-    rng = np.random.default_rng(3)
-    shapes = {key: tuple(place.dims) for key, place in places(load_skeleton(name)).items()}
-    shapes["classifier.4.weight"] = (classes, *shapes["classifier.4.weight"][1:])
-    shapes["classifier.4.bias"] = (classes,)
-    state = {key: (0.05 * rng.standard_normal(shape)).astype(np.float32) for key, shape in shapes.items()}
-    return {key: value + np.float32(key.endswith("_var")) for key, value in state.items()}
 
 
 def save_safetensors(state: dict[str, NDArray[Any]], path: Path) -> Path:
@@ -76,7 +66,7 @@ def photos(width: int, height: int) -> NDArray[np.float32]:
 
 def test_a_filled_skeleton_needs_no_torch(tmp_path: Path) -> None:
     """The core and the reference, whose batch norms are apart, give the same logits. The file says the classes."""
-    path = save_safetensors(random_state(SMALL, classes=3), tmp_path / "mine.safetensors")
+    path = save_safetensors(checkpoints.random_state(SMALL, classes=3), tmp_path / "mine.safetensors")
     core = skeleton_core(SMALL, path)
     onnx.checker.check_model(core.model, full_check=True)  # pyright: ignore[reportUnknownMemberType]
     assert core.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -91,7 +81,7 @@ def test_a_filled_skeleton_needs_no_torch(tmp_path: Path) -> None:
 
 def test_batch_norms_are_folded_in_double_precision() -> None:
     """The first layer by its formula in float64, rounded once."""
-    state = random_state(SMALL)
+    state = checkpoints.random_state(SMALL)
     model = fold(load_skeleton(SMALL), state)
     filled = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     scale, shift, mean, variance = (
@@ -105,7 +95,7 @@ def test_batch_norms_are_folded_in_double_precision() -> None:
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    state = random_state(SMALL)
+    state = checkpoints.random_state(SMALL)
 
     def refused(says: str, **changes: NDArray[Any] | None) -> None:
         changed = {key: value for key, value in {**state, **changes}.items() if value is not None}
@@ -129,13 +119,13 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 def test_what_only_training_needs_is_left_out(tmp_path: Path) -> None:
     """The auxiliary head and counters of batches; half precision is taken too."""
-    state: dict[str, NDArray[Any]] = dict(random_state(SMALL))
+    state: dict[str, NDArray[Any]] = dict(checkpoints.random_state(SMALL))
     plain = skeleton_core(SMALL, save_safetensors(state, tmp_path / "plain.safetensors"))
     state["aux_classifier.0.weight"] = np.ones((2, 2), np.float32)
     state["backbone.0.1.num_batches_tracked"] = np.array(7)
     more = skeleton_core(SMALL, save_safetensors(state, tmp_path / "more.safetensors"))
     assert more.model == plain.model
-    halves = {key: value.astype(np.float16) for key, value in random_state(SMALL).items()}
+    halves = {key: value.astype(np.float16) for key, value in checkpoints.random_state(SMALL).items()}
     half = skeleton_core(SMALL, save_safetensors(halves, tmp_path / "half.safetensors"))
     singles = {key: value.astype(np.float32) for key, value in halves.items()}
     single = skeleton_core(SMALL, save_safetensors(singles, tmp_path / "single.safetensors"))

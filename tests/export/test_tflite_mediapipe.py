@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from mattebox_export.catalogue import Normalisation
 from mattebox_export.errors import ExportError
+from mattebox_export.normal_form import prepare
 from mattebox_export.parity import check_parity, normalise
 from mattebox_export.tflite.importer import import_tflite, tflite_core
-from mattebox_export.wrap import prepare, wrap
+from mattebox_export.wrap import wrap
 from mattebox_server.engine.selfcheck import synthetic_photo
 from mattebox_server.spec import ModelSpec, Stretch, Weights
 

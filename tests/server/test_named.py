@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+import checkpoints
 import images
 import mattebox
 import networks
@@ -43,11 +44,11 @@ def alter(url: str, network: bytes, **facts: object) -> str:
     )
 
 
-def server_of(altered: str, cache: Path, *flags: str) -> LocalServer:
-    """A server of the altered catalogue's u2net, whose exporter has the same catalogue."""
+def server_of(altered: str, cache: Path, *flags: str, model: str = "u2net") -> LocalServer:
+    """A server of a network of the altered catalogue, whose exporter has the same catalogue."""
     child = f"{altered}from mattebox_export import cli; raise SystemExit(cli.main())"
     command = f"import sys; from mattebox_server import named; named._COMMAND = (sys.executable, '-c', {child!r})"
-    return altered_server(["u2net"], ["--cache-dir", str(cache), "--provider", "cpu", *flags], altered, command)
+    return altered_server([model], ["--cache-dir", str(cache), "--provider", "cpu", *flags], altered, command)
 
 
 def steps(server: LocalServer) -> list[str]:
@@ -164,6 +165,29 @@ def test_the_end_of_the_server_ends_the_exporter(tmp_path: Path, network: bytes)
         assert alive == []
         files.gate.set()
     assert not list((tmp_path / "models").glob("*.onnx"))
+
+
+def test_torchvisions_network_without_torch(tmp_path: Path) -> None:
+    """Its checkpoint is in torch's old format; the exporter's process can't import torch."""
+    name, labels = "deeplabv3_mobilenet_v3_large", 21
+    data = checkpoints.legacy_of(checkpoints.random_state(name, labels))
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()[:8]}"
+    files = Files(data, breaks_after=[len(data) // 3])
+    with serve(files) as url:
+        altered = (
+            "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None\n"
+            "from dataclasses import replace\n"
+            "from mattebox_export import catalogue as c\n"
+            f"source = c.Source({url!r} + '/weights.pth', {len(data) / 1e6}, {digest!r})\n"
+            f"c.CATALOGUE[{name!r}] = replace(c.CATALOGUE[{name!r}], source=source)\n"
+        )
+        server = server_of(altered, tmp_path, model=name)
+        with server, mattebox.Client(server.address) as client:
+            (model,) = client.models().models
+            client.remove_background(PHOTO, timeout=120)
+    assert (model.kind, len(model.labels), model.untrained) == ("semantic", labels, False)
+    assert any("broke off" in line for line in steps(server))
+    assert any(line.startswith("parity at 600x450, 450x675, batch 2") for line in steps(server))
 
 
 def test_the_list_says_what_is_cached(tmp_path: Path) -> None:
