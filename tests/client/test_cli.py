@@ -45,6 +45,15 @@ def test_pipe(server: LocalServer) -> None:
     assert images.decode(done.stdout).shape == (64, 96, 4)
 
 
+def test_without_out_the_result_lies_beside_the_photo(server: LocalServer, photo: str) -> None:
+    done = run(server, "remove", photo)
+    assert done.returncode == 0, done.stderr
+    assert images.decode(Path(photo).with_suffix(".mattebox.png").read_bytes()).shape == (64, 96, 3)
+    assert run(server, "remove", photo, "--format", "webp", "--background", "transparent").returncode == 0
+    assert images.decode(Path(photo).with_suffix(".mattebox.webp").read_bytes()).shape == (64, 96, 4)
+    assert images.decode(run(server, "remove", "-", stdin=PHOTO).stdout).shape == (64, 96, 3)
+
+
 def test_ping_and_models(server: LocalServer) -> None:
     assert run(server, "ping").returncode == 0
     done = run(server, "models")

@@ -109,6 +109,8 @@ def test_files_patterns_and_mattes(server: LocalServer, photos: Path) -> None:
         (["photos", "-o", "photos", "--name", "{stem}.jpg"], "would be replaced"),
         (["photos", "photos/deep", "-o", "out", "--name", "{stem}.{suffix}", "photos/x/c.bmp"], ""),
         (["photos/*.gif", "-o", "out"], "photos/*.gif: the pattern matches no file"),
+        (["photos"], "-o FOLDER: several photos need a folder"),
+        (["photos/a.jpg", "--watch"], "-o FOLDER"),
         (["photos", "-o", "-"], "--out -"),
         (["photos/a.jpg", "-o", "-", "--json"], "--out -"),
         (["photos/a.jpg", "-", "-o", "out"], "standard input is one photo"),

@@ -110,8 +110,23 @@ class Plan:
 
 def goes_into_a_folder(inputs: Sequence[str], out: str) -> bool:
     """Whether `out` is a folder: it exists as one, ends in a slash, or has to hold several results."""
-    several = len(inputs) > 1 or any(Path(each).is_dir() or _is_pattern(each) for each in inputs)
-    return several or out.endswith(("/", os.sep)) or Path(out).is_dir()
+    return _may_be_several(inputs) or out.endswith(("/", os.sep)) or Path(out).is_dir()
+
+
+def _may_be_several(inputs: Sequence[str]) -> bool:
+    return len(inputs) > 1 or any(Path(each).is_dir() or _is_pattern(each) for each in inputs)
+
+
+def usual_out(inputs: Sequence[str], image_format: ImageFormat, watch: bool) -> str:
+    """Returns where the result of one photo goes if nothing is said: beside the photo, or to standard output.
+
+    Raises:
+        ValueError: there are several photos.
+    """
+    if watch or _may_be_several(inputs):
+        raise ValueError("-o FOLDER: several photos need a folder for their results")
+    (photo,) = inputs
+    return STANDARD if photo == STANDARD else str(Path(photo).with_suffix(f".mattebox.{_OUT_SUFFIXES[image_format]}"))
 
 
 def plan_folder(inputs: Sequence[str], out: Path, naming: Naming, skip_existing: bool) -> Plan:

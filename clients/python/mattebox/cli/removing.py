@@ -10,7 +10,7 @@ import typer
 from mattebox import Matte, Output
 from mattebox._core import DEFAULT_ADDRESS
 from mattebox.cli.connecting import Address, TlsCa, TlsCertificate, TlsKey, TokenFile, UseTls, connected
-from mattebox.cli.jobs import STANDARD, SUFFIXES, Job, Naming, goes_into_a_folder, plan_folder
+from mattebox.cli.jobs import STANDARD, SUFFIXES, Job, Naming, goes_into_a_folder, plan_folder, usual_out
 from mattebox.cli.reporting import Report
 from mattebox.cli.running import Run, finish, remove_one, watch_folders
 from mattebox.options import ImageFormat, MatteMethod, RemovalOptions, Size
@@ -22,11 +22,14 @@ def remove(
     *,
     photos: Annotated[list[str], typer.Argument(help="Image files, folders or patterns; - reads standard input.")],
     out: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "-o", "--out", help="The file to write, or a folder for several photos; - writes to standard output."
+            "-o",
+            "--out",
+            help="The file to write, or a folder for several photos; - writes to standard output."
+            " Default: NAME.mattebox.png beside the one photo NAME.",
         ),
-    ],
+    ] = None,
     background: Annotated[
         str,
         typer.Option(
@@ -96,6 +99,7 @@ def remove(
 ) -> None:
     """Removes the background of one photo, or of all photos in folders."""
     with connected(address, tls, tls_ca, tls_certificate, tls_key, token_file) as client:
+        out = usual_out(photos, image_format or "png", watch) if out is None else out
         folder = goes_into_a_folder(photos, out) or watch
         if alpha == STANDARD:
             raise ValueError("--alpha -: the matte needs a file of its own")
