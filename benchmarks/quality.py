@@ -3,7 +3,8 @@
 The folder holds `voc/images/*.jpg` with `voc/masks/*.png` (class indices, 255 unknown), `alpha/images`, `alpha/alphas`
 and `alpha/trimaps` (*.png; 128 unknown), and may hold `models/deeplabv3_mobilenetv2_257.onnx`. Photos with masks are
 those of Pascal VOC, photos with mattes those of alphamatting.com. Each method makes the mattes of all photos, from the
-answer of each network, and from a coarse map of the true matte, which judges the method without a network.
+answer of each network, and from a coarse map of the true matte, which judges the method without a network. The rows
+`map` are the network's probability itself, enlarged bilinearly to the photo, without any method.
 """
 
 import argparse
@@ -38,6 +39,8 @@ from mattebox_server.removal.stages import kept_classes
 from mattebox_server.request import MatteMethod, MatteOptions
 
 METHODS = (MatteMethod.NONE, MatteMethod.GAUSSIAN, MatteMethod.GUIDED, MatteMethod.GRABCUT)
+MAP = "map"
+WAYS = (MAP, *(method.value for method in METHODS))
 SIMULATED = "coarse map of the truth"
 WHITE, SATURATED = (255, 255, 255), (60, 220, 40)
 UNKNOWN = 128
@@ -91,10 +94,10 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     for name in names:
         found = [find(engine, name, case.photo) for case in masks]
-        rows += [score_masks(name, method, masks, found) for method in METHODS]
+        rows += [score_masks(name, way, masks, found) for way in WAYS]
     for name in [*names, SIMULATED]:
         found = [simulate(case) if name == SIMULATED else find(engine, name, case.photo) for case in alphas]
-        rows += [score_alphas(name, method, alphas, found) for method in METHODS]
+        rows += [score_alphas(name, way, alphas, found) for way in WAYS]
     colors = color_errors(alphas, masks)
     write_sheets(arguments.out, engine, names, masks, alphas)
     engine.close()
@@ -161,28 +164,36 @@ def simulate(case: Case) -> Found:
     return Found(probability, hard_mask(probability, None, frozenset((0,))))
 
 
-def mattes(method: MatteMethod, cases: list[Case], found: list[Found]) -> list[Pixels]:
-    """Makes the matte of each photo, uint8 (H, W)."""
-    options = MatteOptions(method, keep_edge_colors=True)
+def mattes(way: str, cases: list[Case], found: list[Found]) -> list[Pixels]:
+    """Makes the matte of each photo, uint8 (H, W), by one of the `WAYS`."""
+    if way == MAP:
+        return [enlarged(each.probability, case.photo) for case, each in zip(cases, found, strict=True)]
+    options = MatteOptions(MatteMethod(way), keep_edge_colors=True)
     return [
         make_matte(case.photo, each.probability, each.mask, options).alpha
         for case, each in zip(cases, found, strict=True)
     ]
 
 
-def score_masks(source: str, method: MatteMethod, cases: list[Case], found: list[Found]) -> dict[str, Any]:
-    """Returns the mean scores of a method over the photos with masks."""
-    pairs = zip(mattes(method, cases, found), cases, strict=True)
+def enlarged(probability: Pixels, photo: Pixels) -> Pixels:
+    """Returns a probability uint8 (h, w) at the size of a photo, interpolated bilinearly: uint8 (H, W)."""
+    height, width = photo.shape[:2]
+    return np.asarray(cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def score_masks(source: str, way: str, cases: list[Case], found: list[Found]) -> dict[str, Any]:
+    """Returns the mean scores of one of the `WAYS` over the photos with masks."""
+    pairs = zip(mattes(way, cases, found), cases, strict=True)
     scores = [mask_scores(matte, case.truth > 0, case.known) for matte, case in pairs]
-    return {"photos": "masks", "map": source, "method": method.value, **means(scores)}
+    return {"photos": "masks", "map": source, "method": way, **means(scores)}
 
 
-def score_alphas(source: str, method: MatteMethod, cases: list[Case], found: list[Found]) -> dict[str, Any]:
-    """Returns a method's mean errors over the photos with mattes, in the trimap's unknown band and in all."""
-    pairs = list(zip(mattes(method, cases, found), cases, strict=True))
+def score_alphas(source: str, way: str, cases: list[Case], found: list[Found]) -> dict[str, Any]:
+    """Returns the mean errors of one of the `WAYS` over the photos with mattes, in the unknown band and in all."""
+    pairs = list(zip(mattes(way, cases, found), cases, strict=True))
     band = [alpha_errors(matte, case.truth, ~case.known) for matte, case in pairs]
     whole = [alpha_errors(matte, case.truth, np.ones_like(case.known)) for matte, case in pairs]
-    result = {"photos": "mattes", "map": source, "method": method.value, **means(band)}
+    result = {"photos": "mattes", "map": source, "method": way, **means(band)}
     return {**result, **{f"whole_{name}": value for name, value in means(whole).items()}}
 
 

@@ -100,7 +100,7 @@ def test_quality(material: Path, brightness_model: Path) -> None:
     report = json.loads((out / "quality.json").read_text())
     assert report["photos"] == [1, 1]
     rows = {(row["photos"], row["map"], row["method"]): row for row in report["rows"]}
-    methods = ("none", "gaussian", "guided", "grabcut")
+    methods = ("map", "none", "gaussian", "guided", "grabcut")
     simulated = "coarse map of the truth"
     assert set(rows) == {
         *(("masks", "brightness", method) for method in methods),
@@ -113,6 +113,9 @@ def test_quality(material: Path, brightness_model: Path) -> None:
         row = rows["mattes", name, "none"]
         assert row["mad"] == pytest.approx(1000 * (1 - HALF))
         assert row["whole_sad"] == pytest.approx(SIDE * (1 - HALF) / 1000)
+    assert rows["mattes", "brightness", "map"]["mad"] == pytest.approx(
+        1000 * (int(40 + 180 * HALF) / 255 - HALF), abs=2
+    )
     gaussian = rows["mattes", "brightness", "gaussian"]
     one, two, three = BLURRED
     assert gaussian["mad"] == pytest.approx(1000 * (1 - one - HALF), abs=2)  # a grey level is 4
