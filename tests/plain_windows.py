@@ -33,7 +33,11 @@ class PlainWindows:
 
     def spread(self, values: Doubles) -> Doubles:
         """Returns for each pixel the mean of the values of the windows that hold it."""
-        return self.enlarged(_blurred(values, self.side, self.side - 1 - self.side // 2))
+        return self.enlarged(self.around(values))
+
+    def around(self, values: Doubles) -> Doubles:
+        """Returns for each window the mean of the values of the windows that hold its centre."""
+        return _blurred(values, self.side, self.side - 1 - self.side // 2)
 
     def enlarged(self, values: Doubles) -> Doubles:
         """Returns the values of windows at all pixels, bilinearly between the windows' centres."""

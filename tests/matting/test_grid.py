@@ -79,8 +79,29 @@ def test_cells_are_as_small_as_they_may_be(cells: tuple[int, int], width: int, h
     assert (grid.cell_width_px, grid.cell_height_px) == (min(side, width), min(side, height))
     assert sorted((grid.columns, grid.rows))[0] <= cells[0]
     assert max(grid.columns, grid.rows) <= cells[1]
-    assert side <= 8 or side % 4 == 0 or side > max(width, height)
-    assert side == 1 or not fits(side - (4 if side > 8 else 1)) or side > max(width, height)
+    step = 1 if side <= 4 else 2 if side <= 8 else 4
+    assert side % step == 0 or side > max(width, height)
+    assert side == 1 or not fits(side - step) or side > max(width, height)
+
+
+@given(width=SIDES, height=SIDES, side=CELLS, pixel_px=st.floats(0.2, 30))
+def test_divided_cells_are_about_as_small_as_they_are_to_be(
+    width: int, height: int, side: int, pixel_px: float
+) -> None:
+    grid = square(width, height, side)
+    parts = grid.parts(pixel_px)
+    fine = grid.divided(parts)
+    assert fine.cell_width_px * parts == grid.cell_width_px
+    assert fine.cell_height_px * parts == grid.cell_height_px
+    if grid.cell_width_px == grid.cell_height_px:
+        assert fine.cell_width_px == 1 or fine.cell_width_px <= 1.34 * pixel_px
+        coarser = [less for less in range(1, parts) if grid.cell_width_px % less == 0]
+        assert all(grid.cell_width_px / less > 1.33 * pixel_px for less in coarser)
+
+
+def test_the_width_of_a_pixel() -> None:
+    assert Grid.over(800, 600).pixel_px(np.zeros((300, 400), np.uint8)) == 2
+    assert Grid.over(800, 600).pixel_px(np.zeros((600, 200), np.uint8)) == 2  # in the mean of both directions
 
 
 @given(width=SIDES, height=SIDES, side=CELLS, seed=SEEDS)
@@ -190,7 +211,7 @@ def test_strips_hold_hardly_more_than_they_must() -> None:
     alpha = np.zeros((400, 900), np.uint8)
     alpha[100:110, 300:310] = alpha[100:110, 600:620] = 7
     strips = list(Grid.over(900, 400).mixed_strips(alpha))
-    assert covered(strips, 900, 400).sum() <= 80 * 30
+    assert covered(strips, 900, 400).sum() <= 130 * 30
     assert [strip.spans for strip in strips] == [[(300, 310), (600, 620)]]
 
 

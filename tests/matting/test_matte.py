@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mattebox_server.imaging.pixels import Pixels
-from mattebox_server.matting import grabcut, guided
+from mattebox_server.matting import answers, grabcut, guided
+from mattebox_server.matting.answers import Answer
 from mattebox_server.matting.grid import Grid
 from mattebox_server.matting.matte import Matte, make_matte
 from mattebox_server.request import MatteMethod, MatteOptions
@@ -22,7 +24,10 @@ Doubles = NDArray[np.floating[Any]]
 Where = NDArray[np.bool_]
 
 FOLLOWING = [MatteMethod.GUIDED, MatteMethod.GRABCUT]
-PARAMETERS: Mapping[str, Any] = vars(guided)  # tuned by measurements, so that they may change; the formula doesn't
+PARAMETERS: Mapping[str, Any] = {
+    **vars(answers),
+    **vars(guided),
+}  # tuned by measurements, so that they may change; the formula doesn't
 RED, GREEN = (60.0, 60.0, 190.0), (150.0, 120.0, 60.0)
 
 
@@ -70,8 +75,11 @@ def levels(name: str) -> tuple[int, int]:
     return round(255 * low), round(255 * high)
 
 
-def explanation(colors: Doubles, target: Doubles, radius: float) -> Doubles:
-    """He, Sun and Tang's equations 14 to 16: alpha in [0, 1] that follows colours in [0, 1]."""
+def explanation(colors: Doubles, target: Doubles, radius: float) -> tuple[Doubles, Doubles]:
+    """He, Sun and Tang's equations 14 to 16: alpha in [0, 1] that follows colours in [0, 1].
+
+    The second is the share of the target's variance around each window that this explains.
+    """
     windows = PlainWindows(radius * min(target.shape))
     mean_color, mean_target = windows.means(colors), windows.means(target)
     pairs = np.stack([windows.means(colors * colors[..., [other]]) for other in range(3)], axis=-1)
@@ -81,7 +89,9 @@ def explanation(colors: Doubles, target: Doubles, radius: float) -> Doubles:
     weights = np.linalg.solve(covariance + flat, with_target[..., np.newaxis])[..., 0]
     constants = mean_target - (weights * mean_color).sum(axis=-1)
     following: Doubles = (windows.spread(weights) * colors).sum(axis=-1) + windows.spread(constants)
-    return following
+    explained = windows.around((weights * with_target).sum(axis=-1))
+    varied = windows.around(windows.means(target * target) - mean_target**2)
+    return following, explained / (varied + PARAMETERS["_EVEN"])
 
 
 def plain_radii(probability: Pixels) -> list[float]:
@@ -102,20 +112,39 @@ def sharp(probability: Pixels) -> Pixels:
     return steep
 
 
-def follow(method: Any, guide: Pixels, probability: Pixels) -> guided.LinearMatte:
+def plain_settled(probability: Pixels, need: float = 1) -> Pixels:
+    """Straight from 0 at a low probability over a half at one half to 1 at a high one."""
+    low, high = (
+        one + (other - one) * need for one, other in zip(PARAMETERS["SURE"], PARAMETERS["_SETTLED"], strict=True)
+    )
+    likely: Doubles = probability / 255
+    below: Doubles = (0.5 * (likely - low) / (0.5 - low)).clip(0, 0.5)
+    above: Doubles = (0.5 * (likely - 0.5) / (high - 0.5)).clip(0, 0.5)
+    alpha: Pixels = np.rint(255 * (below + above)).astype(np.uint8)  # below one half only the first counts
+    return alpha
+
+
+def follow(method: Any, guide: Pixels, probability: Pixels, need: float = 1) -> guided.LinearMatte:
     """With the probability at the guide's own resolution."""
-    made: guided.LinearMatte = method(guide, probability, sharp(probability))
+    answer = Answer.over(Grid(guide.shape[1], guide.shape[0], 1, 1), probability)
+    assert (answer.probability == probability).all()
+    made: guided.LinearMatte = method(guide, replace(answer, need=need))
     return made
 
 
-def plain_guided(guide: Pixels, probability: Pixels) -> Doubles:
+def plain_guided(guide: Pixels, probability: Pixels, need: float) -> Doubles:
     """The matte at the guide's resolution, in [0, 255]."""
-    colors, radii = guide / 255, plain_radii(probability)
-    contrast = (explanation(colors, sharp(probability) / 255, radii[0]) - 0.5) * PARAMETERS["_GAIN"] + 0.5
+    colors, radii, likely = guide / 255, plain_radii(probability), probability / 255
+    contrast = (explanation(colors, sharp(probability) / 255, radii[0])[0] - 0.5) * PARAMETERS["_GAIN"] + 0.5
     low, high = PARAMETERS["_LEVELS"]
-    stretched = (explanation(colors, contrast.clip(0, 1), radii[1]) - low) / (high - low)
-    alpha: Doubles = stretched.clip(0, 1) * 255
-    never, always = levels("_SURE")
+    following, explained = explanation(colors, contrast.clip(0, 1), radii[1])
+    stretched = (following - low) / (high - low)
+    windows = PlainWindows(radii[1] * min(probability.shape))
+    unsure = windows.means(4 * likely * (1 - likely)) / PARAMETERS["_FULL_SHARE"]
+    share = need * windows.enlarged((unsure * explained).clip(0, 1))
+    mixed = share * stretched + (1 - share) * plain_settled(probability, need) / 255
+    alpha: Doubles = mixed.clip(0, 1) * 255
+    never, always = levels("SURE")
     alpha[probability <= never], alpha[probability >= always] = 0, 255
     return alpha
 
@@ -137,11 +166,13 @@ SIZES = [(60, 80), (90, 40), (1, 30), (30, 1), (1, 1), (2, 3)]
 
 @pytest.mark.parametrize("kind", list(guides(1, 1)))
 @pytest.mark.parametrize("size", SIZES)
-def test_guided_equals_the_formula(size: tuple[int, int], kind: str) -> None:
+@pytest.mark.parametrize("need", [1, 0.4, 0])
+def test_guided_equals_the_formula(size: tuple[int, int], kind: str, need: float) -> None:
     guide = guides(*size)[kind]
     for blur_px in (0.6, 3, 15):
         probability = coarse(disc(size[1], size[0], x=1).astype(np.float64), size[1], size[0], blur_px)
-        error = np.abs(follow(guided.guided, guide, probability).alpha - plain_guided(guide, probability))
+        expected = plain_guided(guide, probability, need)
+        error = np.abs(follow(guided.guided, guide, probability, need).alpha - expected)
         assert error.max() <= 2
         assert error.mean() <= 0.3  # rounding alone is a quarter
 
@@ -153,8 +184,8 @@ def test_away_from_edges_there_are_constants(method: Any, size: tuple[int, int],
     guide, probability = guides(*size)[kind], coarse(disc(size[1], size[0]).astype(float), size[1], size[0], 3)
     made: guided.LinearMatte = follow(method, guide, probability)
     assert np.isin(made.alpha[~made.edge], (0, 255)).all()
-    assert (made.coefficients[~made.edge, 3] * 255 == made.alpha[~made.edge]).all()
-    assert not made.coefficients[~made.edge, :3].any()
+    assert (made.rest[~made.edge] == made.alpha[~made.edge]).all()
+    assert not made.weights[~made.edge].any()
     around = np.pad(made.alpha, 1, "edge")
     for y in range(3):
         for x in range(3):  # no change without an edge on both of its sides
@@ -181,7 +212,7 @@ def test_rendering_at_the_resolution_of_the_cells_changes_nothing(blur_px: float
         probability = coarse(disc(80, 60).astype(np.float64), 80, 60, blur_px)
         made = follow(guided.guided, guide, probability)
         alpha = made.render(guide, Grid(80, 60, 1, 1)).astype(int)
-        never, always = levels("_SURE")
+        never, always = levels("SURE")
         same = (np.abs(alpha - made.alpha) <= 1) | (((probability <= never) | (probability >= always)) & made.edge)
         assert same.all()
 
@@ -203,7 +234,7 @@ def test_rendering_by_strips_equals_rendering_at_once(size: tuple[int, int], kin
     photo, grid = guides(height, width)[kind], Grid.over(width, height, guided.CELLS)
     probability = grid.sample(coarse(disc(width, height, x=1).astype(float), 90, 60, 2))
     made = follow(guided.guided, grid.means(photo), probability)
-    whole = (bilinear(made.coefficients, grid) * np.dstack([photo, np.full((height, width), 255)])).sum(axis=-1)
+    whole = (bilinear(made.weights, grid) * photo).sum(axis=-1) + bilinear(made.rest, grid)
     alpha = made.render(photo, grid)
     assert alpha.shape == (height, width)
     assert np.abs(alpha - whole.clip(0, 255)).max() <= 0.51
@@ -211,9 +242,39 @@ def test_rendering_by_strips_equals_rendering_at_once(size: tuple[int, int], kin
     assert np.isin(alpha[~near], (0, 255)).all()
 
 
+@pytest.mark.parametrize(
+    ("size", "network"), [((500, 375), (320, 320)), ((1000, 667), (320, 320)), ((1300, 1290), (600, 500))]
+)
+def test_rendering_a_map_that_is_finer_than_cells(size: tuple[int, int], network: tuple[int, int]) -> None:
+    """The rest has its own places, of which several belong to a cell."""
+    width, height = size
+    photo, grid = guides(height, width)["two tones"], Grid.over(width, height, guided.CELLS)
+    answer = Answer.over(grid, coarse(disc(*network, x=1).astype(float), *network, 2))
+    made = guided.guided(grid.means(photo), answer)
+    assert made.parts > 1
+    fine = grid.divided(made.parts)
+    assert made.rest.shape == (fine.rows, fine.columns)
+    whole = (bilinear(made.weights, grid) * photo).sum(axis=-1) + bilinear(made.rest, fine)
+    alpha = made.render(photo, grid)
+    near = grid.nearest(cv2.dilate(made.edge.astype(np.uint8), np.ones((3, 3), np.uint8))) > 0
+    assert np.abs(alpha - whole.clip(0, 255))[near].max() <= 0.51
+    assert np.isin(alpha[~near], (0, 255)).all()
+
+
 def test_sharpening() -> None:
     every = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert (guided.sharpen(every) == sharp(every)).all()
+    assert (answers.sharpen(every) == sharp(every)).all()
+
+
+@pytest.mark.parametrize("need", [0, 0.3, 1])
+def test_what_a_map_means_by_itself(need: float) -> None:
+    every = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    found = answers.settled(every, need)
+    assert np.abs(found.astype(int) - plain_settled(every, need)).max() <= 1  # a tie may be rounded to either side
+    assert (found[every <= 5] == 0).all()
+    assert (found[every >= 250] == 255).all()
+    if not need:
+        assert np.abs(found.astype(int) - every).max() <= 5
 
 
 @pytest.mark.parametrize("unsure_px", [2, 8, 20])
@@ -222,14 +283,14 @@ def test_windows_are_as_large_as_the_network_is_unsure(unsure_px: int) -> None:
     ramp = np.interp(np.arange(300), [150 - 0.625 * unsure_px, 150 + 0.625 * unsure_px], [255, 0])  # 0.1 to 0.9
     probability = np.tile(np.rint(ramp).astype(np.uint8), (200, 1))
     smallest, largest = PARAMETERS["_MIN_RADIUS"], PARAMETERS["_MAX_RADII"]
-    for radius, most in zip(guided.radii(probability), largest, strict=True):
+    for radius, most in zip(answers.radii(probability), largest, strict=True):
         assert radius == pytest.approx(min(most, max(smallest, unsure_px / 200)), abs=1.01 / 200)
-    assert guided.radii(probability.T.copy()) == guided.radii(probability)
+    assert answers.radii(probability.T.copy()) == answers.radii(probability)
 
 
 def test_a_sure_network_has_the_last_word() -> None:
     """In small gaps, which the windows would close, and on specks."""
-    never, always = levels("_SURE")
+    never, always = levels("SURE")
     inside = disc(80, 60)
     probability: Pixels = np.where(inside, always - 1, never + 1).astype(np.uint8)
     probability[30, 40], probability[5, 5] = never, always
@@ -258,7 +319,8 @@ def test_a_disc_gets_its_true_edge_back(method: MatteMethod, size: tuple[int, in
     alpha = matte(photo, probability, method).alpha
     assert overlap(classic, truth, band) < 0.8
     assert overlap(alpha, truth, band) > 0.99
-    assert np.abs(alpha - 255.0 * truth).mean() < 0.5  # a hard edge stays hard
+    assert np.abs(alpha - 255.0 * truth).mean() < 0.9  # a hard edge stays hard; the map's own is 3.4 and more
+    assert np.abs(cv2.resize(probability, size) - 255.0 * truth).mean() > 3.4
 
 
 def lined(left: int, line_px: int) -> Where:
@@ -299,6 +361,59 @@ def test_a_subject_that_touches_the_frame_has_no_seam(method: MatteMethod, size:
     assert np.abs(alpha - 255.0 * truth).mean() < 0.3
 
 
+@pytest.mark.parametrize("blur_px", [0, 1.5])
+def test_a_map_as_fine_as_the_photo_comes_through(blur_px: float) -> None:
+    """Also where the photo shows no edge at all, and where it shows another one."""
+    truth = disc(400, 300).astype(np.float32)
+    wanted = cv2.GaussianBlur(truth, (0, 0), blur_px) if blur_px else truth
+    probability = np.rint(255 * wanted).astype(np.uint8)
+    for photo in (painted(disc(400, 300)), painted(disc(400, 300, x=6)), np.full((300, 400, 3), 90, np.uint8)):
+        alpha = matte(photo, probability, MatteMethod.GUIDED).alpha
+        assert np.abs(alpha - 255.0 * wanted).max() <= 6  # what is sure becomes 0 and 255
+
+
+def test_a_map_finer_than_the_photo_comes_through() -> None:
+    truth = disc(800, 600)
+    whole = disc(400, 300)
+    alpha = matte(painted(whole), np.where(truth, 255, 0).astype(np.uint8), MatteMethod.GUIDED).alpha
+    shares = truth.reshape(300, 2, 400, 2).mean(axis=(1, 3))
+    assert np.abs(alpha - 255 * shares).max() <= 6
+
+
+@pytest.mark.parametrize("seen", ["nothing", "noise"])
+def test_a_sharp_map_is_not_blurred_where_the_photo_explains_nothing(seen: str) -> None:
+    """It has half as many pixels as the photo along each side, in which it is right."""
+    truth = disc(640, 480)
+    probability = coarse(truth.astype(np.float64), 320, 240, 0.6)
+    photo = np.full((480, 640, 3), 90, np.uint8) if seen == "nothing" else noise(480, 640, 3)
+    alone = cv2.resize(probability, (640, 480), interpolation=cv2.INTER_LINEAR)
+    alpha = matte(photo, probability, MatteMethod.GUIDED).alpha
+    mistake, of_the_map = (np.abs(each - 255.0 * truth).mean() for each in (alpha, alone))
+    assert mistake <= 1.02 * of_the_map
+    assert overlap(alpha, truth) >= overlap(alone, truth) - 0.001
+
+
+def test_the_photo_counts_by_what_it_explains() -> None:
+    """The same map that is unsure over many cells: beside a photo with that edge, and beside one with none."""
+    truth = disc(640, 480)
+    probability = coarse(truth.astype(np.float64), 160, 120, 3)
+    shown, hidden = (matte(photo, probability, MatteMethod.GUIDED).alpha
+                     for photo in (painted(truth), np.full((480, 640, 3), 90, np.uint8)))  # fmt: skip
+    mixed = [float(((alpha > 25) & (alpha < 230)).mean()) for alpha in (shown, hidden)]
+    assert np.abs(shown - 255.0 * truth).mean() < 1
+    assert mixed[0] < 0.2 * mixed[1]
+
+
+@pytest.mark.parametrize(("pixel_px", "unsure_px", "expected"), [
+    (0.7, 2, 0), (1.0, 2, 0), (1.25, 2, 0.5), (1.5, 2, 1), (4, 2, 1), (0.7, 20, 1), (1.25, 20, 1),
+])  # fmt: skip
+def test_how_much_a_map_needs_the_photo(pixel_px: float, unsure_px: float, expected: float) -> None:
+    """By its own pixels' width, or if it is unsure along a straight edge in a map of 300 x 200."""
+    ramp = np.interp(np.arange(300), [150 - 0.625 * unsure_px, 150 + 0.625 * unsure_px], [255, 0])
+    probability = np.tile(np.rint(ramp).astype(np.uint8), (200, 1))
+    assert answers.need_of_photo(probability, pixel_px) == pytest.approx(expected)
+
+
 @given(width=st.integers(1, 400), height=st.integers(1, 300), network=st.tuples(*[st.integers(1, 60)] * 2))
 @pytest.mark.parametrize("method", list(MatteMethod))
 @settings(deadline=None, max_examples=15)
@@ -324,11 +439,13 @@ def test_a_flat_photo_has_the_network_s_edge(method: MatteMethod) -> None:
 @pytest.mark.parametrize("method", FOLLOWING)
 @pytest.mark.parametrize("value", [20, 110, 127, 128, 145, 235])
 def test_the_same_probability_everywhere(method: MatteMethod, value: int) -> None:
-    """No photo can tell anything apart then: only the curves are left."""
+    """No photo can tell anything apart then: only the curves are left, and of `guided` the map alone."""
     steep = float(sharp(np.full((1, 1), value, np.uint8))[0, 0]) / 255
     contrast = np.clip((steep - 0.5) * PARAMETERS["_GAIN"] + 0.5, 0, 1)
     low, high = PARAMETERS["_LEVELS"]
     expected = 255 * np.clip((contrast - low) / (high - low), 0, 1)
+    if method is MatteMethod.GUIDED:
+        expected = plain_settled(np.full((1, 1), value, np.uint8))[0, 0]
     for photo in (noise(200, 300, 3), np.full((200, 300, 3), 255, np.uint8)):
         alpha = matte(photo, np.full((20, 30), value, np.uint8), method).alpha
         assert np.abs(alpha - expected).max() <= 1
@@ -427,7 +544,8 @@ def speckled(value: int, speck: int, x: int = 20) -> Pixels:
 def test_grabcut_with_hardly_anything_to_learn_from(probability: Pixels) -> None:
     for photo in (noise(30, 40, 3), np.full((30, 40, 3), 7, np.uint8), painted(disc(40, 30))):
         made = follow(grabcut.grabcut, photo, probability)
-        assert np.isfinite(made.coefficients).all()
+        assert np.isfinite(made.weights).all()
+        assert np.isfinite(made.rest).all()
         assert matte(photo, probability, MatteMethod.GRABCUT).alpha.shape == (30, 40)
 
 

@@ -28,6 +28,7 @@ COLOR_GRAY2BGR: int
 COLOR_RGB2BGR: int
 COLOR_RGB2GRAY: int
 COLOR_RGBA2BGR: int
+CV_8U: Final = 0
 CV_64F: Final = 6
 DIST_L2: int
 GC_BGD: int
@@ -87,6 +88,9 @@ def extractChannel(src: NDArray[_Number], coi: int) -> NDArray[_Number]: ...
 def insertChannel(src: NDArray[_Number], dst: NDArray[_Number], coi: int) -> NDArray[_Number]: ...
 def merge(mv: Sequence[NDArray[_Number]]) -> NDArray[_Number]: ...
 def split(m: NDArray[_Number]) -> Sequence[NDArray[_Number]]: ...
+
+# Arithmetic.
+def add(src1: NDArray[_Number], src2: NDArray[_Number], *, dtype: Literal[0]) -> _Pixels: ...
 
 # Windows.
 def blur(

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from mattebox_server.imaging.pixels import Floats, Pixels
-from mattebox_server.matting.guided import Guide, LinearMatte, radii, refine, unit
+from mattebox_server.matting.answers import Answer, radii
+from mattebox_server.matting.guided import Guide, LinearMatte, refine, unit
 
 CELLS = (400, 800)
 """The largest number of cells along the photo's short and long side."""
@@ -22,14 +23,15 @@ _NO_BOX = (0, 0, 1, 1)  # OpenCV ignores the rectangle if there are labels
 _SEED = 0  # OpenCV starts its colour models at random, so that a fixed seed is needed for repeatable mattes
 
 
-def grabcut(photo: Pixels, probability: Pixels, sharp: Pixels) -> LinearMatte:
+def grabcut(photo: Pixels, answer: Answer) -> LinearMatte:
     """Makes a matte with a photo's edges. It is slower than `guided`, and better where the network is wrong.
 
     Arguments and result have the form of `guided`'s. GrabCut keeps the network's answer away from the edge, where the
     network is sure, and cuts the rest anew. The cut is hard and sometimes wrong, so that it is mixed with the network's
     answer after a run of the guided filter, and filtered again. Equal arguments always give equal mattes.
     """
-    guide, rough, sizes = Guide(photo), unit(sharp), radii(probability)
+    probability = answer.probability
+    guide, rough, sizes = Guide(photo), unit(answer.sharp()), radii(probability)
     cut = _cut(photo, probability)
     if cut is not None:
         network = guide.filtered(rough, sizes[0])

@@ -7,6 +7,7 @@ import numpy as np
 
 from mattebox_server.imaging.pixels import Pixels, resize
 from mattebox_server.matting import grabcut, guided
+from mattebox_server.matting.answers import Answer
 from mattebox_server.matting.foreground import Restorer, separate
 from mattebox_server.matting.grid import Grid
 from mattebox_server.request import MatteMethod, MatteOptions
@@ -50,7 +51,7 @@ def make_matte(photo: Pixels, probability: Pixels, mask: Pixels, options: MatteO
         case MatteMethod.GRABCUT:
             grid, method = Grid.over(width, height, grabcut.CELLS), grabcut.grabcut
     cells = grid.means(photo)
-    linear = method(cells, grid.sample(probability), grid.sample(guided.sharpen(probability)))
+    linear = method(cells, Answer.over(grid, probability))
     layers = None if options.keep_edge_colors else separate(cells, linear.alpha)
     alpha = linear.render(photo, grid)
     return Matte(alpha, None if layers is None else Restorer.of(alpha, *layers, grid))
