@@ -88,11 +88,11 @@ def parse_arguments(argv: Sequence[str]) -> Arguments | Path:
     """
     parser = _parser()
     namespace = parser.parse_args(argv)
-    if namespace.list:
-        return _cache_folder(namespace)
-    if namespace.model is None:
-        parser.error("which MODEL? mattebox-export --list shows all")
     try:
+        if namespace.list:
+            return _cache_folder(namespace)
+        if namespace.model is None:
+            parser.error("which MODEL? mattebox-export --list shows all")
         return _check(namespace)
     except ValueError as error:
         parser.error(str(error))
@@ -210,7 +210,10 @@ def _check_named(namespace: argparse.Namespace, entry: Entry) -> None:
 
 
 def _cache_folder(namespace: argparse.Namespace) -> Path:
-    return namespace.cache_dir or _user_cache() / "mattebox"
+    try:
+        return namespace.cache_dir or _user_cache() / "mattebox"
+    except RuntimeError as error:
+        raise ValueError("--cache-dir: there is no home folder for the default, so that it must be given") from error
 
 
 def _user_cache() -> Path:
@@ -219,8 +222,11 @@ def _user_cache() -> Path:
 
 def _elsewhere(entry: Entry) -> tuple[Path, ...]:
     """The files that torch.hub and rembg download a network's weights to."""
-    torch_hub = Path(os.environ.get("TORCH_HOME") or _user_cache() / "torch") / "hub" / "checkpoints"
-    rembg = Path(os.environ.get("U2NET_HOME") or Path.home() / ".u2net")
+    try:
+        torch_hub = Path(os.environ.get("TORCH_HOME") or _user_cache() / "torch") / "hub" / "checkpoints"
+        rembg = Path(os.environ.get("U2NET_HOME") or Path.home() / ".u2net")
+    except RuntimeError:  # a user without a home, as in a container
+        return ()
     return torch_hub / entry.source.file, rembg / f"{entry.name}.onnx"
 
 

@@ -33,7 +33,7 @@ def locked(path: Path) -> Generator[None]:
     Raises:
         OSError: the folder can't be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the system frees it if this process ends
         yield

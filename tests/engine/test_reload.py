@@ -179,11 +179,11 @@ def test_changed_files_are_found(new_model: Path, model: Path, brightness_model:
 def test_the_end_of_the_server_waits_for_no_reload(model: Path) -> None:
     """A reload may take minutes, as TensorRT's builds do, and nothing can interrupt it."""
     code = (
-        "import sys, time; from pathlib import Path\n"
+        "import sys, time\n"
         "from mattebox_server import app, settings\n"
         "from mattebox_server.engine.loading import ModelFiles\n"
         "ModelFiles.open = lambda *_: time.sleep(600)\n"
-        f"model = Path({str(model)!r})\n"
+        f"model = {str(model)!r}\n"
         "sys.exit(app.run(settings.Settings(model=[model], address='127.0.0.1:0', provider='cpu')))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:

@@ -43,8 +43,9 @@ def load_engine(paths: Sequence[Path], config: EngineConfig) -> Engine:
     states = [file_state(path) for path in paths]  # taken before the files are read, so that no change is missed
     artifacts = [read_artifact(path) for path in paths]
     names = [artifact.spec.name for artifact in artifacts]
-    if len(set(names)) != len(names):
-        raise StartupError(f"two models have the same name: {', '.join(sorted(names))}")
+    for name in names:
+        if len(same := [str(artifact.path) for artifact in artifacts if artifact.spec.name == name]) > 1:
+            raise StartupError(f"two models have the same name: {name} is in {' and '.join(same)}")
     files = {name: ModelFile(path, state) for name, path, state in zip(names, paths, states, strict=True)}
     networks = [_network(artifact, config) for artifact in artifacts]
     for file in files.values():
