@@ -89,7 +89,8 @@ def test_cmyk(client: Shell) -> None:
 
 def test_sixteen_bits(client: Shell) -> None:
     deep = np.full((40, 60), 45000, np.uint16)
-    result = client.remove_background(images.encode(Image.fromarray(deep)), model="brightness", output=RAW)
+    file = images.encode(Image.fromarray(deep))
+    result = client.remove_background(file, model="brightness", matte="none", output=RAW)
     assert result.subjects[0].coverage == 1
     assert np.abs(pixels(result).astype(int) - 45000 // 257).max() <= 1
 
@@ -116,10 +117,10 @@ def test_transparency_of_the_photo_bounds_the_matte(client: Shell, mode: str) ->
 @pytest.mark.parametrize("size", [(1, 1), (4000, 40), (40, 4000), (1, 700), (3, 2)])
 @pytest.mark.parametrize("model", ["colour", "brightness"])
 def test_extreme_shapes(client: Shell, size: tuple[int, int], model: str) -> None:
-    photo = np.full((size[1], size[0], 3), (230, 10, 10), np.uint8)
+    photo = np.full((size[1], size[0], 3), (230, 10, 10) if model == "colour" else (20, 2, 2), np.uint8)
     result = client.remove_background(images.encode(photo), model=model, output=RAW)
     assert (result.width, result.height) == size
-    expected = photo if model == "colour" else np.full_like(photo, 255)  # red is darker than half
+    expected = photo if model == "colour" else np.full_like(photo, 255)  # it is nearly black
     assert np.abs(pixels(result).astype(int) - expected).max() <= 1
 
 
