@@ -98,7 +98,18 @@ def save_slow(folder: Path) -> Path:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     (folder / "core.onnx").write_bytes(model.SerializeToString())
-    options = ["--mean", "0,0,0", "--std", "1,1,1", "--licence", "none", "--resize", "short_side:64", "--activation", "none"]
+    options = [
+        "--mean",
+        "0,0,0",
+        "--std",
+        "1,1,1",
+        "--licence",
+        "none",
+        "--resize",
+        "short_side:64",
+        "--activation",
+        "none",
+    ]
     run_export("custom", "--core", folder / "core.onnx", "--name", "slow", *options, "-o", folder / "slow.onnx")
     return folder / "slow.onnx"
 

