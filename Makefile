@@ -22,7 +22,7 @@ SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 TYPESCRIPT := clients/typescript
 NODE_MODULES := $(TYPESCRIPT)/node_modules/.package-lock.json
 
-.PHONY: help demo test lint hooks format proto bench bench-quick bench-compare bench-selftest bench-engine bench-quality bench-pixels bench-faults bench-folder gpu-check calibrate skeletons docs docs-pictures package release clean
+.PHONY: help demo test lint hooks format proto bench bench-quick bench-compare bench-selftest bench-engine bench-quality bench-pixels bench-faults bench-folder bench-networks gpu-check calibrate skeletons docs docs-pictures package release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -83,6 +83,9 @@ bench-faults: $(BENCH) ## overload the server, mistreat it, kill it, fuzz it and
 bench-folder: $(BENCH) ## time `mattebox remove` on a folder, against the server's own throughput [ARGS="--rounds 5"]
 	$(BIN)/python benchmarks/folder.py $(ARGS)
 
+bench-networks: $(BENCH) ## measure time, memory and deadlines of networks, each behind its own server [ARGS="--models u2netp mine.onnx"]
+	$(BIN)/python benchmarks/network_costs.py $(ARGS)
+
 gpu-check: $(BENCH) ## measure parity, latency and throughput of cuda and tensorrt on an NVIDIA GPU [ARGS="--rounds 20"]
 	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
 
@@ -96,8 +99,9 @@ skeletons: $(EXPORT) ## make the graphs of torchvision's networks without weight
 docs: $(DOCS) $(PROTO) ## build the documentation into build/docs/
 	$(SITE)
 
-docs-pictures: $(DEMO) ## make the pictures of the documentation again
+docs-pictures: $(DEMO) ## make the pictures of the documentation again [MODELS="mine.onnx other.onnx"]
 	$(BIN)/python docs/pictures.py
+	$(BIN)/python docs/network_pictures.py $(MODELS)
 
 package: $(RELEASE) $(NODE_MODULES) ## build the packages and the bills of materials into dist/ [TAG=v1.2.3]
 	$(BIN)/python tools/package.py $(if $(TAG),--tag "$(TAG)")

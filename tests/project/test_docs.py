@@ -21,6 +21,7 @@ from mattebox.cli import app
 from mattebox.options import COLORS
 from mattebox.v1 import background_removal_pb2 as pb
 from mattebox_export.arguments import parse_arguments
+from mattebox_export.catalogue import CATALOGUE
 from mattebox_server.local import LocalServer
 from mattebox_server.settings import Settings
 from mattebox_server.telemetry.metrics import COUNTERS_AND_GAUGES, HISTOGRAMS
@@ -217,6 +218,18 @@ def test_every_setting_is_in_a_table() -> None:
     marks = re.findall(r"^<!-- settings: (.+) -->$", (DOCS / "operating" / "settings.md").read_text(), re.MULTILINE)
     names = " ".join(marks).split()
     assert sorted(names) == sorted(Settings.model_fields)
+
+
+def test_every_network_is_recommended_for_something_under_its_licence() -> None:
+    purposes, rest = (DOCS / "which-network.md").read_text().split("```sh", 1)
+    recommended = set(re.findall(r"`([a-z][\w-]+)`", purposes))
+    licences = re.findall(r"^\| `([\w.-]+)` \| (`.+`) \|$", rest.partition("## Licences")[2], re.MULTILINE)
+    assert recommended == set(CATALOGUE)
+    assert {name: licence for licence, names in licences for name in re.findall(r"`([\w-]+)`", names)} == {
+        entry.name: entry.licence for entry in CATALOGUE.values()
+    }
+    restricted = re.findall(r"\*\*`([\w-]+)` may not be used commercially\*\*", rest)
+    assert restricted == [entry.name for entry in CATALOGUE.values() if not entry.commercial]
 
 
 def test_every_metric_is_described() -> None:
