@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mattebox_export.errors import ExportError
 from mattebox_export.ordering import inner_graphs, sort_nodes
-from mattebox_export.weightless import as_inputs, is_heavy
+from mattebox_export.weightless import as_inputs, is_heavy, without_weights
 from mattebox_export.wrap import OPSET, RESERVED
 
 _STANDARD = ("", "ai.onnx")
@@ -39,10 +39,13 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     sort_nodes(model.graph)
     _constants_to_weights(model.graph)
     _fold_casts(model.graph)
-    if is_half(model.graph):
+    half = is_half(model.graph)
+    if half:
         _widen(model.graph)
     _replace_image_scalers(model.graph)
     model = _raise_opset(model)
+    if half:
+        _drop_idle_casts(model)
     _rename(model.graph, {name: f"core/{name}" for name in RESERVED})
     return model
 
@@ -154,6 +157,26 @@ def _widen(graph: onnx.GraphProto) -> None:
             if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
                 value.type.tensor_type.elem_type = TensorProto.FLOAT
         del part.value_info[:]  # types that are no more
+
+
+def _drop_idle_casts(model: onnx.ModelProto) -> None:
+    """Drops the casts between single and half precision, which cast nothing any more; NNCF stumbles over some."""
+    graph = onnx.shape_inference.infer_shapes(without_weights(model)).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info)}
+    outputs = {value.name for value in model.graph.output}
+    kept: list[onnx.NodeProto] = []
+    dropped: dict[str, str] = {}
+    for node in model.graph.node:
+        to = [each.i for each in node.attribute if each.name == "to"] if node.op_type == "Cast" else []
+        if not to or types.get(node.input[0]) != to[0]:
+            kept.append(node)
+        elif node.output[0] in outputs:
+            kept.append(helper.make_node("Identity", node.input, node.output, name=node.name))
+        else:
+            dropped[node.output[0]] = dropped.get(node.input[0], node.input[0])
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    _rename(model.graph, dropped)
 
 
 def _replace_image_scalers(graph: onnx.GraphProto) -> None:

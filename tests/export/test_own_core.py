@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import images
 from conftest import run_export
 from mattebox_export.errors import ExportError
+from mattebox_export.normal_form import prepare
 
 SIDE = 16
 FREE: tuple[int | str, ...] = ("n", 3, "h", "w")
@@ -112,6 +113,21 @@ NETS: dict[str, tuple[Net, Callable[[images.Bytes], NDArray[np.float64]], tuple[
     "constants": (Net([node("Constant", [], ["k"], value=MIX[1]), MIX[0]]), brightness, ()),
     "half": (
         Net([MIX[0]], [weights("k", MEAN, np.float16)], (HALF, FREE), [("y", HALF, None)]),
+        brightness,
+        (),
+    ),
+    "half-between-casts": (
+        Net(
+            [
+                node("Cast", ["x"], ["x16"], to=10),
+                node("Conv", ["x16", "k16"], ["mean16"]),
+                node("Cast", ["mean16"], ["mean"], to=1),
+                node("Cast", ["mean"], ["again16"], to=10),
+                node("Identity", ["again16"], ["same16"]),
+                node("Cast", ["same16"], ["y"], to=1),
+            ],
+            [half_kernel],
+        ),
         brightness,
         (),
     ),
@@ -262,6 +278,13 @@ def test_a_network_gives_what_numpy_says(tmp_path: Path, name: str) -> None:
     slack = 1.01 if "half" in name else 0.51
     assert np.abs(foreground(artifact, photo) - 255 * expected(photo)).max() <= slack
     onnx.checker.check_model(artifact, full_check=True)  # pyright: ignore[reportUnknownMemberType]
+
+
+def test_casts_that_cast_nothing_any_more_are_dropped(tmp_path: Path) -> None:
+    """NNCF doesn't quantise a graph that ends in one."""
+    net, _, _ = NETS["half-between-casts"]
+    prepared = prepare(onnx.load_model_from_string(net.save(tmp_path / "core.onnx").read_bytes()))
+    assert [each.op_type for each in prepared.graph.node] == ["Conv", "Identity", "Identity"]
 
 
 def test_what_was_found_in_the_file_is_said(tmp_path: Path) -> None:
