@@ -9,6 +9,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 from mattebox_export.atrous import rewrite_atrous
 from mattebox_export.concat import split_concatenations
 from mattebox_export.errors import ExportError
+from mattebox_export.ordering import drop_unused_weights
 from mattebox_server.spec import Precision, Target
 
 
@@ -52,15 +53,6 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
-
-
-def drop_unused_weights(graph: onnx.GraphProto) -> None:
-    """Deletes the weights of nodes that were rewritten, and of outputs that were cut off."""
-    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    inner = any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)
-    kept = [weights for weights in graph.initializer if inner or weights.name in used]  # inner graphs may use any
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
 
 
 def _halve(model: onnx.ModelProto) -> onnx.ModelProto:

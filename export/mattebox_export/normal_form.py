@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mattebox_export.errors import ExportError
-from mattebox_export.ordering import inner_graphs, sort_nodes
+from mattebox_export.ordering import drop_unused_weights, inner_graphs, sort_nodes
 from mattebox_export.weightless import as_inputs, is_heavy, without_weights
 from mattebox_export.wrap import OPSET, RESERVED
 
@@ -46,6 +46,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     model = _raise_opset(model)
     if half:
         _drop_idle_casts(model)
+    drop_unused_weights(model.graph)
     _rename(model.graph, {name: f"core/{name}" for name in RESERVED})
     return model
 

@@ -62,6 +62,15 @@ def drop_dead_nodes(graph: onnx.GraphProto) -> None:
         graph.node.extend(reversed(kept))
 
 
+def drop_unused_weights(graph: onnx.GraphProto) -> None:
+    """Deletes the weights of nodes that were rewritten, and of outputs that were cut off."""
+    used = {name for node in graph.node for name in taken(node)} | {value.name for value in graph.output}
+    kept = [weights for weights in graph.initializer if weights.name in used]
+    if len(kept) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+
+
 def taken(node: onnx.NodeProto) -> set[str]:
     """Names of the values that a node takes, also those that its inner graphs take from outside."""
     names = {name for name in node.input if name}

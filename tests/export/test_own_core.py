@@ -13,7 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import images
 from conftest import run_export
+from mattebox_export.catalogue import CATALOGUE
 from mattebox_export.errors import ExportError
+from mattebox_export.named_core import named_core
 from mattebox_export.normal_form import prepare
 
 SIDE = 16
@@ -278,6 +280,21 @@ def test_a_network_gives_what_numpy_says(tmp_path: Path, name: str) -> None:
     slack = 1.01 if "half" in name else 0.51
     assert np.abs(foreground(artifact, photo) - 255 * expected(photo)).max() <= slack
     onnx.checker.check_model(artifact, full_check=True)  # pyright: ignore[reportUnknownMemberType]
+
+
+def test_a_network_by_name_keeps_its_first_output_whatever_the_order_of_its_nodes(tmp_path: Path) -> None:
+    """As in IS-Net's file, whose nodes are out of order and whose other outputs are for its training."""
+    nodes = [
+        node("Sub", ["b", "a"], ["y"]),
+        node("Neg", ["a"], ["other"]),
+        node("Add", ["a", "a"], ["b"]),
+        node("Conv", ["x", "k"], ["a"]),
+    ]
+    gives = (("y", TensorProto.FLOAT, None), ("other", TensorProto.FLOAT, None))
+    path = Net(nodes, [MIX[1]], gives=gives).save(tmp_path / "core.onnx")
+    model = named_core(CATALOGUE["u2net"], path).model
+    assert [each.op_type for each in model.graph.node] == ["Conv", "Add", "Sub"]
+    assert [each.name for each in model.graph.output] == ["y"]
 
 
 def test_casts_that_cast_nothing_any_more_are_dropped(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from mattebox_export.errors import ExportError
-from mattebox_export.forms import drop_unused_weights
+from mattebox_export.ordering import drop_unused_weights
 from mattebox_export.quantise.table import Int8
 
 _WEIGHT_AXES: dict[str, Callable[[onnx.NodeProto, int], int]] = {
