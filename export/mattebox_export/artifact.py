@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from pydantic import ValidationError
 
-from mattebox_export.arguments import Arguments, default_short_side
+from mattebox_export.arguments import Arguments
 from mattebox_export.cached import downloads
 from mattebox_export.catalogue import CATALOGUE, VOC_LABELS
 from mattebox_export.core import Core
@@ -19,6 +19,7 @@ from mattebox_export.files import write_whole
 from mattebox_export.forms import forms_for
 from mattebox_export.named_core import named_core
 from mattebox_export.normal_form import prepare
+from mattebox_export.option_values import default_short_side
 from mattebox_export.own_core import Wishes, own_core
 from mattebox_export.parity import check_parity
 from mattebox_export.quantise.choice import Wanted, find_table

@@ -8,10 +8,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from mattebox_export.arguments import default_short_side
 from mattebox_export.catalogue import Normalisation
 from mattebox_export.ends import Giving, Taking
 from mattebox_export.errors import ExportError
+from mattebox_export.option_values import default_short_side
 from mattebox_export.parity import normalise
 from mattebox_server.engine.selfcheck import synthetic_photo
 from mattebox_server.spec import Resize, ShortSide

@@ -17,9 +17,10 @@ import images
 import networks
 from conftest import run_export
 from mattebox_export import parity as parity_module
-from mattebox_export.arguments import parse_arguments, parse_labels, parse_resize
+from mattebox_export.arguments import parse_arguments
 from mattebox_export.catalogue import CATALOGUE, VOC_LABELS, Normalisation
 from mattebox_export.errors import ExportError
+from mattebox_export.option_values import parse_labels, parse_resize
 from mattebox_server.spec import METADATA_KEY, Letterbox, ModelSpec, ShortSide, SpecError, Stretch
 
 UNNORMALISED = ("--mean", "0,0,0", "--std", "1,1,1")
