@@ -18,6 +18,7 @@ CELLS = (400, 800)
 _SURE = (0.1, 0.9)  # probabilities beyond which the network's answer is kept
 _BAND = 0.01  # width beside the network's edge in which its answer is never kept, in short sides of the photo
 _ITERATIONS = 1  # more iterations measured the same
+_SMOOTHING = (7, 20.0, 5.0)  # diameter in cells, sigma of colours in grey levels, sigma of places in cells
 _SHARE_OF_NETWORK = 0.3
 _NO_BOX = (0, 0, 1, 1)  # OpenCV ignores the rectangle if there are labels
 _SEED = 0  # OpenCV starts its colour models at random, so that a fixed seed is needed for repeatable mattes
@@ -54,5 +55,10 @@ def _cut(photo: Pixels, probability: Pixels) -> Floats | None:
         return None
     cv2.setRNGSeed(_SEED)  # the seed belongs to the thread
     models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(photo, labels, _NO_BOX, *models, _ITERATIONS, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(_smoothed(photo), labels, _NO_BOX, *models, _ITERATIONS, cv2.GC_INIT_WITH_MASK)
     return (labels & 1).astype(np.float32)
+
+
+def _smoothed(photo: Pixels) -> Pixels:
+    """Returns a photo uint8 (h, w, 3) BGR in Lab, without its noise, which would be part of the models of colours."""
+    return cv2.cvtColor(cv2.bilateralFilter(photo, *_SMOOTHING), cv2.COLOR_BGR2LAB)
